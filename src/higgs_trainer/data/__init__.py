@@ -1,0 +1,1 @@
+"""From files to examples: manifest, audio, codec, prepared dataset, prompt, batch."""
