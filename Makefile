@@ -1,0 +1,53 @@
+# make setup   .venv with everything pinned; a second call installs nothing
+# make demo    the main job on a laptop, offline: fine-tune, speak, judge
+# make test    lint, format, types, import directions, tests
+# make clean   away with .venv and the caches
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+DEMO   ?=
+
+.PHONY: setup demo test lint format constraints clean
+
+setup: $(STAMP)
+
+# torch first and alone: asked for together with the rest, a resolver may take its newest build for CUDA, several GB.
+# The project itself last, without a build environment of its own, so that its build tools are pinned too.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make setup needs Python 3.11 or newer: make PYTHON=python3.11 setup")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt hatchling editables
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[demo,dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/higgs-trainer demo $(DEMO)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Two workers with one thread each: as many as a small machine has, and every number the same on a large one.
+test: lint
+	$(BIN)/pytest -n 2 --cov --cov-report=term
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# A new constraints.txt from a fresh resolve; look at the difference, then run `make test` and `make demo`.
+constraints:
+	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
+	build/constraints/bin/pip install torch==2.13.0
+	build/constraints/bin/pip install '.[demo,dev]'
+	(sed '/^[^#]/,$$d' constraints.txt; \
+	 build/constraints/bin/pip freeze --exclude higgs-trainer | sed 's/^torch==.*/torch==2.13.0/') > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage
