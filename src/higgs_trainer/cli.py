@@ -1,0 +1,240 @@
+"""The verbs and their arguments. Each verb calls one function, imported only then: `-h` must not wait for torch."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from higgs_trainer import __version__
+from higgs_trainer.errors import HiggsTrainerError, UserError
+from higgs_trainer.guard.leak import LabelLeakError
+
+if TYPE_CHECKING:
+    from higgs_trainer.run import CheckReport
+
+app = typer.Typer(
+    name="higgs-trainer",
+    help="Fine-tune Higgs Audio speech models: no label leaks in, no target leaks in, nothing is lost silently.",
+    epilog="Start with **higgs-trainer demo**: the whole thing, offline, on a CPU.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="markdown",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe.", show_default=False)]
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="--FIELD VALUE",
+        help="Fields to set over the recipe: by name, or by dotted path as in --training.seed 1.",
+        show_default=False,
+    ),
+]
+OVERRIDES = {"ignore_unknown_options": True}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line. What this package raises on purpose ends with its message alone.
+
+    Exit codes: 0 done, 1 the run failed, 2 a mistake in what the user gave.
+    """
+    try:
+        app(args=arguments)
+    except (UserError, LabelLeakError) as error:
+        _print_error(error)
+        sys.exit(2)
+    except HiggsTrainerError as error:
+        _print_error(error)
+        sys.exit(1)
+
+
+def _print_error(error: Exception) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    message = Text.assemble(("error: ", "bold red"), str(error))
+    Console(stderr=True).print(message, soft_wrap=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"higgs-trainer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def set_options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
+@app.command()
+def prepare(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="JSON lines: one utterance a row.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where the dataset is written.")
+    ],
+    codec: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="'embedded', the folder of a codec, or the real one's hub name."),
+    ] = "embedded",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset that is there.")] = False,
+    allow_outside: Annotated[
+        bool, typer.Option("--allow-outside", help="Accept audio outside the manifest's folder.")
+    ] = False,
+) -> None:
+    """Check recordings and transcripts, and encode them once.
+
+    A row of MANIFEST has **audio** (a path from its folder) and **text**, and may have speaker,
+    language, scene, and ref_audio with ref_text: a clip of the same voice, for cloning. Everything wrong is reported
+    together, with file and line, before anything is written.
+    """
+    from higgs_trainer.data.prepare import prepare
+
+    done = prepare(manifest, output, codec=codec, overwrite=overwrite, allow_outside=allow_outside)
+    card = done.card
+    typer.echo(f"{done.folder}: {card.utterances} utterances, {card.hours:.2f} h, codec {card.codec_name}")
+
+
+@app.command(context_settings=OVERRIDES)
+def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
+    """Send real batches through train, evaluate and predict, and print what was seen. Nothing is written."""
+    from higgs_trainer.recipe import read_recipe
+
+    settings = read_recipe(recipe, overrides or ())
+    from higgs_trainer.run import check
+
+    report = check(settings)
+    _print_check(report)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def _print_check(report: "CheckReport") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(report.cascade, markup=False, highlight=False, soft_wrap=True)
+    table = Table("check", "result", "found", box=None)
+    for result in report.results:
+        outcome = "[green]passed[/green]" if result.passed else "[bold red]failed[/bold red]"
+        table.add_row(
+            result.name, outcome, result.found if result.passed else f"{result.found}. {result.remedy}"
+        )
+    console.print(table)
+    table = Table("parameters of", "trained", "all", box=None)
+    for kind, (trained, total) in report.trainable.items():
+        table.add_row(kind, f"{trained:,}", f"{total:,}")
+    console.print(table)
+    console.print(f"loss of the first batch: {report.loss:.4f}")
+
+
+@app.command(context_settings=OVERRIDES)
+def train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
+    """Train what RECIPE says. The output folder keeps the full recipe that ran.
+
+    For example **higgs-trainer train recipe.yaml --learning_rate 1e-4**; on several GPUs
+    **accelerate launch -m higgs_trainer train recipe.yaml**.
+    """
+    from higgs_trainer.recipe import read_recipe
+
+    settings = read_recipe(
+        recipe, overrides or ()
+    )  # before the heavy imports: a typing mistake shows at once
+    from higgs_trainer.run import train
+
+    summary = train(settings)
+    typer.echo(summary.cascade)
+    typer.echo(f"{summary.output_dir}: done")
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Option(metavar="DIR", help="What training wrote, or a base model.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="For WAV files and index.jsonl.")
+    ],
+    text: Annotated[str | None, typer.Option(help="A sentence to speak.")] = None,
+    text_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Sentences, one a line.")] = None,
+    codec: Annotated[str | None, typer.Option(metavar="NAME", help="Default: the model's own.")] = None,
+    ref_audio: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A clip of the voice to clone.")
+    ] = None,
+    ref_text: Annotated[str | None, typer.Option(help="What is said in that clip.")] = None,
+    scene: Annotated[str | None, typer.Option(help="Where the speaker is, in words.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Lower is steadier.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw from the k likeliest codes; 0 from all.")] = 50,
+    top_p: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Draw from this share of likelihood.")
+    ] = 0.95,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same speech.")] = 0,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest code.")] = False,
+    max_seconds: Annotated[
+        float, typer.Option(min=0.1, help="Where speech that does not stop is cut.")
+    ] = 30.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sentences spoken at once.")] = 8,
+) -> None:
+    """Speak one sentence, or each line of a file."""
+    texts = _read_texts(text, text_file)
+    if (ref_audio is None) != (ref_text is None):
+        raise UserError("--ref-audio and --ref-text are a recording and its words; give both or neither")
+    from higgs_trainer.speech.generate import generate_files
+
+    generate_files(
+        model,
+        texts,
+        output,
+        codec=codec,
+        ref_audio=ref_audio,
+        ref_text=ref_text,
+        scene=scene,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        greedy=greedy,
+        max_seconds=max_seconds,
+        batch_size=batch_size,
+    )
+    typer.echo(f"{output}: {len(texts)} spoken, in the order of index.jsonl")
+
+
+def _read_texts(text: str | None, text_file: Path | None) -> list[str]:
+    """The sentences to speak. An empty line is an error: it would shift every later sentence in the index."""
+    if (text is None) == (text_file is None):
+        raise UserError("what should be said? give --text or --text-file, one of them")
+    if text_file is None:
+        lines, place = [text or ""], "--text"
+    else:
+        try:
+            lines, place = text_file.read_text(encoding="utf-8-sig").rstrip().split("\n"), str(text_file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{text_file} cannot be read ({error}); give a text file in UTF-8") from error
+    empty = [str(number) for number, line in enumerate(lines, start=1) if not line.strip()]
+    if empty:
+        raise UserError(f"{place}: empty line {', '.join(empty)}; write a sentence there, or remove it")
+    return [line.strip() for line in lines]
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where it is written.")
+    ] = Path("runs/demo"),
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Train the small model from random weights.")
+    ] = False,
+) -> None:
+    """Teach a small model a new voice and listen: minutes, offline, on a CPU."""
+    from higgs_trainer.demo import run_demo
+
+    run_demo(output, from_scratch=from_scratch)
