@@ -1,6 +1,7 @@
 """Audio files to and from waveforms: float32, mono, 24 kHz, in [-1, 1]."""
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from higgs_trainer.errors import AudioError
 
 SAMPLE_RATE_HZ = 24_000
+CUT_OFF = re.compile(r"^ *(?:data|SSND) *: *(\d+) \(should be (\d+)\)", re.MULTILINE)
+LENGTH_UNKNOWN = 2**31 - 2**16
 SHORTEST_SECONDS = 0.1  # below this there is no word, and fewer than three codec frames
 
 
@@ -27,15 +30,13 @@ def read_audio(path: str | Path) -> Tensor:
     """
     try:
         with soundfile.SoundFile(path) as file:
-            announced_samples, rate_hz = file.frames, file.samplerate
+            rate_hz, announced_samples, log = file.samplerate, file.frames, file.extra_info
             channels = file.read(dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
         raise AudioError(f"{path} cannot be read as audio ({error}); convert it to WAV or FLAC") from error
     samples = channels.mean(axis=1)
-    if len(samples) < announced_samples:
-        raise AudioError(
-            f"{path} breaks off after {len(samples)} of {announced_samples} samples; copy it again"
-        )
+    if _is_cut_off(log) or announced_samples - len(samples) > SHORTEST_SECONDS * rate_hz:
+        raise AudioError(f"{path} breaks off after {len(samples) / rate_hz:.3f} s; copy or convert it again")
     if len(samples) < SHORTEST_SECONDS * rate_hz:
         seconds = len(samples) / rate_hz
         raise AudioError(f"{path} lasts {seconds:.3f} s; at least {SHORTEST_SECONDS} s of speech are needed")
@@ -44,6 +45,15 @@ def read_audio(path: str | Path) -> Tensor:
     if rate_hz != SAMPLE_RATE_HZ:
         samples = soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, quality="HQ")
     return torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
+
+
+def _is_cut_off(log: str) -> bool:
+    """Whether a WAV or AIFF file is shorter than its header says. libsndfile reads what is there and only logs it.
+
+    Programs that write into a pipe announce some 2 or 4 GB, since they cannot know: that is no sign of a loss.
+    """
+    found = CUT_OFF.search(log)
+    return found is not None and int(found[2]) < int(found[1]) < LENGTH_UNKNOWN
 
 
 def write_audio(path: str | Path, waveform_S: Tensor) -> None:

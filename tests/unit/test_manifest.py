@@ -1,0 +1,148 @@
+"""Every mistake in a manifest is found in one pass, with its line and what to do."""
+
+import json
+from pathlib import Path
+
+import pytest
+from higgs_trainer.data.manifest import derive_task, read_manifest
+from higgs_trainer.errors import ManifestError, UserError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder `data/` with two files that stand for recordings, and one file outside it."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for path in (data / "a.wav", data / "b.wav", tmp_path / "outside.wav"):
+        path.write_bytes(b"")
+    return data
+
+
+def write_rows(folder: Path, *rows: object) -> Path:
+    path = folder / "m.jsonl"
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+def find_problems(folder: Path, *rows: object) -> list[tuple[int, str, str]]:
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(write_rows(folder, *rows))
+    return [(problem.line, problem.what, problem.what_to_do) for problem in caught.value.problems]
+
+
+def test_a_full_row(folder: Path) -> None:
+    row = {"audio": "a.wav", "text": " Hé llo ", "speaker": "s", "language": "fr", "scene": "quiet"}
+    clone = {"audio": "a.wav", "text": "x", "ref_audio": "b.wav", "ref_text": "y", "scene": None}
+    first, second = read_manifest(write_rows(folder, row, "", clone))
+    assert (first.utterance_id, first.line) == ("a-00001", 1)
+    assert (first.text, first.speaker, first.language, first.scene) == ("Hé llo", "s", "fr", "quiet")
+    assert (first.ref_audio, first.ref_text) == (None, None)
+    assert (second.utterance_id, second.line) == ("a-00003", 3)
+    assert second.audio == folder / "a.wav"
+    assert (second.ref_audio, second.ref_text) == (folder / "b.wav", "y")
+    assert derive_task(first.ref_text) == "single_speaker"
+    assert derive_task(second.ref_text) == "zero_shot_cloning"
+
+
+def test_windows_files_are_understood(folder: Path) -> None:
+    path = folder / "m.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"audio": "a.wav", "text": "x"}\r\n\r\n{"audio": "b.wav", "text": "y"}\r\n')
+    assert [(row.text, row.line) for row in read_manifest(path)] == [("x", 1), ("y", 3)]
+
+
+def test_a_line_separator_inside_a_text_ends_no_row(folder: Path) -> None:
+    (row,) = read_manifest(write_rows(folder, '{"audio": "a.wav", "text": "x\u2028y"}'))
+    assert row.text == "x\u2028y"
+
+
+BAD_ROWS = {
+    "not JSON": ("{audio: a.wav}", "not JSON"),
+    "truncated": ('{"audio": "a.wav", "text": "x', "not JSON"),
+    "deeply nested": ("[" * 100_000, "not JSON"),
+    "not an object": ([1], "a list where an object should be"),
+    "no text": ({"audio": "a.wav"}, "no 'text'"),
+    "no audio": ({"text": "x"}, "no 'audio'"),
+    "empty text": ({"audio": "a.wav", "text": " \t"}, "'text' is empty"),
+    "text of another type": ({"audio": "a.wav", "text": 3}, "'text' is a int"),
+    "half a surrogate": ('{"audio": "a.wav", "text": "\\ud800"}', "half of a surrogate pair"),
+    "unknown field": ({"audio": "a.wav", "text": "x", "speeker": "s"}, "unknown field 'speeker'"),
+    "key twice": ('{"audio": "a.wav", "text": "x", "text": "y"}', "'text' is given 2 times"),
+    "NaN": ('{"audio": "a.wav", "text": "x", "speaker": NaN}', "NaN is not JSON"),
+    "missing file": ({"audio": "c.wav", "text": "x"}, "'audio' is missing: c.wav"),
+    "a folder": ({"audio": ".", "text": "x"}, "'audio' is missing: ."),
+    "NUL in a path": ({"audio": "a\0.wav", "text": "x"}, "'audio' is no path"),
+    "a name too long": ({"audio": "a" * 5000, "text": "x"}, "'audio' is no path"),
+    "outside": ({"audio": "../outside.wav", "text": "x"}, "'audio' leaves the manifest's folder"),
+    "outside, absolute": ({"audio": "/etc/hostname", "text": "x"}, "'audio' leaves the manifest's folder"),
+    "reference without words": ({"audio": "a.wav", "text": "x", "ref_audio": "b.wav"}, "without 'ref_text'"),
+    "reference without sound": ({"audio": "a.wav", "text": "x", "ref_text": "y"}, "without 'ref_audio'"),
+    "reference missing": (
+        {"audio": "a.wav", "text": "x", "ref_audio": "c.wav", "ref_text": "y"},
+        "'ref_audio' is missing",
+    ),
+    "reference is the target": (
+        {"audio": "a.wav", "text": "x", "ref_audio": "./a.wav", "ref_text": "x"},
+        "'ref_audio' is the row's own audio",
+    ),
+}
+
+
+@pytest.mark.parametrize(("row", "what"), BAD_ROWS.values(), ids=BAD_ROWS)
+def test_a_bad_row_is_one_problem(folder: Path, row: object, what: str) -> None:
+    good = {"audio": "b.wav", "text": "fine"}
+    ((line, found, what_to_do),) = find_problems(folder, good, row, good)
+    assert line == 2
+    assert what in found
+    assert what_to_do
+
+
+def test_a_misspelt_field_names_the_near_one(folder: Path) -> None:
+    ((_, _, what_to_do),) = find_problems(folder, {"audio": "a.wav", "text": "x", "speeker": "s"})
+    assert "'speaker'" in what_to_do
+
+
+def test_all_problems_of_all_rows_come_together(folder: Path) -> None:
+    found = find_problems(folder, {"text": "", "wrds": 1}, {"audio": "b.wav", "text": "fine"}, "{", {"audio": "c.wav"})
+    assert [line for line, _, _ in found] == [1, 1, 1, 3, 4, 4]
+
+
+def test_the_message_says_file_and_line(folder: Path) -> None:
+    path = write_rows(folder, {"audio": "a.wav", "text": ""})
+    with pytest.raises(ManifestError, match="1 problem in the manifest") as caught:
+        read_manifest(path)
+    assert f"{path}:1: 'text' is empty; fill it in" in str(caught.value)
+
+
+def test_a_link_that_leaves_the_folder(folder: Path) -> None:
+    (folder / "link.wav").symlink_to(folder.parent / "outside.wav")
+    row = {"audio": "link.wav", "text": "x"}
+    ((_, what, what_to_do),) = find_problems(folder, row)
+    assert "leaves the manifest's folder" in what
+    assert "--allow-outside" in what_to_do
+    assert len(read_manifest(folder / "m.jsonl", allow_outside=True)) == 1
+
+
+def test_a_loop_of_links(folder: Path) -> None:
+    (folder / "loop.wav").symlink_to("loop.wav")
+    ((_, what, _),) = find_problems(folder, {"audio": "loop.wav", "text": "x"})
+    assert "'audio'" in what
+
+
+def test_a_reference_that_is_a_link_to_the_target(folder: Path) -> None:
+    (folder / "copy.wav").symlink_to("a.wav")
+    row = {"audio": "a.wav", "text": "x", "ref_audio": "copy.wav", "ref_text": "x"}
+    ((_, what, _),) = find_problems(folder, row)
+    assert "own audio" in what
+
+
+def test_an_empty_manifest(folder: Path) -> None:
+    ((line, what, _),) = find_problems(folder, "", "  ")
+    assert (line, what) == (0, "it holds no rows")
+
+
+def test_a_manifest_that_cannot_be_read(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"none.jsonl cannot be read \(No such file"):
+        read_manifest(folder / "none.jsonl")
+    (folder / "m.jsonl").write_bytes(b'{"text": "\xe9"}')
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_manifest(folder / "m.jsonl")
