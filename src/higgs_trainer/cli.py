@@ -120,6 +120,7 @@ def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
 
 def _print_check(report: "CheckReport") -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
@@ -127,9 +128,8 @@ def _print_check(report: "CheckReport") -> None:
     table = Table("check", "result", "found", box=None)
     for result in report.results:
         outcome = "[green]passed[/green]" if result.passed else "[bold red]failed[/bold red]"
-        table.add_row(
-            result.name, outcome, result.found if result.passed else f"{result.found}. {result.remedy}"
-        )
+        found = result.found if result.passed else f"{result.found}. {result.remedy}"
+        table.add_row(escape(result.name), outcome, escape(found))
     console.print(table)
     table = Table("parameters of", "trained", "all", box=None)
     for kind, (trained, total) in report.trainable.items():

@@ -189,8 +189,8 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     path = Path(path)
     values = _read_yaml(path)
     reader = _Reader(path)
-    for dotted, value in _parse_overrides(overrides):
-        _set_value(values, dotted, _Override(value))
+    for dotted, override in _parse_overrides(overrides):
+        _set_value(values, dotted, override)
     recipe: Recipe = reader.read_section(Recipe, values, ())
     problems = reader.problems or [f"{path}: {problem}" for problem in _check_together(recipe)]
     if problems:
@@ -207,11 +207,14 @@ def write_recipe(recipe: Recipe, path: str | Path) -> None:
 def training_arguments(recipe: Recipe) -> dict[str, Any]:
     """The `training` section as the arguments of `TrainingArguments`.
 
-    Two fields are not theirs to act on: `resume_from_checkpoint` goes to `Trainer.train`, and "muon" names this
-    package's own optimizer, which the trainer builds.
+    `resume_from_checkpoint` is left out: it goes to `Trainer.train`. "muon" names this package's own optimizer,
+    which the trainer builds; `TrainingArguments` does not know it. `gradient_checkpointing` is passed only when it
+    is on: transformers gives the switch another name in version 6 and warns of the old one.
     """
     arguments = _to_plain(asdict(recipe.training))
     del arguments["resume_from_checkpoint"]
+    if not arguments["gradient_checkpointing"]:
+        del arguments["gradient_checkpointing"]
     if arguments["optim"] == "muon":
         arguments["optim"] = "adamw_torch"
     return arguments
@@ -246,8 +249,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key, (key_node, _) in zip(keys, node.value, strict=True):
-            if keys.count(key) > 1:
+        for position, (key, (key_node, _)) in enumerate(zip(keys, node.value, strict=True)):
+            if key in keys[:position]:
                 raise yaml.MarkedYAMLError(
                     problem=f"{key!r} is given twice", problem_mark=key_node.start_mark
                 )
@@ -294,13 +297,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Override:
-    """The text of an override: its type is known only where it is read."""
+    """What an override gave, its text or True for none: its type is known only where it is read."""
 
-    text: str
+    given: str | bool
 
 
-def _parse_overrides(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """`--name value`, `--name=value`, `--name` -> (dotted path, text)."""
+def _parse_overrides(arguments: Sequence[str]) -> Iterator[tuple[str, _Override]]:
+    """`--name value`, `--name=value`, `--name` -> (dotted path, what was given)."""
     paths = list(_list_paths(Recipe))
     position = 0
     while position < len(arguments):
@@ -308,13 +311,14 @@ def _parse_overrides(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
         position += 1
         if not argument.startswith("--"):
             raise RecipeError(f"{argument!r} is no override; write --field value")
-        name, equals, text = argument[2:].partition("=")
-        if not equals and position < len(arguments) and not arguments[position].startswith("--"):
-            text = arguments[position]
+        name, equals, given = argument[2:].partition("=")
+        if equals:
+            yield _find_path(name, paths), _Override(given)
+        elif position < len(arguments) and not arguments[position].startswith("--"):
+            yield _find_path(name, paths), _Override(arguments[position])
             position += 1
-        elif not equals:
-            text = "true"
-        yield _find_path(name, paths), text
+        else:
+            yield _find_path(name, paths), _Override(True)
 
 
 def _list_paths(cls: type, prefix: str = "") -> Iterator[str]:
@@ -377,12 +381,11 @@ class _Reader:
 
     def read(self, hint: Any, value: Any, path: tuple[str, ...]) -> Any:
         """A field of any type, sections included; None and a problem where it does not fit."""
-        folder = self.folder
+        folder, section = self.folder, _find_section(hint)
         if isinstance(value, _Override):
-            value, folder = _parse_text(value.text), Path.cwd()
-        section = _find_section(hint)
-        if section is not None and not (value is None and hint is not section):
-            return self.read_section(section, value, path)
+            folder, value = Path.cwd(), _parse_override(value.given, None if section else hint)
+        if section is not None:
+            return None if value is None and hint is not section else self.read_section(section, value, path)
         try:
             converted = _convert(hint, value, folder)
         except _WrongType as error:
@@ -421,13 +424,17 @@ def _find_section(hint: Any) -> type | None:
     return next((option for option in options if is_dataclass(option)), None)
 
 
-def _parse_text(text: str) -> Any:
-    """The value of an override. Words stay as they were typed: `a #1` has no comment in it."""
+def _parse_override(given: str | bool, hint: Any) -> Any:
+    """YAML where that fits the type, else the words as they were typed: `--run_name 7`, `--run_name "a #1"`."""
+    if isinstance(given, bool):
+        return given
     try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        return text
-    return text if isinstance(value, str) else value
+        value = yaml.load(given, _Loader)
+        if hint is not None:
+            _convert(hint, value, Path())
+    except (yaml.YAMLError, _WrongType):
+        return given
+    return given if isinstance(value, str) else value
 
 
 def _convert(hint: Any, value: Any, folder: Path) -> Any:

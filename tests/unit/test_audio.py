@@ -1,11 +1,13 @@
 """Audio files: any rate and channels in, mono 24 kHz out; what is no speech is refused by name."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+
 from higgs_trainer.data.audio import SAMPLE_RATE_HZ, read_audio, write_audio
 from higgs_trainer.errors import AudioError
 
@@ -110,7 +112,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("write", "message"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_file_is_named(tmp_path: Path, write, message: str) -> None:
+def test_a_broken_file_is_named(tmp_path: Path, write: Callable[[Path], object], message: str) -> None:
     write(tmp_path / "a.wav")
     with pytest.raises(AudioError, match=message) as caught:
         read_audio(tmp_path / "a.wav")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
 from higgs_trainer.data import codec as codec_module
 from higgs_trainer.data.codec import HiggsTokenizerCodec, load_codec
 from higgs_trainer.data.mel_codec import MelCodec
 from higgs_trainer.errors import CheckpointError
-from torch import nn
 
 
 @pytest.fixture
@@ -102,7 +103,9 @@ def test_a_fingerprint_follows_the_weights() -> None:
     assert same.fingerprint != changed.fingerprint
 
 
-def test_the_real_tokenizer_is_loaded_by_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_real_tokenizer_is_loaded_by_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "config.json").write_text("{}")
     names = []
 

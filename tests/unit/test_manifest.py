@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from higgs_trainer.data.manifest import derive_task, read_manifest
 from higgs_trainer.errors import ManifestError, UserError
 
@@ -20,7 +21,9 @@ def folder(tmp_path: Path) -> Path:
 
 def write_rows(folder: Path, *rows: object) -> Path:
     path = folder / "m.jsonl"
-    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
+    path.write_text(
+        "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8"
+    )
     return path
 
 
@@ -46,7 +49,9 @@ def test_a_full_row(folder: Path) -> None:
 
 def test_windows_files_are_understood(folder: Path) -> None:
     path = folder / "m.jsonl"
-    path.write_bytes(b'\xef\xbb\xbf{"audio": "a.wav", "text": "x"}\r\n\r\n{"audio": "b.wav", "text": "y"}\r\n')
+    path.write_bytes(
+        b'\xef\xbb\xbf{"audio": "a.wav", "text": "x"}\r\n\r\n{"audio": "b.wav", "text": "y"}\r\n'
+    )
     assert [(row.text, row.line) for row in read_manifest(path)] == [("x", 1), ("y", 3)]
 
 
@@ -102,7 +107,9 @@ def test_a_misspelt_field_names_the_near_one(folder: Path) -> None:
 
 
 def test_all_problems_of_all_rows_come_together(folder: Path) -> None:
-    found = find_problems(folder, {"text": "", "wrds": 1}, {"audio": "b.wav", "text": "fine"}, "{", {"audio": "c.wav"})
+    found = find_problems(
+        folder, {"text": "", "wrds": 1}, {"audio": "b.wav", "text": "fine"}, "{", {"audio": "c.wav"}
+    )
     assert [line for line, _, _ in found] == [1, 1, 1, 3, 4, 4]
 
 

@@ -1,15 +1,18 @@
 """A manifest becomes a prepared folder, whole or not at all."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+
 from higgs_trainer.data.audio import write_audio
+from higgs_trainer.data.manifest import Utterance
 from higgs_trainer.data.prepare import CARD_NAME, build_features, check_codec, prepare, read_prepared
 from higgs_trainer.errors import CheckpointError, ManifestError, UserError
-from torch import Tensor
 
 FRAME_SAMPLES = 960
 
@@ -49,7 +52,7 @@ def manifest(tmp_path: Path) -> Path:
     return tmp_path / "m.jsonl"
 
 
-def quiet(rows, description):
+def quiet(rows: Sequence[Utterance], description: str) -> Sequence[Utterance]:
     return rows
 
 
@@ -63,7 +66,9 @@ def test_rows_and_card(manifest: Path, tmp_path: Path) -> None:
     first, second = prepared.rows
     assert (first["utterance_id"], first["text"], first["speaker"]) == ("a-00001", "one", "s")
     assert (first["language"], first["scene"], first["num_frames"]) == ("en", "quiet", 5)
-    assert first["codes"].reshape(5, 3).tolist() == [[39_000 + 100 * f + k for k in range(3)] for f in range(5)]
+    assert first["codes"].reshape(5, 3).tolist() == [
+        [39_000 + 100 * f + k for k in range(3)] for f in range(5)
+    ]
     assert (first["ref_text"], first["ref_codes"], first["ref_num_frames"]) == (None, None, None)
     assert (second["ref_text"], second["ref_num_frames"]) == ("three", 4)
     assert second["ref_codes"].reshape(4, 3)[3].tolist() == [39_300, 39_301, 39_302]

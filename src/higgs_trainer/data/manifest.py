@@ -82,9 +82,7 @@ def _read_lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); give a JSON lines file"
-        ) from error
+        raise UserError(f"{path} cannot be read ({error.strerror}); give a JSON lines file") from error
     return text.split("\n")  # not splitlines(): U+2028 inside a text ends no row
 
 

@@ -1,0 +1,121 @@
+"""`higgs-trainer prepare` from files to a prepared folder, with the embedded kind of codec."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from higgs_trainer.cli import main
+from higgs_trainer.data.audio import write_audio
+from higgs_trainer.data.mel_codec import MelCodec
+from higgs_trainer.data.prepare import read_prepared
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    """A folder with two noises of 0.5 and 0.3 seconds and a codec, and a recording outside it."""
+    folder = tmp_path / "data"
+    for path, seconds in ((folder / "a.wav", 0.5), (folder / "b.wav", 0.3), (tmp_path / "outside.wav", 0.2)):
+        write_audio(path, torch.rand(round(seconds * 24_000)) - 0.5)
+    MelCodec.fit([torch.randn(24_000) * 0.1], codebook_size=5, seed=0, name="tiny").save_pretrained(
+        folder / "codec"
+    )
+    return folder
+
+
+def run_prepare(folder: Path, rows: Sequence[object], *options: str) -> int:
+    text = "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows)
+    (folder / "m.jsonl").write_text(text, encoding="utf-8")
+    arguments = [
+        "prepare",
+        str(folder / "m.jsonl"),
+        "-o",
+        str(folder / "out"),
+        "--codec",
+        str(folder / "codec"),
+    ]
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, *options])
+    return int(stopped.value.code or 0)
+
+
+def test_recordings_are_prepared(recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"audio": "a.wav", "text": "one"},
+        {"audio": "b.wav", "text": "two", "ref_audio": "a.wav", "ref_text": "one"},
+    ]
+    assert run_prepare(recordings, rows) == 0
+    assert "2 utterances, 0.00 h, codec tiny" in capsys.readouterr().out
+    prepared = read_prepared(recordings / "out")
+    codec = MelCodec.from_pretrained(recordings / "codec")
+    first, second = prepared.rows
+    assert prepared.card.codec_fingerprint == codec.fingerprint
+    assert (first["num_frames"], second["num_frames"], second["ref_num_frames"]) == (13, 8, 13)
+    assert (second["ref_codes"] == first["codes"]).all()
+    codes_FK = torch.as_tensor(first["codes"]).reshape(13, 8)
+    assert codec.decode(codes_FK).shape == (13 * 960,)
+
+
+def test_bad_input_is_reported_together_and_nothing_is_written(
+    recordings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (recordings / "a.wav").read_bytes()
+    (recordings / "broken.wav").write_bytes(whole[:1000])
+    (recordings / "noise.wav").write_bytes(b"RIFFnoise")
+    (recordings / "link.wav").symlink_to(recordings.parent / "outside.wav")
+    rows = [
+        {"audio": "a.wav", "text": "fine"},
+        {"audio": "missing.wav", "text": "x"},
+        {"audio": "broken.wav", "text": "x"},
+        {"audio": "noise.wav", "text": "x"},
+        {"audio": "a.wav", "text": "  "},
+        {"audio": "a.wav", "text": "x", "speeker": "s"},
+        {"audio": "../outside.wav", "text": "x"},
+        {"audio": "link.wav", "text": "x"},
+        '{"audio": "a.wav"',
+    ]
+    before = sorted(recordings.parent.rglob("*"))
+    assert run_prepare(recordings, rows) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    header, *lines = captured.err[captured.err.index("error: ") :].splitlines()
+    assert header == "error: 8 problems in the manifest; nothing was written:"
+    for number, (line, what) in enumerate(
+        [
+            (2, "'audio' is missing: missing.wav"),
+            (3, "broken.wav breaks off"),
+            (4, "noise.wav cannot be read as audio"),
+            (5, "'text' is empty"),
+            (6, "unknown field 'speeker'; did you mean 'speaker'?"),
+            (7, "'audio' leaves the manifest's folder: ../outside.wav"),
+            (8, "'audio' leaves the manifest's folder: link.wav"),
+            (9, "not JSON"),
+        ]
+    ):
+        assert f"{recordings / 'm.jsonl'}:{line}: " in lines[number]
+        assert what in lines[number]
+    assert sorted(recordings.parent.rglob("*")) == sorted([*before, recordings / "m.jsonl"])
+
+
+def test_what_is_there_is_not_overwritten_unasked(
+    recordings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"audio": "a.wav", "text": "one"}]
+    assert run_prepare(recordings, rows) == 0
+    assert run_prepare(recordings, rows) == 2
+    assert "out is not empty; give another folder, or --overwrite" in capsys.readouterr().err
+    assert run_prepare(recordings, [*rows, {"audio": "b.wav", "text": "two"}], "--overwrite") == 0
+    assert read_prepared(recordings / "out").card.utterances == 2
+
+
+def test_a_codec_that_is_none(recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_prepare(recordings, [{"audio": "a.wav", "text": "one"}], "--codec", str(recordings)) == 2
+    assert "holds no codec" in capsys.readouterr().err
+    assert not (recordings / "out").exists()
+
+
+def test_recordings_outside_when_allowed(recordings: Path) -> None:
+    assert run_prepare(recordings, [{"audio": "../outside.wav", "text": "x"}], "--allow-outside") == 0

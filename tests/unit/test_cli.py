@@ -1,0 +1,187 @@
+"""The command line: quick to answer, one call a verb, a sentence and an exit code for what goes wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from higgs_trainer import __version__
+from higgs_trainer.cli import main
+from higgs_trainer.errors import CheckpointError, LossError
+from higgs_trainer.guard.leak import LabelLeakError
+
+RECIPE = "{model: {name_or_path: a/b}, data: {train: p}, training: {output_dir: o}}"
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    return int(stopped.value.code or 0)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    return tmp_path / "r.yaml"
+
+
+def stub(monkeypatch: pytest.MonkeyPatch, module: str, **functions: Any) -> None:
+    monkeypatch.setitem(sys.modules, f"higgs_trainer.{module}", SimpleNamespace(**functions))
+
+
+def raising(error: Exception) -> Any:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"higgs-trainer {__version__}\n"
+
+
+@pytest.mark.parametrize("verb", ["prepare", "check", "train", "generate", "demo"])
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help(capsys: pytest.CaptureFixture[str], verb: str, option: str) -> None:
+    assert run(verb, option) == 0
+    assert "Usage:" in capsys.readouterr().out
+
+
+def test_help_waits_for_nothing_heavy() -> None:
+    code = (
+        "import sys, higgs_trainer.cli\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'peft', 'soundfile', 'yaml'} & set(sys.modules)\n"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+ENDINGS = {
+    "a user's mistake": (CheckpointError("no [such] folder; make one"), 2),
+    "a leak": (LabelLeakError("labels <- someone"), 2),
+    "a failed step": (LossError("step 3 has no supervised cell"), 1),
+}
+
+
+@pytest.mark.parametrize(("error", "code"), ENDINGS.values(), ids=ENDINGS)
+def test_an_error_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    recipe: Path,
+    error: Exception,
+    code: int,
+) -> None:
+    stub(monkeypatch, "run", train=raising(error))
+    assert run("train", recipe) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"error: {error}\n"
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, recipe: Path) -> None:
+    stub(monkeypatch, "run", train=raising(KeyError("bug")))
+    with pytest.raises(KeyError, match="bug"):
+        main(["train", str(recipe)])
+
+
+def test_train_sets_the_overrides(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recipe: Path
+) -> None:
+    seen = []
+
+    def train(settings: Any) -> SimpleNamespace:
+        seen.append(settings.training)
+        return SimpleNamespace(cascade="the cascade", output_dir="o")
+
+    stub(monkeypatch, "run", train=train)
+    assert (
+        run("train", recipe, "--learning_rate", "2e-6", "--max_steps", "-1", "--bf16", "--training.seed=3")
+        == 0
+    )
+    (training,) = seen
+    assert (training.learning_rate, training.max_steps, training.bf16, training.seed) == (2e-6, -1, True, 3)
+    assert "the cascade" in capsys.readouterr().out
+
+
+def test_a_misspelt_override_ends_before_anything_heavy(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, recipe: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "higgs_trainer.run", None)  # to import it is an ImportError
+    for verb in ("train", "check"):
+        assert run(verb, recipe, "--learning_rat", "1") == 2
+        assert "did you mean 'learning_rate'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_check_prints_what_was_seen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recipe: Path, passed: bool
+) -> None:
+    result = SimpleNamespace(name="end of stream", passed=passed, found="7 of 7 [cells]", remedy="look there")
+    report = SimpleNamespace(
+        cascade="Layer [1]", results=(result,), trainable={"q_proj": (1234, 5678)}, loss=6.5, passed=passed
+    )
+    stub(monkeypatch, "run", check=lambda settings: report)
+    assert run("check", recipe) == (0 if passed else 1)
+    out = capsys.readouterr().out
+    for expected in ("Layer [1]", "end of stream", "7 of 7 [cells]", "1,234", "5,678", "6.5"):
+        assert expected in out
+    assert ("look there" in out) != passed
+
+
+@pytest.fixture
+def generated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    calls: list[tuple[Any, ...]] = []
+    stub(
+        monkeypatch,
+        "speech.generate",
+        generate_files=lambda *given, **options: calls.append((*given, options)),
+    )
+    return calls
+
+
+def test_generate_speaks_each_line(generated: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_bytes(b"\xef\xbb\xbfone\r\n two \r\n")
+    assert (
+        run("generate", "--model", "m", "--output", "o", "--text-file", tmp_path / "t.txt", "--top-k", 7) == 0
+    )
+    ((model, texts, output, options),) = generated
+    assert (model, texts, output) == ("m", ["one", "two"], Path("o"))
+    assert (options["top_k"], options["greedy"], options["ref_audio"]) == (7, False, None)
+
+
+WRONG_TEXTS = {
+    "nothing to say": ([], "give --text or --text-file"),
+    "two things to say": (["--text", "a", "--text-file", "t.txt"], "give --text or --text-file"),
+    "empty": (["--text", " "], "--text: empty line 1"),
+    "no file": (["--text-file", "none.txt"], "none.txt cannot be read"),
+    "an empty line": (["--text-file", "t.txt"], "t.txt: empty line 2"),
+    "a reference without words": (["--text", "a", "--ref-audio", "a.wav"], "give both or neither"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG_TEXTS.values(), ids=WRONG_TEXTS)
+def test_what_cannot_be_spoken(
+    generated: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.txt").write_text("one\n\nthree\n")
+    assert run("generate", "--model", "m", "--output", "o", *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert generated == []
+
+
+def test_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    stub(monkeypatch, "demo", run_demo=lambda output, **options: calls.append((output, options)))
+    assert run("demo", "--from-scratch") == 0
+    assert calls == [(Path("runs/demo"), {"from_scratch": True})]
