@@ -1,0 +1,66 @@
+"""Where a key of a batch came from: the dataset, the collator, or code that edited the batch on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from higgs_trainer.guard.leak import Injector
+from higgs_trainer.guard.provenance import mend_of, mentions, name_function
+
+# transformers' default_data_collator makes `labels` of these columns.
+RENAMED = {"labels": ("label", "label_ids")}
+
+
+def find_batch_origin(trainer: Any, key: str, editors: list[str], *, arrived: bool) -> Injector:
+    """Tell the collator from the dataset, where that can be seen: the dataset's rows have the key, or they do not.
+
+    ``arrived`` says whether the batch held the key when it came from the loader (in evaluation that is not known);
+    ``editors`` are the places on its way that mention the key.
+    """
+    training = getattr(trainer.model, "training", False)
+    if training and not arrived:
+        suspects = editors or [name for name, function in _callbacks_of(trainer) if mentions(function, key)]
+        origin = " or ".join(suspects) if suspects else "code that edited the batch after it was collated"
+        return Injector(origin, "The batch did not hold it when it was loaded")
+    collator = name_function(getattr(trainer.data_collator, "data_collator", trainer.data_collator))
+    columns = _columns_of(trainer.train_dataset if training else _eval_dataset(trainer))
+    if columns is None:
+        return Injector(
+            f"already in the batch, from the dataset or the collator {collator}", mend_of("from the dataset")
+        )
+    if key in columns:
+        return Injector(
+            f"already in the batch, from the dataset's column {key!r}", mend_of("from the dataset")
+        )
+    renamed = [name for name in RENAMED.get(key, ()) if name in columns]
+    from_column = f" from the dataset's column {renamed[0]!r}" if renamed else ""
+    origin = f"already in the batch, from the collator {collator}{from_column}"
+    return Injector(origin, mend_of(origin))
+
+
+def _columns_of(dataset: Any) -> frozenset[str] | None:
+    """The columns of a dataset; None where they cannot be seen without drawing from a stream."""
+    names = getattr(dataset, "column_names", None)
+    if isinstance(names, (list, tuple)):
+        return frozenset(names)
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or not len(dataset):
+        return None
+    row = dataset[0]
+    return frozenset(row) if isinstance(row, Mapping) else None
+
+
+def _eval_dataset(trainer: Any) -> Any:
+    """The dataset that is being evaluated, as Trainer's evaluation loop leaves it for its callbacks."""
+    loader = getattr(trainer.callback_handler, "eval_dataloader", None)
+    return getattr(loader, "dataset", None)
+
+
+def _callbacks_of(trainer: Any) -> list[tuple[str, Any]]:
+    """Every method of every callback that was added, as a name and a function."""
+    found = []
+    for callback in trainer.callback_handler.callbacks:
+        for function in vars(type(callback)).values():
+            if callable(function):
+                found.append((name_function(function), function))
+    return found
