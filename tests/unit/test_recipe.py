@@ -206,13 +206,13 @@ def test_overrides(folder: Path) -> None:
         "--max-steps=-1",
         "--bf16",
         "--run_name",
-        "3 #x",
+        "a #1",
         "--data.eval",
         "held_out",
     ]
     recipe = read(folder, SHORTEST + "adapter: {r: 4}", *arguments, "--lora_alpha", "5", "--r=6")
     assert (recipe.training.seed, recipe.training.max_steps, recipe.training.bf16) == (7, -1, True)
-    assert recipe.training.run_name == "3 #x"
+    assert recipe.training.run_name == "a #1"
     assert recipe.data.train == folder / "prepared"
     assert recipe.data.eval == Path.cwd() / "held_out"
     assert recipe.adapter == AdapterRecipe(r=6, lora_alpha=5)
@@ -221,6 +221,8 @@ def test_overrides(folder: Path) -> None:
 def test_an_override_may_drop_or_make_a_section(folder: Path) -> None:
     assert read(folder, SHORTEST + "adapter: {r: 4}", "--adapter", "null").adapter is None
     assert read(folder, SHORTEST, "--adapter.r", "5").adapter == AdapterRecipe(r=5)
+    assert read(folder, SHORTEST, "--adapter", "null", "--adapter.r", "5").adapter == AdapterRecipe(r=5)
+    assert read(folder, SHORTEST, "--run_name", "7").training.run_name == "7"
     assert read(folder, SHORTEST, "--texts", "[a, b c]").samples.texts == ("a", "b c")
     assert read(folder, SHORTEST, "--target_modules", "attention", "--r", "2").adapter == AdapterRecipe(
         r=2, target_modules="attention"
@@ -284,6 +286,7 @@ def test_training_fields_are_transformers_own(folder: Path) -> None:
     assert {item.name for item in fields(TrainingRecipe)} <= names
     assert set(get_args(Scheduler)) <= {scheduler.value for scheduler in SchedulerType}
     assert arguments["optim"] in {name.value for name in OptimizerNames}
+    assert "resume_from_checkpoint" not in arguments
     built = TrainingArguments(**arguments)
     assert built.output_dir == str(folder / "runs" / "a")
     assert built.get_warmup_steps(200) == 20

@@ -75,7 +75,7 @@ def write_audio(path: str | Path, waveform_S: Tensor) -> None:
     handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
     os.close(handle)
     try:
-        soundfile.write(unfinished, samples.clip(-1.0, 1.0), SAMPLE_RATE_HZ)
+        soundfile.write(unfinished, samples, SAMPLE_RATE_HZ)  # libsndfile clips
         os.chmod(unfinished, 0o644)  # mkstemp makes files that only their owner can read
         os.replace(unfinished, path)
     finally:
