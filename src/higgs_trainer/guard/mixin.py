@@ -198,6 +198,7 @@ class LabelGuardMixin:
         self.guard.ensure(model)
         self._last = None
         batch = self.guard.contract.flatten(inputs)
+        self._arrived = frozenset(batch)
         count = self.count_targets([batch]) if hasattr(self, "_get_num_items_in_batch") else None
         prepared = self._prepare_inputs(batch)
         loss = None

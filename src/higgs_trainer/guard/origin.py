@@ -11,18 +11,23 @@ from higgs_trainer.guard.provenance import mend_of, mentions, name_function
 # transformers' default_data_collator makes `labels` of these columns.
 RENAMED = {"labels": ("label", "label_ids")}
 
+# The methods of a trainer that a batch passes.
+PASSES = ("get_batch_samples", "training_step", "prediction_step", "_prepare_inputs", "compute_loss")
+
 
 def find_batch_origin(trainer: Any, key: str, editors: list[str], *, arrived: bool) -> Injector:
     """Tell the collator from the dataset, where that can be seen: the dataset's rows have the key, or they do not.
 
-    ``arrived`` says whether the batch held the key when it came from the loader (in evaluation that is not known);
-    ``editors`` are the places on its way that mention the key.
+    ``arrived`` says whether the batch held the key when it came from the loader; ``editors`` are the places on its way
+    that mention the key.
     """
-    training = getattr(trainer.model, "training", False)
-    if training and not arrived:
-        suspects = editors or [name for name, function in _callbacks_of(trainer) if mentions(function, key)]
-        origin = " or ".join(suspects) if suspects else "code that edited the batch after it was collated"
+    if not arrived:
+        origin = (
+            " or ".join(editors or _methods_that_mention(trainer, key))
+            or "code that edited the batch in place"
+        )
         return Injector(origin, "The batch did not hold it when it was loaded")
+    training = getattr(trainer.model, "training", False)
     collator = name_function(getattr(trainer.data_collator, "data_collator", trainer.data_collator))
     columns = _columns_of(trainer.train_dataset if training else _eval_dataset(trainer))
     if columns is None:
@@ -37,6 +42,17 @@ def find_batch_origin(trainer: Any, key: str, editors: list[str], *, arrived: bo
     from_column = f" from the dataset's column {renamed[0]!r}" if renamed else ""
     origin = f"already in the batch, from the collator {collator}{from_column}"
     return Injector(origin, mend_of(origin))
+
+
+def _methods_that_mention(trainer: Any, key: str) -> list[str]:
+    """The methods of the trainer's own classes that can have added a key and have returned since."""
+    classes = [
+        kind
+        for kind in type(trainer).__mro__
+        if not kind.__module__.startswith(("transformers.", __package__))
+    ]
+    methods = [vars(kind)[name] for kind in classes for name in PASSES if name in vars(kind)]
+    return [name_function(method) for method in methods if mentions(method, key)]
 
 
 def _columns_of(dataset: Any) -> frozenset[str] | None:
@@ -54,13 +70,3 @@ def _eval_dataset(trainer: Any) -> Any:
     """The dataset that is being evaluated, as Trainer's evaluation loop leaves it for its callbacks."""
     loader = getattr(trainer.callback_handler, "eval_dataloader", None)
     return getattr(loader, "dataset", None)
-
-
-def _callbacks_of(trainer: Any) -> list[tuple[str, Any]]:
-    """Every method of every callback that was added, as a name and a function."""
-    found = []
-    for callback in trainer.callback_handler.callbacks:
-        for function in vars(type(callback)).values():
-            if callable(function):
-                found.append((name_function(function), function))
-    return found

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -54,22 +56,16 @@ def find_injector(
     without its name, so the value itself is followed.
     """
     frames = list(_frames_outside())
-    holders = []
-    for frame in frames:
-        if not _holds(frame, key, value, by_position):
-            break
-        holders.append(frame)
-    if not holders:
-        return _injector(_name_frame(frames[0]), key)
-    outermost = holders[-1]
+    holders = list(takewhile(lambda frame: _holds(frame, key, value, by_position), frames))
+    outermost = holders[-1] if holders else frames[0]
     if outermost.f_code.co_filename == _TORCH_CALL:
-        caller = _caller_of_module(frames, len(holders) - 1)
-        hooks = _name_hooks(outermost.f_locals.get("self"), key)
-        passed_in = outermost.f_code.co_name == "_wrapped_call_impl"
-        return _injector(_name_frame(caller) if passed_in or not hooks else hooks, key)
+        return _injector(_name_caller_or_hooks(frames, outermost, key), key)
     if batch_origin is not None and _is_loop(outermost):
         editors = [frame for frame in holders if not _is_loop(frame) and _code_mentions(frame.f_code, key)]
         return batch_origin(key, [_name_frame(frame) for frame in editors])
+    outward = frames[len(holders) :]
+    if holders and outward and _only_received(outermost, key) and _code_mentions(outward[0].f_code, key):
+        outermost = outward[0]  # it wrote the key into the call
     return _injector(_name_frame(outermost), key)
 
 
@@ -81,7 +77,7 @@ def name_function(function: Any) -> str:
 
 
 def mentions(function: Any, key: str) -> bool:
-    """Whether a function's code has a key among its constants: how a hook or callback that adds it is told apart."""
+    """Whether a function's code has a key among its constants: how one that adds it is told apart."""
     code = _code_of(function)
     return code is not None and _code_mentions(code, key)
 
@@ -145,10 +141,24 @@ def _is_loop(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__", "")).startswith(("transformers.trainer", "accelerate."))
 
 
-def _caller_of_module(frames: list[FrameType], index: int) -> FrameType:
-    """The first frame outward from a module's call that is not torch's own."""
-    outward = (frame for frame in frames[index:] if frame.f_code.co_filename != _TORCH_CALL)
-    return next(outward, frames[index])
+def _only_received(frame: FrameType, key: str) -> bool:
+    """Whether a frame got the key in its own ``**kwargs`` and its code does not know of it."""
+    code = frame.f_code
+    if not code.co_flags & inspect.CO_VARKEYWORDS or _code_mentions(code, key):
+        return False
+    place = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)
+    return key in frame.f_locals.get(code.co_varnames[place], {})
+
+
+def _name_caller_or_hooks(frames: list[FrameType], outermost: FrameType, key: str) -> str:
+    """The chain ends in torch's call of a module: its caller wrote the key into the call, or a pre-hook added it."""
+    outward = (
+        frame for frame in frames[frames.index(outermost) :] if frame.f_code.co_filename != _TORCH_CALL
+    )
+    hooks = _name_hooks(outermost.f_locals.get("self"), key)
+    if hooks and outermost.f_code.co_name != "_wrapped_call_impl":
+        return hooks
+    return _name_frame(next(outward, outermost))
 
 
 def _name_hooks(module: Any, key: str) -> str:
