@@ -5,11 +5,14 @@ import inspect
 import io
 import logging
 import pickle
+from collections.abc import Iterator
 from types import MethodType
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
@@ -259,9 +262,16 @@ def test_a_leak_into_a_compiled_model_is_diverted() -> None:
     assert [leak.key for leak in guard.leaks] == ["labels"]
 
 
-def test_accelerate_does_not_peel_the_guard_off() -> None:
-    from accelerate import Accelerator
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps its state for the process: forget that of tests before and after."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_accelerate_does_not_peel_the_guard_off() -> None:
     model = make_model()
     guard = LabelGuard(model)
     accelerator = Accelerator(mixed_precision="bf16", cpu=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, TaskType, get_peft_model
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, default_data_collator
@@ -144,6 +145,7 @@ def test_by_position() -> None:
     assert guard.leaks[0].injector.origin.startswith(f"test_by_position ({HERE}")
 
 
+@pytest.mark.skipif(transformers.__version__ < "5", reason="transformers 4.46 looks at its own models only")
 def test_the_count_that_the_stock_trainer_passes_into_a_wrapper(tmp_path: Path) -> None:
     model = Wrapper(make_model())
     guard = LabelGuard(model)

@@ -124,7 +124,9 @@ def _has_parameters(module: nn.Module) -> bool:
 
 
 def _is_of_transformers(module: nn.Module) -> bool:
-    return class_of(module).__module__.startswith("transformers.")
+    """Whether a module's forward is one of transformers' own, also where a subclass took it over."""
+    author = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
+    return author.__module__.startswith("transformers.")
 
 
 def _typed_keys(annotation: object) -> frozenset[str]:

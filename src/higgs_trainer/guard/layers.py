@@ -15,8 +15,8 @@ from dataclasses import replace
 from types import MethodType
 from typing import Any, Literal
 
-import torch
 from torch import nn
+from torch._compile import _disable_dynamo
 
 from higgs_trainer.guard.base import class_of, find_base, read_signature
 from higgs_trainer.guard.contract import Contract, ModelInputs, is_label_like, is_same
@@ -181,7 +181,7 @@ class LabelGuard:
         unsafe = (index for index, name in enumerate(names) if name not in self._call_contract.inputs)
         return next(unsafe, len(names))
 
-    @torch.compiler.disable
+    @_disable_dynamo  # torch.compiler.disable would import the compiler here and now
     def catch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The slow path of layer 5: a leak is in the call. Returns the clean keyword arguments."""
         call = self._bind(args, kwargs)

@@ -22,7 +22,12 @@ BatchOrigin = Callable[[str, list[str]], Injector]
 
 _HERE = str(Path(__file__).parent)
 _TORCH_CALL = torch_module.__file__
-_TRANSPARENT = (_HERE, str(Path(torch.__file__).parent / "_dynamo"))  # frames that only pass a call on
+_TORCH = Path(torch.__file__).parent
+_TRANSPARENT = (
+    _HERE,
+    str(_TORCH / "_dynamo"),
+    str(_TORCH / "_compile.py"),
+)  # frames that only pass a call on
 
 # The mend for the culprits that are known: part of the origin's text, and the sentence.
 MENDS = (
@@ -100,7 +105,7 @@ def _injector(origin: str, key: str) -> Injector:
 
 
 def _frames_outside() -> Iterator[FrameType]:
-    """The frames outward from the guard, without the guard's own and those of ``torch.compiler.disable``."""
+    """The frames outward from the guard, without the guard's own and those of the compiler."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if not frame.f_code.co_filename.startswith(_TRANSPARENT):
