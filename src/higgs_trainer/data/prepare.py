@@ -100,12 +100,7 @@ def prepare(
         raise CheckpointError(
             f"the codec {codec.name} works at {codec.sample_rate_hz} Hz, not at {SAMPLE_RATE_HZ} Hz"
         )
-    with _write_whole(output) as unfinished:
-        rows = _encode_rows(utterances, codec, progress)
-        card = build_card(rows, codec, manifest)
-        rows.save_to_disk(unfinished)
-        (unfinished / CARD_NAME).write_text(json.dumps(asdict(card), indent=2) + "\n", encoding="utf-8")
-    return PreparedSummary(output, card)
+    return _save(_encode_rows(utterances, codec, progress), output, codec, manifest.name)
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
@@ -160,12 +155,9 @@ def build_features() -> "Features":
     )
 
 
-def _encode_rows(utterances: Sequence[Utterance], codec: Codec, progress: Progress) -> "Dataset":
-    from datasets import Dataset
-
-    features = build_features()
+def _encode_rows(utterances: Sequence[Utterance], codec: Codec, progress: Progress) -> dict[str, list[Any]]:
     rows = [_encode_row(utterance, codec) for utterance in progress(utterances, "encoding")]
-    return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)
+    return {name: [row[name] for row in rows] for name in build_features()}
 
 
 def _encode_row(utterance: Utterance, codec: Codec) -> dict[str, Any]:
@@ -204,7 +196,36 @@ def _encode_file(path: Path, codec: Codec) -> tuple[np.ndarray, int, float]:
     return codes_FK.flatten().numpy().astype(np.uint16), len(codes_FK), len(waveform_S) / SAMPLE_RATE_HZ
 
 
-def build_card(rows: "Dataset", codec: Codec, manifest: Path) -> DatasetCard:
+def write_encoded(
+    clips: Sequence[tuple[str, str, np.ndarray]], output: str | Path, *, codec: Codec, source: str
+) -> PreparedSummary:
+    """Write a prepared folder from clips that are codes already: (utterance id, text, codes (F, K)) each.
+
+    ``source`` stands in the card in the manifest's place. Raises UserError where `output` is not empty.
+    """
+    output = Path(output)
+    check_output(output, overwrite=False)
+    columns: dict[str, list[Any]] = {name: [None] * len(clips) for name in build_features()}
+    columns["utterance_id"] = [utterance_id for utterance_id, _, _ in clips]
+    columns["text"] = [text for _, text, _ in clips]
+    columns["codes"] = [codes_FK.flatten().astype(np.uint16) for _, _, codes_FK in clips]
+    columns["num_frames"] = [len(codes_FK) for _, _, codes_FK in clips]
+    columns["duration_seconds"] = [len(codes_FK) / codec.frames_per_second for _, _, codes_FK in clips]
+    return _save(columns, output, codec, source)
+
+
+def _save(columns: dict[str, list[Any]], output: Path, codec: Codec, source: str) -> PreparedSummary:
+    from datasets import Dataset
+
+    with _write_whole(output) as unfinished:
+        rows = Dataset.from_dict(columns, features=build_features())
+        card = build_card(rows, codec, source)
+        rows.save_to_disk(unfinished)
+        (unfinished / CARD_NAME).write_text(json.dumps(asdict(card), indent=2) + "\n", encoding="utf-8")
+    return PreparedSummary(output, card)
+
+
+def build_card(rows: "Dataset", codec: Codec, source: str) -> DatasetCard:
     """The card of freshly encoded rows."""
     return DatasetCard(
         codec_name=codec.name,
@@ -215,7 +236,7 @@ def build_card(rows: "Dataset", codec: Codec, manifest: Path) -> DatasetCard:
         utterances=len(rows),
         with_reference=sum(text is not None for text in rows["ref_text"]),
         hours=round(sum(rows["duration_seconds"]) / 3600, 6),
-        manifest=manifest.name,
+        manifest=source,
         higgs_trainer_version=__version__,
     )
 

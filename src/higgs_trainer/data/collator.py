@@ -1,0 +1,77 @@
+"""Examples -> a right-padded batch, model inputs and targets side by side.
+
+Padding stands at the right: attention is causal, so nothing real ever sees it and no attention mask is needed.
+(Left padding, the processor's default, would train a pad position to predict the first token.)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from higgs_trainer.batch import IGNORED, check_batch
+
+
+@dataclass(frozen=True)
+class Example:
+    """An encoded utterance.
+
+    ``input_ids`` (T,) with a placeholder for every column; ``columns_PK`` the delayed columns of all clips, reference
+    first; ``targets_PK`` what the loss asks of each cell (``IGNORED`` throughout the reference); ``labels`` (T,) text
+    targets; ``keep_T`` the positions whose next column is supervised.
+    """
+
+    input_ids: Tensor
+    columns_PK: Tensor
+    targets_PK: Tensor
+    labels: Tensor
+    keep_T: Tensor
+    utterance_id: str
+    duration_seconds: float
+
+
+@dataclass(frozen=True)
+class PaddingCollator:
+    """Pads examples to the longest of the batch.
+
+    ``code_noise``: for training on little data. Each example draws a rate between 0 and this, and that share of the
+    codes *that the model reads* is replaced by random ones, so that it learns to go on after a slip of its own; the
+    targets stay true. Stream tokens are left alone.
+    """
+
+    pad_token_id: int
+    end_id: int
+    num_codebooks: int
+    num_codes: int
+    code_noise: float = 0.0
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """Examples -> ``input_ids``, ``audio_input_ids``, ``audio_input_ids_mask``, ``logits_to_keep`` (model inputs),
+        ``labels``, ``audio_labels`` (targets), ``utterance_ids``, ``durations_seconds`` (metadata)."""
+        columns_P = torch.tensor([len(example.columns_PK) for example in examples])
+        batch: dict[str, Any] = {
+            "input_ids": _pad([example.input_ids for example in examples], self.pad_token_id),
+            "audio_input_ids": _pad([self._disturb(example.columns_PK) for example in examples], self.end_id),
+            "audio_input_ids_mask": torch.arange(int(columns_P.max()))[None, :] < columns_P[:, None],
+            "logits_to_keep": _pad([example.keep_T for example in examples], False),
+            "labels": _pad([example.labels for example in examples], IGNORED),
+            "audio_labels": _pad([example.targets_PK for example in examples], IGNORED),
+        }
+        check_batch(batch, num_codebooks=self.num_codebooks)
+        batch["utterance_ids"] = [example.utterance_id for example in examples]
+        batch["durations_seconds"] = [example.duration_seconds for example in examples]
+        return batch
+
+    def _disturb(self, columns_PK: Tensor) -> Tensor:
+        if not self.code_noise:
+            return columns_PK
+        rate = self.code_noise * torch.rand(())
+        hit_PK = (torch.rand(columns_PK.shape) < rate) & (columns_PK < self.num_codes)
+        return torch.where(hit_PK, torch.randint_like(columns_PK, self.num_codes), columns_PK)
+
+
+def _pad(tensors: list[Tensor], value: int | bool) -> Tensor:
+    return pad_sequence(tensors, batch_first=True, padding_value=value)

@@ -1,0 +1,107 @@
+"""A prepared dataset -> examples: prompts are tokenized here, since only here the tokenizer is known."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from higgs_trainer.batch import IGNORED
+from higgs_trainer.data.collator import Example
+from higgs_trainer.data.delay_pattern import apply_delay, supervised_targets
+from higgs_trainer.data.prompt import build_messages, encode_conversation
+
+
+class Rows(Protocol):
+    """Prepared rows, by position: a ``datasets.Dataset`` or anything like it."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class StreamIds:
+    """The ids of one checkpoint that an example is made of."""
+
+    audio_token: int
+    delay_token: int
+    begin: int
+    end: int
+    num_codebooks: int
+
+
+class ExampleDataset(Dataset[Example]):
+    """Map-style: item i is row i of a prepared dataset, encoded once and kept (a clip takes a few kilobytes)."""
+
+    def __init__(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, ids: StreamIds) -> None:
+        self.rows = rows
+        self.tokenizer = tokenizer
+        self.ids = ids
+        self._encoded: dict[int, Example] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        if index not in self._encoded:
+            self._encoded[index] = encode_example(self.rows[index], self.tokenizer, self.ids)
+        return self._encoded[index]
+
+
+def encode_example(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, ids: StreamIds) -> Example:
+    """A prepared row -> an example. The target turn alone is supervised: its columns, and its text tokens.
+
+    Raises ``ValueError`` where placeholders and columns differ in number, which would shift every target.
+    """
+    clips_FK = [_codes(row, "ref_codes", ids.num_codebooks)] if row["ref_text"] else []
+    clips_FK.append(_codes(row, "codes", ids.num_codebooks))
+    columns = [apply_delay(clip_FK, begin_id=ids.begin, end_id=ids.end) for clip_FK in clips_FK]
+    targets = [torch.full_like(clip_PK, IGNORED) for clip_PK in columns[:-1]]
+    targets.append(supervised_targets(clips_FK[-1], end_id=ids.end))
+
+    messages = build_messages(row["text"], scene=row["scene"], ref_text=row["ref_text"])
+    input_ids = encode_conversation(
+        tokenizer, messages, [len(clip_FK) for clip_FK in clips_FK], num_codebooks=ids.num_codebooks
+    )
+    targets_PK = torch.cat(targets)
+    is_audio_T = (input_ids == ids.audio_token) | (input_ids == ids.delay_token)
+    if int(is_audio_T.sum()) != len(targets_PK):
+        raise ValueError(
+            f"{row['utterance_id']}: {int(is_audio_T.sum())} audio placeholders for {len(targets_PK)} columns; "
+            "the chat template or the tokenizer does not belong to this model"
+        )
+    return Example(
+        input_ids=input_ids,
+        columns_PK=torch.cat(columns),
+        targets_PK=targets_PK,
+        labels=_text_labels(input_ids, is_audio_T, len(columns[-1])),
+        keep_T=_positions_before_targets(is_audio_T, targets_PK),
+        utterance_id=row["utterance_id"],
+        duration_seconds=float(row["duration_seconds"]),
+    )
+
+
+def _codes(row: Mapping[str, Any], column: str, num_codebooks: int) -> Tensor:
+    return torch.as_tensor(row[column], dtype=torch.long).reshape(-1, num_codebooks)
+
+
+def _positions_before_targets(is_audio_T: Tensor, targets_PK: Tensor) -> Tensor:
+    """True (T,) where the *next* position's column has a supervised cell: the hidden state at p predicts p + 1."""
+    supervised_T = torch.zeros_like(is_audio_T)
+    supervised_T[is_audio_T] = (targets_PK != IGNORED).any(dim=1)
+    return supervised_T.roll(-1).index_fill(0, torch.tensor([len(supervised_T) - 1]), False)
+
+
+def _text_labels(input_ids: Tensor, is_audio_T: Tensor, num_target_columns: int) -> Tensor:
+    """The text tokens of the target turn alone: what follows the clip, its end-of-audio and end-of-turn tokens.
+
+    (The header and begin-of-audio token before the clip are given to the model in generation, never predicted.)
+    """
+    labels = torch.full_like(input_ids, IGNORED)
+    after_clip = int(is_audio_T.nonzero()[-1]) + 1
+    labels[after_clip:] = input_ids[after_clip:]
+    return labels
