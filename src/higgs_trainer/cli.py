@@ -187,7 +187,7 @@ def generate(
     texts = _read_texts(text, text_file)
     if (ref_audio is None) != (ref_text is None):
         raise UserError("--ref-audio and --ref-text are a recording and its words; give both or neither")
-    from higgs_trainer.speech.generate import generate_files
+    from higgs_trainer.speech.generate import Sampling, generate_files
 
     generate_files(
         model,
@@ -197,12 +197,14 @@ def generate(
         ref_audio=ref_audio,
         ref_text=ref_text,
         scene=scene,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        greedy=greedy,
-        max_seconds=max_seconds,
+        sampling=Sampling(
+            greedy=greedy,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            max_seconds=max_seconds,
+            seed=seed,
+        ),
         batch_size=batch_size,
     )
     typer.echo(f"{output}: {len(texts)} spoken, in the order of index.jsonl")

@@ -1,0 +1,126 @@
+"""The demo proper: the packaged base model learns a voice that it never heard, by the verbs that users type.
+
+prepare -> check -> speak (before) -> train -> speak (after) -> judge
+"""
+
+import json
+import shutil
+import time
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from rich.console import Console
+from torch import Tensor
+
+from higgs_trainer.data.audio import read_audio
+from higgs_trainer.data.codec import load_codec
+from higgs_trainer.data.manifest import read_manifest
+from higgs_trainer.data.prepare import prepare
+from higgs_trainer.demo.outcome import ClipSet, build_table, judge, write_page, write_summary
+from higgs_trainer.errors import UserError
+from higgs_trainer.model.loading import CODEC_FOLDER
+from higgs_trainer.recipe import read_recipe
+from higgs_trainer.run import check, train
+from higgs_trainer.speech.evaluate import load_asr
+from higgs_trainer.speech.generate import Sampling, Spoken, generate_files
+
+SAMPLING = Sampling(greedy=True, max_seconds=8.0)
+
+
+def learn_a_voice(output: Path) -> None:
+    """Run the demo into ``output`` and print where to listen."""
+    started = time.perf_counter()
+    console = Console(stderr=True)
+    make_empty(output)
+    asr = load_asr()  # before anything is trained: a missing extra shows at once
+
+    with as_file(files("higgs_trainer") / "assets" / "demo") as assets:
+        base, voice = output / "base", output / "recordings"
+        shutil.copytree(assets / "base", base)
+        shutil.copytree(assets / "new_voice", voice)
+        shutil.copy(assets / "recipe.yaml", output / "recipe.yaml")
+        strings = (assets / "unheard_strings.txt").read_text(encoding="utf-8").splitlines()
+
+    say(console, "prepare", "the recordings of the new voice become codes, once")
+    for name in ("train", "held_out"):
+        prepare(voice / f"{name}.jsonl", output / "prepared" / name, codec=str(base / CODEC_FOLDER))
+    recipe = read_recipe(output / "recipe.yaml", [])
+
+    say(console, "check", "real batches through train, evaluate and predict")
+    report = check(recipe)
+    console.print(report.cascade, markup=False, highlight=False)
+
+    held_out = read_manifest(voice / "held_out.jsonl")
+    say(console, "before", f"the base model speaks {len(strings)} strings that nobody recorded")
+    before = speak_set(base, strings, output / "wav" / "before")
+
+    say(console, "train", "LoRA adapters on the new voice")
+    summary = train(recipe)
+    console.print(summary.cascade, markup=False, highlight=False)
+    after_folder = Path(recipe.training.output_dir)
+
+    say(console, "after", "the same strings, with the adapters")
+    after = speak_set(after_folder, strings, output / "wav" / "after")
+
+    codec = load_codec(base / CODEC_FOLDER)
+    recordings = [read_audio(u.audio) for u in held_out]
+    texts = [u.text for u in held_out]
+    sets = {
+        "before": before,
+        "after": after,
+        "the real voice": ClipSet.of_recordings(texts, recordings),
+        "the real voice through the codec": ClipSet.of_recordings(
+            texts, [codec.decode(codec.encode(waveform_S)) for waveform_S in recordings]
+        ),
+    }
+    say(console, "listen", "a speech recogniser and a speaker encoder judge every clip")
+    references = [read_audio(u.audio) for u in read_manifest(voice / "train.jsonl")]
+    scores = judge(sets, asr=asr, reference_waveforms=references, console=console)
+    write_page(output / "samples.html", "Higgs Trainer: a new voice", sets, scores)
+    write_summary(
+        output / "summary.json",
+        {
+            "train_seconds": summary.metrics["train_runtime"],
+            "total_seconds": time.perf_counter() - started,
+            "wer_before": scores["before"].wer,
+            "wer_after": scores["after"].wer,
+            "wer_real": scores["the real voice"].wer,
+            "wer_codec": scores["the real voice through the codec"].wer,
+            "similarity_before": scores["before"].similarity,
+            "similarity_after": scores["after"].similarity,
+            "similarity_real": scores["the real voice"].similarity,
+            "similarity_codec": scores["the real voice through the codec"].similarity,
+            "stopped_share": scores["after"].stopped_share,
+            "codebook0_accuracy": summary.metrics["eval_codebook_0_accuracy"],
+            "n": scores["after"].n,
+        },
+    )
+    Console().print(build_table(scores))
+    Console().print(f"Listen: {output / 'samples.html'}", soft_wrap=True)
+
+
+def make_empty(output: Path) -> None:
+    """``UserError`` where ``output`` holds files already."""
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"{output} is not empty; remove it, or give another folder with --output")
+    output.mkdir(parents=True, exist_ok=True)
+
+
+def say(console: Console, verb: str, what: str) -> None:
+    """A heading of the demo's story."""
+    console.print(f"\n[bold cyan]{verb:8}[/bold cyan] {what}")
+
+
+def speak_set(model: Path, strings: list[str], folder: Path) -> ClipSet:
+    """What ``higgs-trainer generate`` would write for these strings."""
+    spoken: list[Spoken] = generate_files(model, strings, folder, sampling=SAMPLING)
+    waveforms: list[Tensor] = [read_audio(folder / name) for name in read_index(folder)]
+    return ClipSet.of_spoken(spoken, waveforms)
+
+
+def read_index(folder: Path) -> list[str]:
+    """The names of the WAV files of a generated folder, in order."""
+    return [
+        json.loads(line)["audio"]
+        for line in (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()
+    ]

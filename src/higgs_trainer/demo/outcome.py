@@ -1,0 +1,95 @@
+"""What the demo found: scores of each set of clips, as a table, ``summary.json`` and a page to listen with."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from higgs_trainer.speech.evaluate import SpeechScores, Transcriber, score_speech
+from higgs_trainer.speech.generate import Spoken
+from higgs_trainer.speech.samples_page import Clip, Row, write_samples_page
+
+
+@dataclass(frozen=True)
+class ClipSet:
+    """Clips of one kind: "before", "after", "recordings". ``waveforms`` (S,) each, 24 kHz; ``stopped`` one a clip."""
+
+    texts: Sequence[str]
+    waveforms: Sequence[Tensor]
+    stopped: Sequence[bool]
+
+    @classmethod
+    def of_spoken(cls, spoken: Sequence[Spoken], waveforms: Sequence[Tensor]) -> "ClipSet":
+        """What a model said."""
+        return cls([clip.text for clip in spoken], waveforms, [clip.stopped for clip in spoken])
+
+    @classmethod
+    def of_recordings(cls, texts: Sequence[str], waveforms: Sequence[Tensor]) -> "ClipSet":
+        """What a person or another synthesizer said; it always stopped."""
+        return cls(texts, waveforms, [True] * len(texts))
+
+
+def judge(
+    sets: Mapping[str, ClipSet], *, asr: Transcriber, reference_waveforms: Sequence[Tensor], console: Console
+) -> dict[str, SpeechScores]:
+    """Score every set by the same judges, with a progress bar."""
+    scores = {}
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("listening", total=sum(len(clips.texts) for clips in sets.values()))
+        for name, clips in sets.items():
+            scores[name] = score_speech(
+                clips.texts,
+                clips.waveforms,
+                asr=asr,
+                stopped=clips.stopped,
+                reference_waveforms=reference_waveforms,
+                on_done=lambda count: progress.advance(task, count),
+            )
+    return scores
+
+
+def build_table(scores: Mapping[str, SpeechScores]) -> Table:
+    """The scores, a line for each set."""
+    table = Table(
+        "",
+        "word error rate",
+        "homophones forgiven",
+        "similarity to the voice",
+        "stopped by itself",
+        "clips",
+        box=None,
+    )
+    for name, score in scores.items():
+        similarity = "" if score.similarity is None else f"{score.similarity:.3f}"
+        table.add_row(
+            name,
+            f"{score.wer:.1%}",
+            f"{score.wer_homophones_forgiven:.1%}",
+            similarity,
+            f"{score.stopped_share:.0%}",
+            str(score.n),
+        )
+    return table
+
+
+def write_summary(path: Path, figures: Mapping[str, Any]) -> None:
+    """``summary.json``: one flat object."""
+    path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def write_page(
+    path: Path, title: str, sets: Mapping[str, ClipSet], scores: Mapping[str, SpeechScores]
+) -> None:
+    """The page: a row for each text, a column for each set that has it."""
+    rows: dict[str, dict[str, Clip]] = {}
+    for name, clips in sets.items():
+        heard = zip(clips.texts, clips.waveforms, scores[name].transcripts, clips.stopped, strict=True)
+        for text, waveform_S, transcript, stopped in heard:
+            rows.setdefault(text, {})[name] = Clip(waveform_S, transcript, stopped)
+    write_samples_page(path, title, [Row(text, clips) for text, clips in rows.items()], scores)

@@ -1,0 +1,112 @@
+"""A checkpoint on disk or on the hub -> model, tokenizer, codec. Safetensors only, no remote code."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    HiggsAudioV2ForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from higgs_trainer.data.codec import Codec, load_codec
+from higgs_trainer.data.examples import StreamIds
+from higgs_trainer.errors import CheckpointError
+
+ADAPTER_CONFIG = "adapter_config.json"
+CODEC_FOLDER = "codec"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model with what belongs to it. ``folder``: where it was loaded from, a path or a hub name."""
+
+    folder: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def stream_ids(self) -> StreamIds:
+        """The ids that examples of this checkpoint are made of."""
+        config = self.model.config
+        return StreamIds(
+            audio_token=config.audio_token_id,
+            delay_token=config.audio_delay_token_id,
+            begin=config.audio_stream_bos_id,
+            end=config.audio_stream_eos_id,
+            num_codebooks=config.num_codebooks,
+        )
+
+    @property
+    def num_codes(self) -> int:
+        """Real codes in a codebook: those below the stream tokens."""
+        return min(self.model.config.audio_stream_bos_id, self.model.config.audio_stream_eos_id)
+
+
+def load_checkpoint(
+    name_or_path: str | Path, *, dtype: str = "float32", attn_implementation: str = "sdpa"
+) -> Checkpoint:
+    """Load a native Higgs Audio v2 model and its tokenizer from a folder or the hub.
+
+    Raises:
+        CheckpointError: no model of that name, another kind of model, or stream tokens that collide with codes.
+    """
+    name = str(name_or_path)
+    try:
+        config = AutoConfig.from_pretrained(name)
+        if config.model_type != HiggsAudioV2ForConditionalGeneration.config_class.model_type:
+            raise CheckpointError(f"{name} is a {config.model_type} model, not a higgs_audio_v2 checkpoint")
+        model = HiggsAudioV2ForConditionalGeneration.from_pretrained(
+            name, dtype=getattr(torch, dtype), attn_implementation=attn_implementation, use_safetensors=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{name} cannot be loaded as a Higgs Audio model: {error}") from error
+    if config.codebook_size <= max(config.audio_stream_bos_id, config.audio_stream_eos_id):
+        raise CheckpointError(
+            f"{name}: codebook_size {config.codebook_size} leaves no room for the stream tokens "
+            f"{config.audio_stream_bos_id} and {config.audio_stream_eos_id}; set it to "
+            f"{max(config.audio_stream_bos_id, config.audio_stream_eos_id) + 1} in config.json"
+        )
+    return Checkpoint(name, model, tokenizer)
+
+
+def load_trained(folder: str | Path, *, dtype: str = "float32") -> Checkpoint:
+    """Load what training wrote, or a base model: an adapter folder is opened on its base by PEFT.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`; or the base that the adapter names cannot be found.
+    """
+    adapter = Path(folder) / ADAPTER_CONFIG
+    if not adapter.is_file():
+        return load_checkpoint(folder, dtype=dtype)
+    from peft import PeftModel
+
+    base_name = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    base = load_checkpoint(base_name, dtype=dtype)
+    return Checkpoint(str(folder), PeftModel.from_pretrained(base.model, str(folder)), base.tokenizer)
+
+
+def load_codec_of(checkpoint: Checkpoint, name: str | None = None) -> Codec:
+    """The codec by name or, without one, the one in the model's own folder; checked against the model's sizes.
+
+    Raises:
+        CheckpointError: none found, or its codebooks are not the model's.
+    """
+    folder = Path(checkpoint.model.config._name_or_path or checkpoint.folder) / CODEC_FOLDER
+    if name is None and not folder.is_dir():
+        raise CheckpointError(
+            f"{folder} does not exist; name the codec of {checkpoint.folder} (model.codec, --codec)"
+        )
+    codec = load_codec(name if name is not None else folder)
+    model_shape = (checkpoint.stream_ids.num_codebooks, checkpoint.num_codes)
+    if (codec.num_codebooks, codec.codebook_size) != model_shape:
+        raise CheckpointError(
+            f"codec {codec.name} has {codec.num_codebooks} codebooks of {codec.codebook_size} codes, the model "
+            f"{checkpoint.folder} {model_shape[0]} of {model_shape[1]}; name the codec that the model was trained with"
+        )
+    return codec

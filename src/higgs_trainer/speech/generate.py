@@ -1,0 +1,204 @@
+"""Text (and a reference voice) -> waveform: transformers' own ``generate`` on the prompts that training used.
+
+Samples in training, ``higgs-trainer generate`` and the demo all speak through `speak`.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from higgs_trainer.data.audio import read_audio, write_audio
+from higgs_trainer.data.codec import Codec
+from higgs_trainer.data.delay_pattern import apply_delay, revert_delay
+from higgs_trainer.data.prompt import build_messages, encode_prompt
+from higgs_trainer.errors import UserError
+from higgs_trainer.model.loading import Checkpoint, load_codec_of, load_trained
+
+FRAMES_PER_SECOND = 25
+INDEX_NAME = "index.jsonl"
+
+
+@dataclass(frozen=True)
+class Voice:
+    """What the prompt says of the voice: a scene, or a reference clip (F, K) and its transcript."""
+
+    scene: str | None = None
+    ref_text: str | None = None
+    ref_codes_FK: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How codes are drawn. Greedy where ``greedy``; else temperature, top-k and top-p as in transformers."""
+
+    greedy: bool = False
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 0.95
+    max_seconds: float = 30.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """One text, spoken. ``stopped``: the model ended the clip itself, before the limit of ``max_seconds``."""
+
+    text: str
+    codes_FK: Tensor
+    stopped: bool
+
+
+def speak(
+    checkpoint: Checkpoint,
+    texts: Sequence[str],
+    *,
+    voice: Voice = Voice(),
+    sampling: Sampling = Sampling(),
+    batch_size: int = 8,
+    on_done: Callable[[int], None] = lambda count: None,
+) -> list[Spoken]:
+    """Speak each text; the results stand in the order of the texts.
+
+    Only prompts of one length share a batch, so nothing is padded and a batch says what single calls would.
+    ``on_done`` is told how many texts each batch finished.
+    """
+    prompts = [_prompt_ids(checkpoint, text, voice) for text in texts]
+    spoken: dict[int, Spoken] = {}
+    was_training = checkpoint.model.training
+    checkpoint.model.eval()
+    for batch in _equal_length_batches(prompts, batch_size):
+        columns = _generate(checkpoint, torch.stack([prompts[i] for i in batch]), voice, sampling)
+        for i, columns_PK in zip(batch, columns, strict=True):
+            spoken[i] = _read_clip(checkpoint, texts[i], columns_PK)
+        on_done(len(batch))
+    checkpoint.model.train(was_training)
+    return [spoken[i] for i in range(len(texts))]
+
+
+def _prompt_ids(checkpoint: Checkpoint, text: str, voice: Voice) -> Tensor:
+    messages = build_messages(text, scene=voice.scene, ref_text=voice.ref_text)
+    clip_frames = [len(voice.ref_codes_FK)] if voice.ref_codes_FK is not None else []
+    return encode_prompt(
+        checkpoint.tokenizer, messages, clip_frames, num_codebooks=checkpoint.stream_ids.num_codebooks
+    )
+
+
+def _equal_length_batches(prompts: Sequence[Tensor], batch_size: int) -> Iterator[list[int]]:
+    by_length: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(index)
+    for indices in by_length.values():
+        for start in range(0, len(indices), batch_size):
+            yield indices[start : start + batch_size]
+
+
+@torch.no_grad()
+def _generate(checkpoint: Checkpoint, input_ids_BT: Tensor, voice: Voice, sampling: Sampling) -> Tensor:
+    """Delayed columns (B, P, K), the reference's left out."""
+    ids, model = checkpoint.stream_ids, checkpoint.model
+    inputs: dict[str, Tensor] = {
+        "input_ids": input_ids_BT.to(model.device),
+        "attention_mask": torch.ones_like(input_ids_BT, device=model.device),
+    }
+    num_ref_columns = 0
+    if voice.ref_codes_FK is not None:
+        ref_PK = apply_delay(voice.ref_codes_FK, begin_id=ids.begin, end_id=ids.end)
+        num_ref_columns = len(ref_PK)
+        inputs["audio_input_ids"] = ref_PK.expand(len(input_ids_BT), -1, -1).to(model.device)
+        inputs["audio_input_ids_mask"] = torch.ones_like(inputs["audio_input_ids"][..., 0], dtype=torch.bool)
+    torch.manual_seed(sampling.seed)
+    columns_BPK = model.generate(**inputs, generation_config=_generation_config(checkpoint, sampling))
+    return columns_BPK[:, num_ref_columns:].cpu()
+
+
+def _generation_config(checkpoint: Checkpoint, sampling: Sampling) -> GenerationConfig:
+    config = checkpoint.model.config
+    drawing = (
+        {"do_sample": False}
+        if sampling.greedy
+        else {
+            "do_sample": True,
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+        }
+    )
+    return GenerationConfig(
+        max_new_tokens=int(sampling.max_seconds * FRAMES_PER_SECOND) + config.num_codebooks + 1,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+        bos_token_id=config.bos_token_id,
+        **drawing,
+    )
+
+
+def _read_clip(checkpoint: Checkpoint, text: str, columns_PK: Tensor) -> Spoken:
+    codes_FK = revert_delay(columns_PK, codebook_size=checkpoint.num_codes)
+    stopped = bool((columns_PK[:, 0] == checkpoint.stream_ids.end).any())
+    return Spoken(text, codes_FK, stopped)
+
+
+def write_spoken(spoken: Sequence[Spoken], codec: Codec, folder: Path) -> list[Tensor]:
+    """Decode each clip and write it as a WAV file, with ``index.jsonl`` in the same order; returns the waveforms (S,).
+
+    A clip in which the model said nothing at all is a tenth of a second of silence, and ``seconds`` is 0 in the index.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    waveforms, lines = [], []
+    for number, clip in enumerate(spoken):
+        num_frames = len(clip.codes_FK)
+        waveform_S = codec.decode(clip.codes_FK) if num_frames else torch.zeros(codec.sample_rate_hz // 10)
+        name = f"{number:04d}.wav"
+        write_audio(folder / name, waveform_S)
+        waveforms.append(waveform_S)
+        seconds = num_frames / codec.frames_per_second
+        lines.append({"text": clip.text, "audio": name, "seconds": seconds, "stopped": clip.stopped})
+    index = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (folder / INDEX_NAME).write_text(index, encoding="utf-8")
+    return waveforms
+
+
+def generate_files(
+    model: str | Path,
+    texts: Sequence[str],
+    output: str | Path,
+    *,
+    codec: str | None = None,
+    ref_audio: Path | None = None,
+    ref_text: str | None = None,
+    scene: str | None = None,
+    sampling: Sampling = Sampling(),
+    batch_size: int = 8,
+) -> list[Spoken]:
+    """Speak ``texts`` with a model folder, trained or base, into WAV files and ``index.jsonl`` in ``output``.
+
+    Raises ``UserError`` where ``output`` holds files already, and
+    ``CheckpointError`` where model or codec cannot be loaded.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    output = Path(output)
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"{output} is not empty; give another folder for the WAV files")
+    checkpoint = load_trained(model)
+    its_codec = load_codec_of(checkpoint, codec)
+    ref_codes_FK = its_codec.encode(read_audio(ref_audio)) if ref_audio is not None else None
+    voice = Voice(scene=scene, ref_text=ref_text, ref_codes_FK=ref_codes_FK)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("speaking", total=len(texts))
+        spoken = speak(
+            checkpoint,
+            texts,
+            voice=voice,
+            sampling=sampling,
+            batch_size=batch_size,
+            on_done=lambda count: progress.advance(task, count),
+        )
+    write_spoken(spoken, its_codec, output)
+    return spoken

@@ -1,0 +1,56 @@
+"""Tiny random parts for unit tests: a tokenizer, a model, a codec, rows. Sizes are odd and pairwise different."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import HiggsAudioV2ForConditionalGeneration, PreTrainedTokenizerFast
+
+from higgs_trainer.demo.blank_model import build_config, build_tokenizer
+from higgs_trainer.model.loading import Checkpoint
+
+NUM_CODES = 13
+NUM_CODEBOOKS = 8
+WORDS = "zero one two three four five six seven eight nine".split()
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    return build_tokenizer([" ".join(WORDS)] * 20, vocab_size=300)
+
+
+def tiny_checkpoint(*, hidden_size: int = 32, num_layers: int = 2, seed: int = 0, **sizes: Any) -> Checkpoint:
+    tokenizer = tiny_tokenizer()
+    config = build_config(
+        tokenizer,
+        num_codebooks=NUM_CODEBOOKS,
+        codebook_size=NUM_CODES,
+        hidden_size=hidden_size,
+        intermediate_size=48,
+        num_layers=num_layers,
+        num_heads=2,
+        max_positions=512,
+        **sizes,
+    )
+    torch.manual_seed(seed)
+    return Checkpoint("tiny", HiggsAudioV2ForConditionalGeneration(config), tokenizer)
+
+
+def draw_codes(num_frames: int, seed: int) -> Tensor:
+    return torch.randint(
+        NUM_CODES, (num_frames, NUM_CODEBOOKS), generator=torch.Generator().manual_seed(seed)
+    )
+
+
+def make_row(
+    seed: int, *, num_frames: int = 5, text: str | None = None, ref_frames: int = 0
+) -> dict[str, Any]:
+    """A prepared row of random codes, as `read_prepared` gives it."""
+    return {
+        "utterance_id": f"clip-{seed}",
+        "text": text or " ".join(WORDS[(seed + i) % 10] for i in range(1 + seed % 4)),
+        "scene": None,
+        "codes": draw_codes(num_frames, seed).flatten().numpy(),
+        "ref_text": "nine nine" if ref_frames else None,
+        "ref_codes": draw_codes(ref_frames, seed + 1000).flatten().numpy() if ref_frames else None,
+        "duration_seconds": num_frames / 25,
+    }
