@@ -1,0 +1,219 @@
+"""The composition root: a recipe becomes objects, the objects become a run. Read this first.
+
+recipe -> checkpoint (model, tokenizer), codec -> examples -> HiggsAudioTrainer -> train() -> the output folder
+"""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments, set_seed
+
+from higgs_trainer.data.audio import read_audio
+from higgs_trainer.data.codec import Codec
+from higgs_trainer.data.collator import PaddingCollator
+from higgs_trainer.data.examples import ExampleDataset
+from higgs_trainer.data.prepare import check_codec, read_prepared
+from higgs_trainer.errors import RecipeError
+from higgs_trainer.model.adapters import add_lora, count_trainable
+from higgs_trainer.model.families import family_of
+from higgs_trainer.model.loading import Checkpoint, load_checkpoint, load_codec_of
+from higgs_trainer.recipe import Recipe, training_arguments, write_recipe
+from higgs_trainer.speech.generate import Sampling, Voice, speak, write_spoken
+from higgs_trainer.training.callbacks import SpeakSamples
+from higgs_trainer.training.checks import CheckResult, check_examples, check_model
+from higgs_trainer.training.losses import LossWeights
+from higgs_trainer.training.trainer import HiggsAudioTrainer
+
+RECIPE_NAME = "recipe.yaml"
+GUARD_REPORT_NAME = "guard_report.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything of one run, made and connected, not yet started."""
+
+    recipe: Recipe
+    checkpoint: Checkpoint
+    codec: Codec
+    trainer: HiggsAudioTrainer
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a finished run reports. ``metrics`` are Trainer's, of the last log and of the run."""
+
+    output_dir: Path
+    metrics: dict[str, float]
+    cascade: str
+
+
+def build_run(recipe: Recipe) -> Run:
+    """Load what the recipe names and connect it. Nothing is trained and nothing written yet."""
+    set_seed(recipe.training.seed)
+    checkpoint = load_checkpoint(
+        recipe.model.name_or_path,
+        dtype=recipe.model.dtype,
+        attn_implementation=recipe.model.attn_implementation,
+    )
+    codec = load_codec_of(checkpoint, recipe.model.codec)
+    family = family_of(checkpoint.model)
+    train_set = _load_examples(recipe.data.train, checkpoint, codec)
+    eval_set = _load_examples(recipe.data.eval, checkpoint, codec) if recipe.data.eval else None
+    if recipe.adapter is not None:
+        adapter = recipe.adapter
+        checkpoint = replace(
+            checkpoint,
+            model=add_lora(
+                checkpoint.model,
+                family,
+                r=adapter.r,
+                lora_alpha=adapter.lora_alpha,
+                lora_dropout=adapter.lora_dropout,
+                target_modules=adapter.target_modules,
+                modules_to_save=adapter.modules_to_save,
+                use_rslora=adapter.use_rslora,
+            ),
+        )
+    ids = checkpoint.stream_ids
+    trainer = HiggsAudioTrainer(
+        model=checkpoint.model,
+        args=_build_arguments(recipe),
+        train_dataset=train_set,
+        eval_dataset=eval_set,
+        processing_class=checkpoint.tokenizer,
+        data_collator=PaddingCollator(
+            pad_token_id=checkpoint.model.config.pad_token_id,
+            end_id=ids.end,
+            num_codebooks=ids.num_codebooks,
+            num_codes=checkpoint.num_codes,
+            code_noise=recipe.data.code_noise,
+        ),
+        family=family,
+        weights=LossWeights(
+            audio=recipe.loss.audio_weight,
+            text=recipe.loss.text_weight,
+            codebooks=recipe.loss.codebook_weights,
+        ),
+        guard_policy=recipe.guard.policy,
+        use_muon=recipe.training.optim == "muon",
+    )
+    return Run(recipe, checkpoint, codec, trainer)
+
+
+def train(recipe: Recipe) -> TrainingSummary:
+    """Train, and write the output folder: adapter or model, tokenizer, ``recipe.yaml``, ``guard_report.json``,
+    ``metrics.json``, and the samples that the recipe asks for."""
+    run = build_run(recipe)
+    output_dir = Path(recipe.training.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    write_recipe(recipe, output_dir / RECIPE_NAME)
+    if recipe.samples.texts:
+        run.trainer.add_callback(
+            SpeakSamples(lambda folder: _speak_samples(run, folder), output_dir / "samples")
+        )
+
+    result = run.trainer.train(resume_from_checkpoint=recipe.training.resume_from_checkpoint)
+
+    run.trainer.save_model(str(output_dir))
+    run.trainer.save_state()
+    ledger = run.trainer.guard.ledger
+    _write_json(output_dir / GUARD_REPORT_NAME, ledger.report())
+    metrics = {**_last_logged(run.trainer), **result.metrics}
+    _write_json(output_dir / "metrics.json", metrics)
+    return TrainingSummary(output_dir, metrics, ledger.cascade())
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What ``check`` saw: the guard's cascade, the checks of the data and the loss, and what would be trained."""
+
+    cascade: str
+    results: tuple[CheckResult, ...]
+    trainable: dict[str, tuple[int, int]]
+    loss: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return all(result.passed for result in self.results)
+
+
+def check(recipe: Recipe) -> CheckReport:
+    """Drive real batches through train, evaluate and predict, with a learning rate of 0, and look at what passed.
+
+    The weights stay as they are and nothing is written.
+    """
+    silent = replace(
+        recipe.training,
+        max_steps=1,
+        gradient_accumulation_steps=1,
+        learning_rate=0.0,
+        save_strategy="no",
+        eval_strategy="no",
+        load_best_model_at_end=False,
+        report_to="none",
+        disable_tqdm=True,
+        logging_steps=1,
+    )
+    run = build_run(replace(recipe, training=silent))
+    trainer = run.trainer
+    result = trainer.train()
+    some = [
+        trainer.train_dataset[i]
+        for i in range(min(len(trainer.train_dataset), silent.per_device_eval_batch_size))
+    ]
+    trainer.evaluate(some)
+    trainer.predict(some)
+    every_example = (trainer.train_dataset[i] for i in range(len(trainer.train_dataset)))
+    return CheckReport(
+        cascade=trainer.guard.ledger.cascade(),
+        results=(
+            *check_examples(every_example, end_id=run.checkpoint.stream_ids.end),
+            *check_model(trainer, some),
+        ),
+        trainable=count_trainable(run.checkpoint.model),
+        loss=float(result.training_loss),
+    )
+
+
+def _load_examples(folder: str | Path, checkpoint: Checkpoint, codec: Codec) -> ExampleDataset:
+    prepared = read_prepared(folder)
+    check_codec(prepared.card, codec)
+    return ExampleDataset(prepared.rows, checkpoint.tokenizer, checkpoint.stream_ids)
+
+
+def _build_arguments(recipe: Recipe) -> TrainingArguments:
+    """``RecipeError`` where transformers refuses what the recipe's own checks cannot know: ``optim``, ``report_to``."""
+    try:
+        return TrainingArguments(**training_arguments(recipe))
+    except (ValueError, ImportError) as error:
+        raise RecipeError(f"training: {error}") from error
+
+
+def _speak_samples(run: Run, folder: Path) -> None:
+    samples = run.recipe.samples
+    ref_codes_FK = run.codec.encode(read_audio(samples.ref_audio)) if samples.ref_audio is not None else None
+    spoken = speak(
+        run.checkpoint,
+        samples.texts,
+        voice=Voice(ref_text=samples.ref_text, ref_codes_FK=ref_codes_FK),
+        sampling=Sampling(max_seconds=samples.max_seconds, seed=run.recipe.training.seed),
+    )
+    write_spoken(spoken, run.codec, folder)
+
+
+def _last_logged(trainer: HiggsAudioTrainer) -> dict[str, float]:
+    """The newest value of each logged metric."""
+    newest: dict[str, float] = {}
+    for entry in trainer.state.log_history:
+        newest.update(entry)
+    return newest
+
+
+def _write_json(path: Path, value: Any) -> None:
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)

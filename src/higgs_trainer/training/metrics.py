@@ -1,0 +1,60 @@
+"""What the loss is made of, summed until the next log: codebook losses, accuracy, seconds of audio a second."""
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from higgs_trainer.training.losses import mean_over_codebooks
+
+FRAMES_PER_SECOND = 25
+
+
+class LossTotals:
+    """Sums of cross-entropies, cells and right answers of each codebook (K,), since the last `clear`."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything and start the clock again."""
+        self._sums: Tensor | None = None  # (3, K): cross-entropies, cells, right answers
+        self._since = time.perf_counter()
+
+    @property
+    def started(self) -> bool:
+        """Whether anything was added."""
+        return self._sums is not None
+
+    @property
+    def num_codebooks(self) -> int:
+        """K; 0 before anything was added."""
+        return 0 if self._sums is None else self._sums.shape[1]
+
+    def add(self, sums_K: Tensor, cells_K: Tensor, correct_K: Tensor) -> None:
+        """Add one micro-batch."""
+        addend = torch.stack([sums_K.detach().double(), cells_K.double(), correct_K.double()])
+        self._sums = addend if self._sums is None else self._sums + addend
+
+    def reduce(self, accelerator: Any) -> "LossTotals":
+        """The totals of all ranks."""
+        reduced = LossTotals()
+        reduced._since = self._since
+        if self._sums is not None:
+            reduced._sums = accelerator.reduce(self._sums, reduction="sum")
+        return reduced
+
+    def metrics(self, prefix: str, weights: tuple[float, ...]) -> dict[str, float]:
+        """``audio_loss``, ``codebook_k_loss``, ``codebook_0_accuracy``, ``audio_seconds_per_second``."""
+        if self._sums is None:
+            return {}
+        sums_K, cells_K, correct_K = self._sums
+        per_codebook = (sums_K / cells_K.clamp(min=1)).tolist()
+        elapsed_seconds = time.perf_counter() - self._since
+        return {
+            f"{prefix}audio_loss": float(mean_over_codebooks(sums_K, cells_K, weights)),
+            **{f"{prefix}codebook_{k}_loss": value for k, value in enumerate(per_codebook)},
+            f"{prefix}codebook_0_accuracy": float(correct_K[0] / cells_K[0].clamp(min=1)),
+            f"{prefix}audio_seconds_per_second": float(cells_K[0]) / FRAMES_PER_SECOND / elapsed_seconds,
+        }

@@ -1,0 +1,151 @@
+"""``HiggsAudioTrainer``: Hugging Face's Trainer, behind the guard, with the loss of ``losses.py``.
+
+One training step, top to bottom:
+
+    get_batch_samples      the guard's: takes the micro-batches of a step and asks `count_targets` for its cells
+    training_step          Trainer's, behind layers 1 to 4 of the guard
+    compute_guarded_loss   below: run the model on its inputs, put outputs beside targets, compute the loss
+    backward, step         Trainer's and Accelerate's
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from higgs_trainer.errors import LossError
+from higgs_trainer.guard import LabelGuardMixin
+from higgs_trainer.model.families import Family
+from higgs_trainer.training.losses import (
+    LossWeights,
+    count_cells,
+    count_correct,
+    cross_entropy_sums,
+    mean_over_codebooks,
+)
+from higgs_trainer.training.metrics import LossTotals
+from higgs_trainer.training.optimizers import build_muon
+
+
+class HiggsAudioTrainer(LabelGuardMixin, Trainer):
+    """Trains a Higgs Audio model, or adapters on it.
+
+    Args:
+        family: the model's row in ``families.py``; it holds the contract of the guard.
+        weights: of the loss's terms.
+        guard_policy: ``"divert"`` or ``"raise"``.
+        use_muon: Muon on the layers' matrices in place of ``args.optim``.
+        The rest are ``Trainer``'s own.
+    """
+
+    # The loss is already normalised over the whole optimizer step: Trainer must not divide it again.
+    loss_is_scaled_for_ga = True
+    optimizer: torch.optim.Optimizer | None
+
+    def __init__(
+        self,
+        *args: Any,
+        family: Family,
+        weights: LossWeights = LossWeights(),
+        guard_policy: str = "divert",
+        use_muon: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if weights.text and not family.has_text_logits:
+            raise LossError(
+                f"loss.text_weight is {weights.text}, but {family.name} returns no logits over text from its ordinary "
+                "forward; leave it at 0"
+            )
+        self.family = family
+        self.weights = weights
+        self.use_muon = use_muon
+        self.guard_contract = family.contract
+        self.guard_policy = guard_policy
+        self.training_totals = LossTotals()
+        self.evaluation_totals = LossTotals()
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False
+
+    def count_targets(self, batch_samples: Sequence[Any]) -> Tensor | None:
+        """The supervised cells of each codebook (K,) in the whole optimizer step, over all ranks."""
+        if not batch_samples:
+            return None
+        counts_K = torch.stack(
+            [
+                count_cells(self.family.contract.split(batch).targets["audio_labels"])
+                for batch in batch_samples
+            ]
+        ).sum(dim=0)
+        return self.accelerator.reduce(counts_K.to(self.args.device), reduction="sum")
+
+    def compute_guarded_loss(
+        self,
+        model: nn.Module,
+        model_inputs: Mapping[str, Tensor],
+        targets: Mapping[str, Tensor],
+        metadata: Mapping[str, Any],
+        num_items_in_batch: Tensor | None,
+    ) -> tuple[Tensor, Any]:
+        """The loss of one micro-batch, divided by the counts of the whole step, and the model's outputs."""
+        outputs = model(**model_inputs)
+        aligned = self.family.align(outputs, model_inputs, targets)
+        logits_NKC, targets_NK = aligned.audio_logits_NKC, aligned.audio_targets_NK
+
+        smoothing = self.args.label_smoothing_factor if model.training else 0.0
+        sums_K = cross_entropy_sums(logits_NKC, targets_NK, label_smoothing=smoothing)
+        cells_K = count_cells(targets_NK)
+        step_cells_K = cells_K if num_items_in_batch is None else num_items_in_batch
+        if not int(step_cells_K.sum()):
+            raise LossError(f"no supervised audio cell in this step: utterances {_names(metadata)}")
+        weights = self.weights.of_codebooks(len(sums_K))
+        loss = self.weights.audio * mean_over_codebooks(sums_K, step_cells_K, weights)
+        if not torch.isfinite(loss):
+            raise LossError(
+                f"the loss is {loss.item()} at step {self.state.global_step}: utterances {_names(metadata)}"
+            )
+
+        totals = self.training_totals if model.training else self.evaluation_totals
+        totals.add(sums_K, cells_K, count_correct(logits_NKC, targets_NK))
+        if model.training:
+            # DDP averages gradients over ranks, but each rank's loss is already a share of the step's.
+            loss = loss * self.accelerator.num_processes
+        return loss, outputs
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Trainer's choice by ``args.optim``, unless Muon was asked for."""
+        if not self.use_muon:
+            return super().create_optimizer(model) if model is not None else super().create_optimizer()
+        if self.optimizer is None:
+            self.optimizer = build_muon(
+                model or self.model, lr=self.args.learning_rate, weight_decay=self.args.weight_decay
+            )
+        return self.optimizer
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the terms of the loss since the last log: each codebook, accuracy of the first, speed."""
+        if "loss" in logs:
+            logs = {**logs, **self._take("", self.training_totals)}
+        super().log(logs, start_time)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Trainer's loop; its mean of batch means is replaced by the loss over all cells of the set."""
+        self.evaluation_totals = LossTotals()
+        output = super().evaluation_loop(*args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval") + "_"
+        if output.metrics is not None and self.evaluation_totals.started:
+            output.metrics.update(self._take(prefix, self.evaluation_totals))
+            output.metrics[f"{prefix}loss"] = self.weights.audio * output.metrics[f"{prefix}audio_loss"]
+        return output
+
+    def _take(self, prefix: str, totals: LossTotals) -> dict[str, float]:
+        """The totals over all ranks as metrics; they start again at nothing."""
+        reduced = totals.reduce(self.accelerator)
+        totals.clear()
+        return reduced.metrics(prefix, self.weights.of_codebooks(reduced.num_codebooks))
+
+
+def _names(metadata: Mapping[str, Any]) -> str:
+    return ", ".join(map(str, metadata.get("utterance_ids", []))) or "unknown (the batch names none)"
