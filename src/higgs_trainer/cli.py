@@ -123,7 +123,7 @@ def _print_check(report: "CheckReport") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=160)  # a file is not folded at 80 columns
     console.print(report.cascade, markup=False, highlight=False, soft_wrap=True)
     table = Table("check", "result", "found", box=None)
     for result in report.results:

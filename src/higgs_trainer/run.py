@@ -5,11 +5,12 @@ recipe -> checkpoint (model, tokenizer), codec -> examples -> HiggsAudioTrainer 
 
 import json
 import os
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments, set_seed
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 
 from higgs_trainer.data.audio import read_audio
 from higgs_trainer.data.codec import Codec
@@ -20,9 +21,9 @@ from higgs_trainer.errors import RecipeError
 from higgs_trainer.model.adapters import add_lora, count_trainable
 from higgs_trainer.model.families import family_of
 from higgs_trainer.model.loading import Checkpoint, load_checkpoint, load_codec_of
-from higgs_trainer.recipe import Recipe, training_arguments, write_recipe
+from higgs_trainer.recipe import Recipe, TrainingRecipe, training_arguments, write_recipe
 from higgs_trainer.speech.generate import Sampling, Voice, speak, write_spoken
-from higgs_trainer.training.callbacks import SpeakSamples
+from higgs_trainer.training.callbacks import ReadableProgress, SpeakSamples
 from higgs_trainer.training.checks import CheckResult, check_examples, check_model
 from higgs_trainer.training.losses import LossWeights
 from higgs_trainer.training.trainer import HiggsAudioTrainer
@@ -100,6 +101,8 @@ def build_run(recipe: Recipe) -> Run:
         guard_policy=recipe.guard.policy,
         use_muon=recipe.training.optim == "muon",
     )
+    for their_log in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(their_log)
     return Run(recipe, checkpoint, codec, trainer)
 
 
@@ -110,6 +113,8 @@ def train(recipe: Recipe) -> TrainingSummary:
     output_dir = Path(recipe.training.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     write_recipe(recipe, output_dir / RECIPE_NAME)
+    if not recipe.training.disable_tqdm:
+        run.trainer.add_callback(ReadableProgress)
     if recipe.samples.texts:
         run.trainer.add_callback(
             SpeakSamples(lambda folder: _speak_samples(run, folder), output_dir / "samples")
@@ -146,28 +151,15 @@ def check(recipe: Recipe) -> CheckReport:
 
     The weights stay as they are and nothing is written.
     """
-    silent = replace(
-        recipe.training,
-        max_steps=1,
-        gradient_accumulation_steps=1,
-        learning_rate=0.0,
-        save_strategy="no",
-        eval_strategy="no",
-        load_best_model_at_end=False,
-        report_to="none",
-        disable_tqdm=True,
-        logging_steps=1,
-    )
-    run = build_run(replace(recipe, training=silent))
-    trainer = run.trainer
-    result = trainer.train()
-    some = [
-        trainer.train_dataset[i]
-        for i in range(min(len(trainer.train_dataset), silent.per_device_eval_batch_size))
-    ]
-    trainer.evaluate(some)
-    trainer.predict(some)
-    every_example = (trainer.train_dataset[i] for i in range(len(trainer.train_dataset)))
+    with tempfile.TemporaryDirectory() as folder:  # Trainer makes its output folder whatever it is told
+        run = build_run(replace(recipe, training=_single_still_step(recipe.training, Path(folder))))
+        trainer = run.trainer
+        result = trainer.train()
+        train_set, batch_size = trainer.train_dataset, trainer.args.per_device_eval_batch_size
+        some = [train_set[i] for i in range(min(len(train_set), batch_size))]
+        trainer.evaluate(some)
+        trainer.predict(some)
+    every_example = (train_set[i] for i in range(len(train_set)))
     return CheckReport(
         cascade=trainer.guard.ledger.cascade(),
         results=(
@@ -176,6 +168,21 @@ def check(recipe: Recipe) -> CheckReport:
         ),
         trainable=count_trainable(run.checkpoint.model),
         loss=float(result.training_loss),
+    )
+
+
+def _single_still_step(training: TrainingRecipe, folder: Path) -> TrainingRecipe:
+    return replace(
+        training,
+        output_dir=folder,
+        max_steps=1,
+        gradient_accumulation_steps=1,
+        learning_rate=0.0,
+        save_strategy="no",
+        eval_strategy="no",
+        load_best_model_at_end=False,
+        report_to="none",
+        disable_tqdm=True,
     )
 
 

@@ -4,6 +4,7 @@ The class, the special tokens and the layout of the folder are those of the rele
 text vocabulary differ.
 """
 
+import random
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -36,16 +37,12 @@ SPECIAL_TOKENS = {
     "audio_delay": "<|reserved_special_token_6|>",
 }
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-VOCABULARY = (
-    *DIGITS,
-    *(f" {digit}" for digit in DIGITS),
-    *f"system user assistant scene {SYSTEM_MESSAGE}".split(" "),
-)
+PROMPT_PIECES = (f"system\n\n{SYSTEM_MESSAGE}", "user\n\n", "assistant\n\n", "scene")
 WORDS = Regex(r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s")
 
 
 def build_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on ``texts``, with the special tokens of Higgs Audio v2 and a chat template."""
+    """A byte-level BPE tokenizer trained on ``texts``, with Higgs Audio v2's special tokens and a chat template."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -73,6 +70,12 @@ def build_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToken
         pad_token=SPECIAL_TOKENS["pad"],
         chat_template=template,
     )
+
+
+def draw_texts() -> list[str]:
+    """What the demo's tokenizer is trained on: digit strings, and the prompt often enough to be a few tokens long."""
+    digits = [" ".join(random.Random(seed).choices(DIGITS, k=6)) for seed in range(2000)]
+    return digits + [*PROMPT_PIECES] * 5000
 
 
 def build_config(
@@ -114,7 +117,7 @@ def build_config(
 def write_blank_model(folder: Path, codec: MelCodec, *, seed: int, **sizes: int) -> None:
     """Write a model of ``sizes`` (as `build_config`) with random weights, and its tokenizer, feature extractor and
     codec, into ``folder``. Its text vocabulary is the digits and the words of the prompt, a token each, and bytes."""
-    tokenizer = build_tokenizer((word for word in VOCABULARY for _ in range(100)), vocab_size=VOCABULARY_SIZE)
+    tokenizer = build_tokenizer(draw_texts(), vocab_size=VOCABULARY_SIZE)
     config = build_config(
         tokenizer, num_codebooks=codec.num_codebooks, codebook_size=codec.codebook_size, **sizes
     )

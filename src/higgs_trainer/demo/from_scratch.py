@@ -86,8 +86,11 @@ def learn_to_speak(output: Path) -> None:
 
 
 def read_digits(folder: Path) -> list[tuple[str, str, np.ndarray]]:
-    """The packaged corpus, (utterance id, text, codes (F, K)) a clip: ``codes.safetensors`` holds codes (frames, K) of all clips, one behind the
-    other, and their numbers of frames; ``texts.txt`` what is said, a line each."""
+    """The packaged corpus, (utterance id, text, codes (F, K)) a clip.
+
+    ``codes.safetensors`` holds the frames of all clips, one clip behind the other, and their numbers of frames;
+    ``texts.txt`` what is said, a line each.
+    """
     tensors = load_file(folder / "codes.safetensors")
     ends = np.cumsum(tensors["num_frames"])
     clips = np.split(tensors["codes"], ends[:-1])

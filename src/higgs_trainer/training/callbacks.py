@@ -1,10 +1,40 @@
-"""What happens beside the steps: sentences spoken while the model learns."""
+"""What happens beside the steps: a line to read at each log, sentences spoken while the model learns."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+SHOWN = {
+    "loss": "loss {:.3f}",
+    "eval_loss": "held-out loss {:.3f}",
+    "codebook_0_loss": "codebook 0 {:.3f}",
+    "eval_codebook_0_loss": "codebook 0 {:.3f}",
+    "codebook_0_accuracy": "accuracy {:.0%}",
+    "eval_codebook_0_accuracy": "accuracy {:.0%}",
+    "grad_norm": "gradient {:.2f}",
+    "learning_rate": "rate {:.1e}",
+    "audio_seconds_per_second": "{:.0f} s of audio a second",
+}
+
+
+class ReadableProgress(ProgressCallback):
+    """Trainer's progress bar, with a line to read at each log in place of the whole dictionary (which ``metrics.json``
+    and ``report_to`` have)."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        shown = [pattern.format(logs[key]) for key, pattern in SHOWN.items() if logs and key in logs]
+        if state.is_world_process_zero and shown:
+            line = f"step {state.global_step}/{state.max_steps}: " + ", ".join(shown)
+            print(line, flush=True) if self.training_bar is None else self.training_bar.write(line)
 
 
 class SpeakSamples(TrainerCallback):

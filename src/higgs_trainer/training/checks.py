@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from higgs_trainer.batch import IGNORED
 from higgs_trainer.data.collator import Example
@@ -86,10 +86,15 @@ def check_model(trainer: Any, examples: Sequence[Example]) -> list[CheckResult]:
     return results
 
 
+def _prepare(trainer: Any, examples: Sequence[Example]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Model inputs and targets of one batch, on the model's device."""
+    prepared = trainer._prepare_inputs(trainer.data_collator(examples))
+    return dict(prepared), prepared.targets
+
+
 def _check_causality(trainer: Any, model: nn.Module, examples: Sequence[Example]) -> CheckResult:
     """Changing the last column may not move any logit before it."""
-    split = trainer.family.contract.split(trainer._prepare_inputs(trainer.data_collator(examples[:1])))
-    inputs, targets = split.model_inputs, split.targets
+    inputs, targets = _prepare(trainer, examples[:1])
     before = trainer.family.align(model(**inputs), inputs, targets).audio_logits_NKC
     changed = {**inputs, "audio_input_ids": inputs["audio_input_ids"].clone()}
     changed["audio_input_ids"][:, -1] = (
@@ -107,8 +112,8 @@ def _check_causality(trainer: Any, model: nn.Module, examples: Sequence[Example]
 
 def _check_shift(trainer: Any, model: nn.Module, examples: Sequence[Example]) -> CheckResult:
     """The loss at the right positions against targets moved by one frame, either way."""
-    split = trainer.family.contract.split(trainer._prepare_inputs(trainer.data_collator(examples[:1])))
-    aligned = trainer.family.align(model(**split.model_inputs), split.model_inputs, split.targets)
+    inputs, targets = _prepare(trainer, examples[:1])
+    aligned = trainer.family.align(model(**inputs), inputs, targets)
     logits_NKC, targets_NK = aligned.audio_logits_NKC, aligned.audio_targets_NK
 
     def mean_loss(shift: int) -> float:

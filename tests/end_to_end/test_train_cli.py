@@ -1,0 +1,126 @@
+"""prepare, check, train and generate on a tiny model, as a user types them."""
+
+import json
+import math
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import HiggsAudioV2ForConditionalGeneration
+from typer.testing import CliRunner
+
+from higgs_trainer.cli import app
+from higgs_trainer.data.audio import read_audio, write_audio
+from higgs_trainer.data.mel_codec import MelCodec
+from higgs_trainer.demo.blank_model import write_blank_model
+
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_layers": 1, "num_heads": 2}
+RECIPE = """
+model: {name_or_path: model}
+data: {train: prepared, eval: prepared}
+adapter: {r: 4, target_modules: all_linear}
+samples: {texts: [one two], max_seconds: 0.4}
+training:
+  output_dir: out
+  max_steps: 2
+  per_device_train_batch_size: 2
+  eval_strategy: steps
+  eval_steps: 2
+  save_strategy: "no"
+  logging_steps: 1
+  use_cpu: true
+"""
+
+
+def tone(hz, seconds):
+    time_S = torch.arange(int(24_000 * seconds)) / 24_000
+    return 0.3 * torch.sin(2 * math.pi * hz * time_S) + 0.01 * torch.randn(len(time_S))
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model, a codec that fits it, and a prepared dataset of four tones."""
+    folder = tmp_path_factory.mktemp("house")
+    torch.manual_seed(0)
+    waveforms = [tone(200 + 100 * i, 0.6 + 0.2 * i) for i in range(4)]
+    codec = MelCodec.fit(waveforms, codebook_size=8, seed=0)
+    write_blank_model(folder / "model", codec, seed=0, **SIZES)
+    rows = []
+    for i, waveform_S in enumerate(waveforms):
+        write_audio(folder / f"{i}.wav", waveform_S)
+        rows.append({"audio": f"{i}.wav", "text": "one " * (i + 1)})
+    rows[0] |= {"ref_audio": "3.wav", "ref_text": "one one one one"}
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "recipe.yaml").write_text(RECIPE)
+    done = run(
+        "prepare", folder / "data.jsonl", "-o", folder / "prepared", "--codec", folder / "model" / "codec"
+    )
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def test_check_shows_the_cascade_and_passes(folder):
+    result = run("check", folder / "recipe.yaml")
+    assert result.exit_code == 0, result.output
+    for expected in ("training_step", "forward", "end of stream is supervised once a codebook", "q_proj"):
+        assert expected in result.output
+    assert "failed" not in result.output
+    assert not (folder / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    result = run("train", folder / "recipe.yaml", "--learning_rate", "1e-2", "--training.seed", "3")
+    assert result.exit_code == 0, result.output
+    return folder / "out"
+
+
+def test_train_leaves_a_folder_that_peft_opens(folder, trained):
+    base = HiggsAudioV2ForConditionalGeneration.from_pretrained(folder / "model")
+    model = PeftModel.from_pretrained(base, str(trained))
+    assert model.peft_config["default"].task_type is None
+    for name in (
+        "recipe.yaml",
+        "guard_report.json",
+        "metrics.json",
+        "tokenizer.json",
+        "samples/step-2/0000.wav",
+    ):
+        assert (trained / name).is_file(), name
+    assert "learning_rate: 0.01" in (trained / "recipe.yaml").read_text()
+    assert json.loads((trained / "metrics.json").read_text())["codebook_7_loss"] > 0
+
+
+def test_generate_speaks_with_the_adapter_and_a_reference(folder, trained):
+    texts = folder / "texts.txt"
+    texts.write_text("one two\nthree\n")
+    out = folder / "spoken"
+    result = run(
+        *("generate", "--model", trained, "--text-file", texts, "--output", out, "--max-seconds", 0.4),
+        *("--ref-audio", folder / "3.wav", "--ref-text", "one"),
+    )
+    assert result.exit_code == 0, result.output
+    index = [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in index] == ["one two", "three"]
+    for row in index:
+        assert len(read_audio(out / row["audio"])) > 0
+
+
+def test_another_codecs_codes_are_refused(folder, tmp_path):
+    other = MelCodec.fit([tone(900, 1.0), tone(50, 1.0)], codebook_size=8, seed=1)
+    other.save_pretrained(tmp_path / "codec")
+    prepared = tmp_path / "prepared"
+    assert run("prepare", folder / "data.jsonl", "-o", prepared, "--codec", tmp_path / "codec").exit_code == 0
+    result = run("train", folder / "recipe.yaml", "--data.train", prepared, "--output_dir", tmp_path / "out")
+    assert result.exit_code != 0
+    assert "other sounds" in str(result.exception) + result.output
+
+
+def test_a_target_that_matches_nothing_names_near_ones(folder):
+    result = run("check", folder / "recipe.yaml", "--adapter.target_modules", "[q_prj]")
+    assert result.exit_code != 0
+    assert "q_proj" in str(result.exception) + result.output
