@@ -18,7 +18,7 @@ from torch import Tensor
 from higgs_trainer.data.mel_codec import MelCodec
 from higgs_trainer.data.prepare import write_encoded
 from higgs_trainer.demo.blank_model import write_blank_model
-from higgs_trainer.demo.new_voice import make_empty, say, speak_set
+from higgs_trainer.demo.new_voice import make_empty, quiet_transformers, say, speak_set
 from higgs_trainer.demo.outcome import ClipSet, build_table, judge, write_page, write_summary
 from higgs_trainer.recipe import read_recipe
 from higgs_trainer.run import check, train
@@ -32,6 +32,7 @@ def learn_to_speak(output: Path) -> None:
     """Train the small model from random weights into ``output``, let it speak, and judge it."""
     started = time.perf_counter()
     console = Console(stderr=True)
+    quiet_transformers()
     make_empty(output)
     asr = load_asr()
     with as_file(files("higgs_trainer") / "assets" / "demo") as assets:

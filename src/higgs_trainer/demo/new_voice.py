@@ -6,9 +6,11 @@ prepare -> check -> speak (before) -> train -> speak (after) -> judge
 import json
 import shutil
 import time
+import warnings
 from importlib.resources import as_file, files
 from pathlib import Path
 
+import transformers
 from rich.console import Console
 from torch import Tensor
 
@@ -31,6 +33,7 @@ def learn_a_voice(output: Path) -> None:
     """Run the demo into ``output`` and print where to listen."""
     started = time.perf_counter()
     console = Console(stderr=True)
+    quiet_transformers()
     make_empty(output)
     asr = load_asr()  # before anything is trained: a missing extra shows at once
 
@@ -104,6 +107,12 @@ def make_empty(output: Path) -> None:
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} is not empty; remove it, or give another folder with --output")
     output.mkdir(parents=True, exist_ok=True)
+
+
+def quiet_transformers() -> None:
+    """Leave out transformers' bars over the loading of a few megabytes, and its notes to its own developers."""
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def say(console: Console, verb: str, what: str) -> None:

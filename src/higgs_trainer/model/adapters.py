@@ -38,6 +38,31 @@ def resolve_targets(model: nn.Module, family: Family, targets: str | Sequence[st
     return list(targets)
 
 
+def check_modules_to_save(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """The names, each of which matches a module and none inside another match.
+
+    PEFT would wrap a nested match twice, train it, save it, and then fail to open what it saved.
+
+    Raises:
+        RecipeError: a name that matches nothing, or a module and one inside it.
+    """
+    modules = [name for name, _ in model.named_modules()]
+    for wanted in names:
+        found = [name for name in modules if name == wanted or name.endswith(f".{wanted}")]
+        if not found:
+            near = get_close_matches(wanted, {name.rsplit(".", 1)[-1] for name in modules}, n=3, cutoff=0.4)
+            raise RecipeError(
+                f"adapter.modules_to_save: {wanted!r} matches no module; near: {', '.join(near)}"
+            )
+        inner = [name for name in found if any(name.startswith(f"{outer}.") for outer in found)]
+        if inner:
+            longer = ".".join(inner[0].split(".")[-wanted.count(".") - 2 :])
+            raise RecipeError(
+                f"adapter.modules_to_save: {wanted!r} matches a module and {inner[0]} inside it; write {longer!r}"
+            )
+    return list(names)
+
+
 def add_lora(
     model: PreTrainedModel,
     family: Family,
@@ -56,7 +81,7 @@ def add_lora(
         lora_alpha=lora_alpha,
         lora_dropout=lora_dropout,
         target_modules=resolve_targets(model, family, target_modules),
-        modules_to_save=list(modules_to_save) or None,
+        modules_to_save=check_modules_to_save(model, modules_to_save) or None,
         use_rslora=use_rslora,
     )
     return get_peft_model(model, config)
