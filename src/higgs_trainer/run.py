@@ -123,6 +123,7 @@ def train(recipe: Recipe) -> TrainingSummary:
     result = run.trainer.train(resume_from_checkpoint=recipe.training.resume_from_checkpoint)
 
     run.trainer.save_model(str(output_dir))
+    (output_dir / "training_args.bin").unlink(missing_ok=True)  # a pickle; recipe.yaml says the same
     run.trainer.save_state()
     ledger = run.trainer.guard.ledger
     _write_json(output_dir / GUARD_REPORT_NAME, ledger.report())

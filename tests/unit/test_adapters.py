@@ -45,7 +45,7 @@ def test_an_unknown_preset_or_module_is_named():
 
 
 def test_a_module_to_save_inside_another_is_refused_with_the_name_to_write():
-    with pytest.raises(RecipeError, match="'embed_audio_tokens.embed_audio_tokens'"):
+    with pytest.raises(RecipeError, match=r"'embed_audio_tokens\.embed_audio_tokens'"):
         adapted(modules_to_save=["embed_audio_tokens"])
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from higgs_trainer.data.mel_codec import MelCodec
 from higgs_trainer.data.prepare import write_encoded
 from higgs_trainer.demo.blank_model import write_blank_model
-from higgs_trainer.demo.new_voice import make_empty, quiet_transformers, say, speak_set
+from higgs_trainer.demo.new_voice import NUM_REFERENCES, make_empty, quiet_transformers, say, speak_set
 from higgs_trainer.demo.outcome import ClipSet, build_table, judge, write_page, write_summary
 from higgs_trainer.recipe import read_recipe
 from higgs_trainer.run import check, train
@@ -49,11 +49,11 @@ def learn_to_speak(output: Path) -> None:
 
     say(console, "check", "real batches through train, evaluate and predict")
     report = check(recipe)
-    console.print(report.cascade, markup=False, highlight=False)
+    console.print(report.cascade, markup=False, highlight=False, soft_wrap=True)
 
     say(console, "train", "every parameter, from random weights")
     summary = train(recipe)
-    console.print(summary.cascade, markup=False, highlight=False)
+    console.print(summary.cascade, markup=False, highlight=False, soft_wrap=True)
 
     say(console, "speak", f"{len(strings)} strings that are not in the corpus")
     spoken = speak_set(Path(recipe.training.output_dir), strings, output / "wav" / "after")
@@ -64,7 +64,7 @@ def learn_to_speak(output: Path) -> None:
             [text for _, text, _ in held_out], [decode(codec, codes_FK) for _, _, codes_FK in held_out]
         ),
     }
-    references = [decode(codec, codes_FK) for _, _, codes_FK in clips[:HELD_OUT]]
+    references = [decode(codec, codes_FK) for _, _, codes_FK in clips[:NUM_REFERENCES]]
     say(console, "listen", "a speech recogniser and a speaker encoder judge every clip")
     scores = judge(sets, asr=asr, reference_waveforms=references, console=console)
     write_page(output / "samples.html", "Higgs Trainer: speech from nothing", sets, scores)

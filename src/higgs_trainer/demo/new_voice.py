@@ -26,6 +26,7 @@ from higgs_trainer.run import check, train
 from higgs_trainer.speech.evaluate import load_asr
 from higgs_trainer.speech.generate import Sampling, Spoken, generate_files
 
+NUM_REFERENCES = 20  # recordings whose mean embedding stands for the voice
 SAMPLING = Sampling(greedy=True, max_seconds=8.0)
 
 
@@ -51,7 +52,7 @@ def learn_a_voice(output: Path) -> None:
 
     say(console, "check", "real batches through train, evaluate and predict")
     report = check(recipe)
-    console.print(report.cascade, markup=False, highlight=False)
+    console.print(report.cascade, markup=False, highlight=False, soft_wrap=True)
 
     held_out = read_manifest(voice / "held_out.jsonl")
     say(console, "before", f"the base model speaks {len(strings)} strings that nobody recorded")
@@ -59,7 +60,7 @@ def learn_a_voice(output: Path) -> None:
 
     say(console, "train", "LoRA adapters on the new voice")
     summary = train(recipe)
-    console.print(summary.cascade, markup=False, highlight=False)
+    console.print(summary.cascade, markup=False, highlight=False, soft_wrap=True)
     after_folder = Path(recipe.training.output_dir)
 
     say(console, "after", "the same strings, with the adapters")
@@ -77,7 +78,7 @@ def learn_a_voice(output: Path) -> None:
         ),
     }
     say(console, "listen", "a speech recogniser and a speaker encoder judge every clip")
-    references = [read_audio(u.audio) for u in read_manifest(voice / "train.jsonl")]
+    references = [read_audio(u.audio) for u in read_manifest(voice / "train.jsonl")[:NUM_REFERENCES]]
     scores = judge(sets, asr=asr, reference_waveforms=references, console=console)
     write_page(output / "samples.html", "Higgs Trainer: a new voice", sets, scores)
     write_summary(

@@ -1,0 +1,83 @@
+"""What the demo ships belongs together, and what it claims of its strings is true."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+
+from higgs_trainer.data.audio import SAMPLE_RATE_HZ, read_audio
+from higgs_trainer.data.manifest import read_manifest
+from higgs_trainer.data.mel_codec import MelCodec
+from higgs_trainer.demo import run_demo
+from higgs_trainer.demo.blank_model import DIGITS
+from higgs_trainer.demo.from_scratch import read_digits
+from higgs_trainer.demo.outcome import ClipSet, build_table, write_summary
+from higgs_trainer.errors import UserError
+from higgs_trainer.model.loading import load_checkpoint, load_codec_of
+from higgs_trainer.speech.evaluate import SpeechScores
+
+ASSETS = Path(str(files("higgs_trainer"))) / "assets" / "demo"
+
+
+def unheard_strings():
+    return (ASSETS / "unheard_strings.txt").read_text().splitlines()
+
+
+def test_the_base_model_opens_with_its_codec_and_says_digits_in_a_token_each():
+    checkpoint = load_checkpoint(ASSETS / "base")
+    assert load_codec_of(checkpoint).fingerprint == MelCodec.from_pretrained(ASSETS / "codec").fingerprint
+    assert len(checkpoint.tokenizer(" ".join(DIGITS))["input_ids"]) == 10
+    assert checkpoint.model.dtype == torch.float32
+    assert sum(path.stat().st_size for path in (ASSETS / "base").rglob("*")) < 20e6
+
+
+def test_nobody_recorded_the_strings_that_are_spoken():
+    strings = unheard_strings()
+    recorded = {text for _, text, _ in read_digits(ASSETS / "digits")}
+    for name in ("train", "held_out"):
+        recorded |= {utterance.text for utterance in read_manifest(ASSETS / "new_voice" / f"{name}.jsonl")}
+    assert len(set(strings)) == 40
+    assert not recorded & set(strings)
+
+
+def test_the_new_voice_can_be_read_and_its_held_out_clips_are_others():
+    train, held_out = (
+        read_manifest(ASSETS / "new_voice" / f"{name}.jsonl") for name in ("train", "held_out")
+    )
+    assert (len(train), len(held_out)) == (100, 40)
+    assert not {u.text for u in train} & {u.text for u in held_out}
+    assert 0.5 < len(read_audio(train[0].audio)) / SAMPLE_RATE_HZ < 6
+
+
+def test_the_digits_are_whole():
+    clips = read_digits(ASSETS / "digits")
+    assert len(clips) == 2900
+    assert all(codes_FK.shape[1] == 8 and len(codes_FK) > 10 for _, _, codes_FK in clips)
+
+
+@pytest.mark.parametrize("from_scratch", [False, True])
+def test_a_folder_with_files_in_it_is_refused(tmp_path, from_scratch):
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(UserError, match="not empty"):
+        run_demo(tmp_path, from_scratch=from_scratch)
+
+
+def test_the_outcome_is_a_table_and_one_flat_object(tmp_path):
+    score = SpeechScores(2, 0.125, 0.0, 0.75, 0.5, ("one", "two"))
+    table = build_table({"after": score})
+    assert [next(iter(column.cells)) for column in table.columns] == [
+        "after",
+        "12.5%",
+        "0.0%",
+        "0.750",
+        "50%",
+        "2",
+    ]
+    write_summary(tmp_path / "summary.json", {"wer_after": score.wer})
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"wer_after": 0.125}
+
+
+def test_recordings_always_stopped():
+    assert ClipSet.of_recordings(["one"], [torch.zeros(3)]).stopped == [True]
