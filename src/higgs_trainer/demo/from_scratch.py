@@ -67,7 +67,13 @@ def learn_to_speak(output: Path) -> None:
     references = [decode(codec, codes_FK) for _, _, codes_FK in clips[:NUM_REFERENCES]]
     say(console, "listen", "a speech recogniser and a speaker encoder judge every clip")
     scores = judge(sets, asr=asr, reference_waveforms=references, console=console)
-    write_page(output / "samples.html", "Higgs Trainer: speech from nothing", sets, scores)
+    write_page(
+        output / "samples.html",
+        "Higgs Trainer: speech from nothing",
+        sets,
+        scores,
+        {"the corpus through the codec": 5},
+    )
     write_summary(
         output / "summary.json",
         {

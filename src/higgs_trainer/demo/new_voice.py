@@ -26,6 +26,7 @@ from higgs_trainer.run import check, train
 from higgs_trainer.speech.evaluate import load_asr
 from higgs_trainer.speech.generate import Sampling, Spoken, generate_files
 
+RECORDINGS_SHOWN = 5  # of the real voice, on the page
 NUM_REFERENCES = 20  # recordings whose mean embedding stands for the voice
 SAMPLING = Sampling(greedy=True, max_seconds=8.0)
 
@@ -70,17 +71,18 @@ def learn_a_voice(output: Path) -> None:
     recordings = [read_audio(u.audio) for u in held_out]
     texts = [u.text for u in held_out]
     sets = {
-        "before": before,
-        "after": after,
         "the real voice": ClipSet.of_recordings(texts, recordings),
         "the real voice through the codec": ClipSet.of_recordings(
             texts, [codec.decode(codec.encode(waveform_S)) for waveform_S in recordings]
         ),
+        "before": before,
+        "after": after,
     }
     say(console, "listen", "a speech recogniser and a speaker encoder judge every clip")
     references = [read_audio(u.audio) for u in read_manifest(voice / "train.jsonl")[:NUM_REFERENCES]]
     scores = judge(sets, asr=asr, reference_waveforms=references, console=console)
-    write_page(output / "samples.html", "Higgs Trainer: a new voice", sets, scores)
+    limits = {"the real voice": RECORDINGS_SHOWN, "the real voice through the codec": RECORDINGS_SHOWN}
+    write_page(output / "samples.html", "Higgs Trainer: a new voice", sets, scores, limits)
     write_summary(
         output / "summary.json",
         {

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +85,16 @@ def write_summary(path: Path, figures: Mapping[str, Any]) -> None:
 
 
 def write_page(
-    path: Path, title: str, sets: Mapping[str, ClipSet], scores: Mapping[str, SpeechScores]
+    path: Path,
+    title: str,
+    sets: Mapping[str, ClipSet],
+    scores: Mapping[str, SpeechScores],
+    limits: Mapping[str, int],
 ) -> None:
-    """The page: a row for each text, a column for each set that has it."""
+    """The page: a row for each text, a column for each set that has it; of some sets only the first clips."""
     rows: dict[str, dict[str, Clip]] = {}
     for name, clips in sets.items():
         heard = zip(clips.texts, clips.waveforms, scores[name].transcripts, clips.stopped, strict=True)
-        for text, waveform_S, transcript, stopped in heard:
+        for text, waveform_S, transcript, stopped in islice(heard, limits.get(name)):
             rows.setdefault(text, {})[name] = Clip(waveform_S, transcript, stopped)
     write_samples_page(path, title, [Row(text, clips) for text, clips in rows.items()], scores)
