@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, InfNanRemoveLogitsProcessor, LogitsProcessorList
 
 from higgs_trainer.data.audio import read_audio, write_audio
 from higgs_trainer.data.codec import Codec
@@ -51,6 +51,30 @@ class Spoken:
     text: str
     codes_FK: Tensor
     stopped: bool
+
+
+class FirstCodebookEnds(InfNanRemoveLogitsProcessor):
+    """Lets only the first codebook end a clip; the others follow it one by one.
+
+    transformers ends a clip as soon as *any* codebook draws end of stream. One slip of a fine codebook, which an
+    adapter trained on little data makes now and then, would cut a clip in the middle of a word.
+
+    (transformers admits only four kinds of processors on Higgs Audio, lest one mix the codebooks. This one does not,
+    and derives from one of the four.)
+    """
+
+    def __init__(self, *, num_codebooks: int, end_id: int, delay_token: int) -> None:
+        self.num_codebooks = num_codebooks
+        self.end_id = end_id
+        self.delay_token = delay_token
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """``input_ids`` (B, T), the text side, whose last token is a delay token once the clip is ending; ``scores``
+        (B * K, C)."""
+        scores_BKC = scores.reshape(len(input_ids), self.num_codebooks, -1).clone()
+        is_speaking_B = (input_ids[:, -1] != self.delay_token).to(scores.device)
+        scores_BKC[is_speaking_B, 1:, self.end_id] = -torch.inf
+        return scores_BKC.reshape(scores.shape)
 
 
 def speak(
@@ -112,7 +136,13 @@ def _generate(checkpoint: Checkpoint, input_ids_BT: Tensor, voice: Voice, sampli
         inputs["audio_input_ids"] = ref_PK.expand(len(input_ids_BT), -1, -1).to(model.device)
         inputs["audio_input_ids_mask"] = torch.ones_like(inputs["audio_input_ids"][..., 0], dtype=torch.bool)
     torch.manual_seed(sampling.seed)
-    columns_BPK = model.generate(**inputs, generation_config=_generation_config(checkpoint, sampling))
+    columns_BPK = model.generate(
+        **inputs,
+        generation_config=_generation_config(checkpoint, sampling),
+        logits_processor=LogitsProcessorList(
+            [FirstCodebookEnds(num_codebooks=ids.num_codebooks, end_id=ids.end, delay_token=ids.delay_token)]
+        ),
+    )
     return columns_BPK[:, num_ref_columns:].cpu()
 
 
