@@ -18,7 +18,14 @@ from torch import Tensor
 from higgs_trainer.data.mel_codec import MelCodec
 from higgs_trainer.data.prepare import write_encoded
 from higgs_trainer.demo.blank_model import write_blank_model
-from higgs_trainer.demo.new_voice import NUM_REFERENCES, make_empty, quiet_transformers, say, speak_set
+from higgs_trainer.demo.new_voice import (
+    NUM_REFERENCES,
+    make_empty,
+    quiet_transformers,
+    say,
+    say_checks,
+    speak_set,
+)
 from higgs_trainer.demo.outcome import ClipSet, build_table, judge, write_page, write_summary
 from higgs_trainer.recipe import read_recipe
 from higgs_trainer.run import check, train
@@ -48,8 +55,7 @@ def learn_to_speak(output: Path) -> None:
     recipe = read_recipe(output / "recipe.yaml", [])
 
     say(console, "check", "real batches through train, evaluate and predict")
-    report = check(recipe)
-    console.print(report.cascade, markup=False, highlight=False, soft_wrap=True)
+    say_checks(console, check(recipe))
 
     say(console, "train", "every parameter, from random weights")
     summary = train(recipe)

@@ -19,10 +19,10 @@ from higgs_trainer.data.codec import load_codec
 from higgs_trainer.data.manifest import read_manifest
 from higgs_trainer.data.prepare import prepare
 from higgs_trainer.demo.outcome import ClipSet, build_table, judge, write_page, write_summary
-from higgs_trainer.errors import UserError
+from higgs_trainer.errors import HiggsTrainerError, UserError
 from higgs_trainer.model.loading import CODEC_FOLDER
 from higgs_trainer.recipe import read_recipe
-from higgs_trainer.run import check, train
+from higgs_trainer.run import CheckReport, check, train
 from higgs_trainer.speech.evaluate import load_asr
 from higgs_trainer.speech.generate import Sampling, Spoken, generate_files
 
@@ -52,8 +52,7 @@ def learn_a_voice(output: Path) -> None:
     recipe = read_recipe(output / "recipe.yaml", [])
 
     say(console, "check", "real batches through train, evaluate and predict")
-    report = check(recipe)
-    console.print(report.cascade, markup=False, highlight=False, soft_wrap=True)
+    say_checks(console, check(recipe))
 
     held_out = read_manifest(voice / "held_out.jsonl")
     say(console, "before", f"the base model speaks {len(strings)} strings that nobody recorded")
@@ -121,6 +120,17 @@ def quiet_transformers() -> None:
 def say(console: Console, verb: str, what: str) -> None:
     """A heading of the demo's story."""
     console.print(f"\n[bold cyan]{verb:8}[/bold cyan] {what}")
+
+
+def say_checks(console: Console, report: CheckReport) -> None:
+    """What ``check`` saw; ``HiggsTrainerError`` where one of the checks failed, since the demo's data is sound."""
+    console.print(report.cascade, markup=False, highlight=False, soft_wrap=True)
+    for result in report.results:
+        console.print(
+            f"{'passed' if result.passed else 'FAILED'}  {result.name} ({result.found})", highlight=False
+        )
+    if not report.passed:
+        raise HiggsTrainerError("a check of the demo failed, as shown above; please report it")
 
 
 def speak_set(model: Path, strings: list[str], folder: Path) -> ClipSet:
