@@ -171,11 +171,16 @@ def generate(
     ] = None,
     ref_text: Annotated[str | None, typer.Option(help="What is said in that clip.")] = None,
     scene: Annotated[str | None, typer.Option(help="Where the speaker is, in words.")] = None,
-    temperature: Annotated[float, typer.Option(min=0.01, help="Lower is steadier.")] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Draw from the k likeliest codes; 0 from all.")] = 50,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Lower is steadier. Default, here and below: the model's own."),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=0, help="Draw from the k likeliest codes; 0 from all.")
+    ] = None,
     top_p: Annotated[
-        float, typer.Option(min=0.01, max=1.0, help="Draw from this share of likelihood.")
-    ] = 0.95,
+        float | None, typer.Option(min=0.01, max=1.0, help="Draw from this share of likelihood.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed draws the same speech.")] = 0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest code.")] = False,
     max_seconds: Annotated[

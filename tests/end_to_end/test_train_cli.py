@@ -4,13 +4,14 @@ import json
 import math
 
 import pytest
+import soundfile
 import torch
 from peft import PeftModel
 from transformers import HiggsAudioV2ForConditionalGeneration
 from typer.testing import CliRunner
 
 from higgs_trainer.cli import app
-from higgs_trainer.data.audio import read_audio, write_audio
+from higgs_trainer.data.audio import write_audio
 from higgs_trainer.data.mel_codec import MelCodec
 from higgs_trainer.demo.blank_model import write_blank_model
 
@@ -107,7 +108,7 @@ def test_generate_speaks_with_the_adapter_and_a_reference(folder, trained):
     index = [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
     assert [row["text"] for row in index] == ["one two", "three"]
     for row in index:
-        assert len(read_audio(out / row["audio"])) > 0
+        assert soundfile.info(out / row["audio"]).frames > 0
 
 
 def test_another_codecs_codes_are_refused(folder, tmp_path):

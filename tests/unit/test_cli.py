@@ -139,6 +139,7 @@ def generated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     stub(
         monkeypatch,
         "speech.generate",
+        Sampling=SimpleNamespace,
         generate_files=lambda *given, **options: calls.append((*given, options)),
     )
     return calls
@@ -151,7 +152,8 @@ def test_generate_speaks_each_line(generated: list[Any], tmp_path: Path) -> None
     )
     ((model, texts, output, options),) = generated
     assert (model, texts, output) == ("m", ["one", "two"], Path("o"))
-    assert (options["top_k"], options["greedy"], options["ref_audio"]) == (7, False, None)
+    assert (options["sampling"].top_k, options["sampling"].greedy, options["ref_audio"]) == (7, False, None)
+    assert options["sampling"].temperature is None
 
 
 WRONG_TEXTS = {

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from higgs_trainer.data.audio import read_audio
 from higgs_trainer.errors import UserError
@@ -11,6 +12,7 @@ from higgs_trainer.speech.generate import (
     FirstCodebookEnds,
     Sampling,
     Spoken,
+    build_generation_config,
     generate_files,
     speak,
     write_spoken,
@@ -52,6 +54,24 @@ def test_a_fine_codebook_that_wants_to_end_does_not_cut_the_clip():
     clip = speak(checkpoint, ["one"], sampling=Sampling(greedy=True, max_seconds=0.4))[0]
     assert len(clip.codes_FK) >= 10
     assert not clip.stopped
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "expected"),
+    [
+        ({}, Sampling(), (True, 1.0, 50, 0.95)),
+        ({"do_sample": False}, Sampling(), (False, None, None, None)),
+        ({"do_sample": False}, Sampling(temperature=0.7), (True, 0.7, 50, 0.95)),
+        ({"do_sample": True, "temperature": 0.3}, Sampling(top_k=5), (True, 0.3, 5, 0.95)),
+        ({"do_sample": True, "temperature": 0.3}, Sampling(greedy=True), (False, None, None, None)),
+    ],
+)
+def test_what_is_not_asked_for_is_the_models_own_choice(own, asked, expected):
+    checkpoint = tiny_checkpoint()
+    checkpoint.model.generation_config = GenerationConfig(**own)
+    chosen = build_generation_config(checkpoint, asked)
+    assert (chosen.do_sample, chosen.temperature, chosen.top_k, chosen.top_p) == expected
+    assert checkpoint.model.generation_config.max_new_tokens is None
 
 
 def test_a_batch_says_what_single_calls_say():

@@ -3,7 +3,6 @@
 prepare -> check -> speak (before) -> train -> speak (after) -> judge
 """
 
-import json
 import shutil
 import time
 import warnings
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import transformers
 from rich.console import Console
-from torch import Tensor
 
 from higgs_trainer.data.audio import read_audio
 from higgs_trainer.data.codec import load_codec
@@ -24,7 +22,7 @@ from higgs_trainer.model.loading import CODEC_FOLDER
 from higgs_trainer.recipe import read_recipe
 from higgs_trainer.run import CheckReport, check, train
 from higgs_trainer.speech.evaluate import load_asr
-from higgs_trainer.speech.generate import Sampling, Spoken, generate_files
+from higgs_trainer.speech.generate import Sampling, generate_files
 
 RECORDINGS_SHOWN = 5  # of the real voice, on the page
 NUM_REFERENCES = 20  # recordings whose mean embedding stands for the voice
@@ -135,14 +133,5 @@ def say_checks(console: Console, report: CheckReport) -> None:
 
 def speak_set(model: Path, strings: list[str], folder: Path) -> ClipSet:
     """What ``higgs-trainer generate`` would write for these strings."""
-    spoken: list[Spoken] = generate_files(model, strings, folder, sampling=SAMPLING)
-    waveforms: list[Tensor] = [read_audio(folder / name) for name in read_index(folder)]
+    spoken, waveforms = generate_files(model, strings, folder, sampling=SAMPLING)
     return ClipSet.of_spoken(spoken, waveforms)
-
-
-def read_index(folder: Path) -> list[str]:
-    """The names of the WAV files of a generated folder, in order."""
-    return [
-        json.loads(line)["audio"]
-        for line in (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()
-    ]

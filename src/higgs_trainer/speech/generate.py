@@ -3,6 +3,7 @@
 Samples in training, ``higgs-trainer generate`` and the demo all speak through `speak`.
 """
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,14 +35,19 @@ class Voice:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How codes are drawn. Greedy where ``greedy``; else temperature, top-k and top-p as in transformers."""
+    """How codes are drawn. What is None is the model's own choice, in its ``generation_config.json``; where that is
+    silent too, `WHERE_ALL_ARE_SILENT`. ``greedy``: always the likeliest code."""
 
     greedy: bool = False
-    temperature: float = 1.0
-    top_k: int = 50
-    top_p: float = 0.95
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
     max_seconds: float = 30.0
     seed: int = 0
+
+
+WHERE_ALL_ARE_SILENT = {"do_sample": True, "temperature": 1.0, "top_k": 50, "top_p": 0.95}
+"""What Boson's own examples for Higgs Audio v2 draw with."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ def _generate(checkpoint: Checkpoint, input_ids_BT: Tensor, voice: Voice, sampli
     torch.manual_seed(sampling.seed)
     columns_BPK = model.generate(
         **inputs,
-        generation_config=_generation_config(checkpoint, sampling),
+        generation_config=build_generation_config(checkpoint, sampling),
         logits_processor=LogitsProcessorList(
             [FirstCodebookEnds(num_codebooks=ids.num_codebooks, end_id=ids.end, delay_token=ids.delay_token)]
         ),
@@ -146,25 +152,25 @@ def _generate(checkpoint: Checkpoint, input_ids_BT: Tensor, voice: Voice, sampli
     return columns_BPK[:, num_ref_columns:].cpu()
 
 
-def _generation_config(checkpoint: Checkpoint, sampling: Sampling) -> GenerationConfig:
+def build_generation_config(checkpoint: Checkpoint, sampling: Sampling) -> GenerationConfig:
+    """The model's own generation config with what ``sampling`` asks for."""
     config = checkpoint.model.config
-    drawing = (
-        {"do_sample": False}
-        if sampling.greedy
-        else {
-            "do_sample": True,
-            "temperature": sampling.temperature,
-            "top_k": sampling.top_k,
-            "top_p": sampling.top_p,
-        }
-    )
-    return GenerationConfig(
+    chosen = copy.deepcopy(checkpoint.model.generation_config)
+    asked = {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if sampling.greedy:
+        chosen.update(do_sample=False, temperature=None, top_k=None, top_p=None)
+    elif asked or chosen.do_sample is None:
+        silent = {name: v for name, v in WHERE_ALL_ARE_SILENT.items() if getattr(chosen, name) is None}
+        chosen.update(**silent | asked | {"do_sample": True})
+    chosen.update(
         max_new_tokens=int(sampling.max_seconds * FRAMES_PER_SECOND) + config.num_codebooks + 1,
         eos_token_id=config.eos_token_id,
         pad_token_id=config.pad_token_id,
         bos_token_id=config.bos_token_id,
-        **drawing,
+        use_cache=True,
     )
+    return chosen
 
 
 def _read_clip(checkpoint: Checkpoint, text: str, columns_PK: Tensor) -> Spoken:
@@ -204,8 +210,9 @@ def generate_files(
     scene: str | None = None,
     sampling: Sampling = Sampling(),
     batch_size: int = 8,
-) -> list[Spoken]:
-    """Speak ``texts`` with a model folder, trained or base, into WAV files and ``index.jsonl`` in ``output``.
+) -> tuple[list[Spoken], list[Tensor]]:
+    """Speak ``texts`` with a model folder, trained or base, into WAV files and ``index.jsonl`` in ``output``; returns
+    the clips and their waveforms (S,).
 
     Raises ``UserError`` where ``output`` holds files already, and
     ``CheckpointError`` where model or codec cannot be loaded.
@@ -230,5 +237,4 @@ def generate_files(
             batch_size=batch_size,
             on_done=lambda count: progress.advance(task, count),
         )
-    write_spoken(spoken, its_codec, output)
-    return spoken
+    return spoken, write_spoken(spoken, its_codec, output)
