@@ -7,7 +7,7 @@ Tools of the build, never of the package (pocketsphinx for its dictionary alone)
 
     python scripts/build_codec.py runs/codec_speech src/higgs_trainer/assets/codec
 
-Two minutes of a core, more for Piper. The first folder keeps the speech, a folder a voice; a voice that is there
+Some minutes of a core. The first folder keeps the speech, a folder a voice; a voice that is there
 already is not spoken again. Seeded as far as the engines let it: the sentences, the changes to the recordings, flite
 and the fit come out the same, Piper draws noise of its own, so that a rebuild has another fingerprint.
 Figures: docs/codec.md, by `benchmarks/codec.py`. No speaker of its recordings is among the voices here.
