@@ -1,4 +1,4 @@
-"""Whatever a batch looks like and wherever a key is put in: nothing gets past, nothing is lost, the error names the key."""
+"""Whatever a batch is and wherever a key is put in: nothing gets past, nothing is lost, an error names the key."""
 
 from collections import UserDict
 from typing import Any, NamedTuple
@@ -77,49 +77,75 @@ def shape_batch(batch: dict[str, Any], wrap: str) -> Any:
     return batch
 
 
-def drive(case: Case) -> tuple[LabelGuard, dict[str, Any], dict[str, Any]]:
-    """A batch on its way through the layers, with keys put in before each; returns what the model saw and the targets."""
+def inject(held: dict[str, Any], case: Case, layer: int) -> dict[str, Any]:
+    """What code in front of a layer makes of a batch: it adds keys, and does not overwrite a value with nothing."""
+    held = dict(held)
+    for at, key, value in case.injections:
+        if at == layer and (value is not None or key not in held):
+            held[key] = value
+    return held
+
+
+def drive(case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A batch on its way through the layers, keys put in before each: what the model saw, and the targets."""
     model = Positional() if case.positions else Echo()
     guard = LabelGuard(model, CONTRACT, layers=case.layers)
-    inputs: Any = shape_batch(case.batch, case.wrap)
+    inputs = ModelInputs(CONTRACT.flatten(shape_batch(case.batch, case.wrap)))
     for layer in (1, 2, 3, 4):
-        added = {key: value for at, key, value in case.injections if at == layer}
-        if added:
-            held = inputs if isinstance(inputs, ModelInputs) else ModelInputs(CONTRACT.flatten(inputs))
-            inputs = ModelInputs({**held, **added}, held.targets, held.metadata)
-        inputs = guard.filter(layer, inputs)
-    call = dict(inputs) | {key: value for at, key, value in case.injections if at == 5}
+        inputs = guard.filter(
+            layer, ModelInputs(inject(inputs, case, layer), inputs.targets, inputs.metadata)
+        )
+    call = inject(inputs, case, 5)
     names = ("input_ids", "labels", "codes")[: case.positions]
     with guard.diverting_to(inputs.targets):
         args = [call.pop(name, None) for name in names]
         _, seen = model(*args, **call)
-    return guard, seen, inputs.targets
+    return seen, inputs.targets
+
+
+def error_of(case: Case) -> LabelLeakError | None:
+    try:
+        drive(case)
+    except LabelLeakError as error:
+        return error
+    return None
 
 
 @settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases)
 def test_nothing_gets_past_and_nothing_is_lost(case: Case) -> None:
-    sent = {"input_ids": VALUES[1]} | case.batch
-    injected = [(key, value) for _, key, value in case.injections]
-    given_values: dict[str, list[Any]] = {}
-    for key, value in [*sent.items(), *injected]:
-        given_values.setdefault(key, []).append(value)
-    try:
-        _, seen, targets = drive(case)
-    except LabelLeakError as error:
-        at_fault = [key for key in given_values if repr(key) in str(error) or key in error.keys]
-        assert at_fault, error
-        assert any(is_due(key, given_values[key]) for key in at_fault), error
+    held: dict[str, list[Any]] = {
+        key: [value] for key, value in ({"input_ids": VALUES[1]} | case.batch).items()
+    }
+    for _, key, value in sorted(case.injections, key=lambda injection: injection[0]):
+        held.setdefault(key, []).append(value)
+    if error := error_of(case):
+        named = [key for key in held if repr(key) in str(error) or key in error.keys]
+        assert any(is_due(key, held[key]) for key in named), error
         return
+    seen, targets = drive(case)
     assert set(seen) <= CONTRACT.inputs
-    for key, held in given_values.items():
-        last = held[-1]
-        if key in CONTRACT.inputs and last is not None:
-            assert any(seen[key] is value for value in held), key
-        if CONTRACT.is_target(key) and any(value is not None for value in held):
-            assert any(targets[key] is value for value in held if value is not None), key
-        if key in UNKNOWN:
-            assert all(value is None for value in held), f"{key} should have raised"
+    assert all(value is None for key in UNKNOWN for value in held.get(key, [])), (
+        "an unknown key did not raise"
+    )
+    for key, values_of_key in held.items():
+        if key in CONTRACT.inputs and values_of_key[-1] is not None:
+            assert any(seen[key] is value for value in values_of_key), key
+        elif (
+            key not in CONTRACT.inputs
+            and CONTRACT.is_target(key)
+            and any(value is not None for value in values_of_key)
+        ):
+            assert any(targets[key] is value for value in values_of_key if value is not None), key
+
+
+@settings(max_examples=200, deadline=None)
+@given(entries, values)
+def test_a_shared_key_reaches_the_model_and_the_loss(batch: dict[str, Any], codes: Any) -> None:
+    batch = {key: value for key, value in batch.items() if key not in UNKNOWN} | {SHARED[0]: codes}
+    seen, targets = drive(Case(batch, "dict", [], frozenset({1, 5}), 0))
+    assert seen[SHARED[0]] is codes
+    assert targets[SHARED[0]] is codes
 
 
 def is_due(key: str, held: list[Any]) -> bool:

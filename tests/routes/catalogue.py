@@ -36,6 +36,7 @@ COLUMNS: dict[str, frozenset[int] | None] = {
     **{str(layer): frozenset({layer}) for layer in range(1, 6)},
     "all": frozenset({1, 2, 3, 4, 5}),
 }
+Wrap = Callable[[nn.Module], nn.Module]
 ALL, FROM_2, FROM_3, ONLY_5 = frozenset("12345"), frozenset("2345"), frozenset("345"), frozenset("5")
 INPUTS = frozenset({"input_ids", "attention_mask"})
 
@@ -127,7 +128,7 @@ class Route:
     why: str = ""
     stages: tuple[str, ...] = ("train",)
     collate: Callable[[Any], Any] = collate_plain
-    wrap: Callable[[nn.Module], nn.Module] = lambda model: model
+    wrap: Wrap = lambda model: model
     kinds: tuple[type[Trainer], type[Trainer]] = (PlainTrainer, OwnLossTrainer)
     edit: Callable[[type[Trainer]], type[Trainer]] = lambda kind: kind
     after: Callable[[Any], None] = lambda trainer: None
@@ -216,8 +217,16 @@ BATCHES: dict[str, Callable[[dict[str, Tensor]], Any]] = {
 # Models
 
 
-def lora(task: str | None) -> Callable[[nn.Module], nn.Module]:
+def lora(task: str | None) -> Wrap:
     return lambda model: get_peft_model(model, LoraConfig(task_type=task, target_modules=["c_attn"]))
+
+
+def wrapped(wrap: Wrap) -> Wrap:
+    return lambda model: Wrapper(wrap(model))
+
+
+def around_wrapper(wrap: Wrap) -> Wrap:
+    return lambda model: wrap(Wrapper(model))
 
 
 def adalora(model: nn.Module) -> nn.Module:
@@ -306,7 +315,8 @@ DOES_NOT_LEAK = "nothing leaks here"
 TASKS = ("CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS", "SEQ_2_SEQ_LM", "QUESTION_ANS")
 
 ROUTES = [
-    *(Route(f"collator adds `{key}`", ALL, stages=EVERY if key == "labels" else BOTH, why=NOT_1, collate=collate_as(key))
+    *(Route(f"collator adds `{key}`", ALL, why=NOT_1, collate=collate_as(key),
+            stages=EVERY if key == "labels" else BOTH)
       for key in ("labels", "label", "label_ids", "shift_labels")),
     Route("default_data_collator renames `label_ids`", ALL, stages=BOTH, why=NOT_1, collate=default_data_collator,
           options={name: [row | {"label_ids": row["input_ids"]} for row in make_rows()]
@@ -323,19 +333,19 @@ ROUTES = [
           kinds=(Trainer, GuardedTrainer), without="clean", without_evaluating="leaks",
           options={"compute_loss_func": next_token_loss}),
     Route("gradient accumulation", ALL, collate=collate_with_labels, options={"gradient_accumulation_steps": 2}),
-    *(Route(f"PEFT {task}, handed bare to the Trainer", ONLY_5, why=AFTER_4, stages=EVERY if task == "CAUSAL_LM" else BOTH, wrap=lora(task))
+    *(Route(f"PEFT {task}, handed bare to the Trainer", ONLY_5, why=AFTER_4, wrap=lora(task),
+            stages=EVERY if task == "CAUSAL_LM" else BOTH) for task in TASKS),
+    *(Route(f"PEFT {task}, inside a wrapper", ONLY_5, why=AFTER_4, wrap=wrapped(lora(task)))
       for task in TASKS),
-    *(Route(f"PEFT {task}, inside a wrapper", ONLY_5, why=AFTER_4, wrap=lambda model, task=task: Wrapper(lora(task)(model)))
-      for task in TASKS),
-    *(Route(f"PEFT {task}, outside a wrapper", ONLY_5, why=AFTER_4, wrap=lambda model, task=task: lora(task)(Wrapper(model)))
+    *(Route(f"PEFT {task}, outside a wrapper", ONLY_5, why=AFTER_4, wrap=around_wrapper(lora(task)))
       for task in TASKS),
     Route("PEFT without a task, bare", ALL, without="clean", stages=BOTH, wrap=lora(None)),
-    Route("PEFT without a task, inside a wrapper", ALL, without="clean", wrap=lambda model: Wrapper(lora(None)(model))),
-    Route("PEFT without a task, outside a wrapper", ALL, without="clean", wrap=lambda model: lora(None)(Wrapper(model))),
+    Route("PEFT without a task, inside a wrapper", ALL, without="clean", wrap=wrapped(lora(None))),
+    Route("PEFT without a task, outside a wrapper", ALL, without="clean", wrap=around_wrapper(lora(None))),
     Route("AdaLora CAUSAL_LM (calls `.forward`)", ONLY_5, why=AFTER_4, stages=BOTH, wrap=adalora),
     Route("`model.add_adapter`", ALL, without="clean", stages=BOTH, wrap=add_adapter),
-    *(Route(f"pre-hook on the {where}, registered before the guard", ONLY_5, why=AFTER_4, stages=BOTH, wrap=hook(where))
-      for where in ("wrapper", "base")),
+    *(Route(f"pre-hook on the {where}, registered before the guard", ONLY_5, why=AFTER_4, stages=BOTH,
+            wrap=hook(where)) for where in ("wrapper", "base")),
     *(Route(f"pre-hook on the {where}, registered after the guard", ONLY_5, why=AFTER_4, stages=BOTH, wrap=Wrapper,
             after=hook(where)) for where in ("wrapper", "base")),
     Route("the loss calls `.forward` with labels", ONLY_5, why=AFTER_4,
@@ -346,7 +356,8 @@ ROUTES = [
     Route("torch.compile around PEFT CAUSAL_LM", ONLY_5, why=AFTER_4, wrap=compiled),
     Route("gradient checkpointing, PEFT CAUSAL_LM", ONLY_5, why=AFTER_4, wrap=lora("CAUSAL_LM"),
           options={"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}),
-    Route("mixed precision, PEFT CAUSAL_LM", ONLY_5, why=AFTER_4, stages=BOTH, wrap=lora("CAUSAL_LM"), options={"bf16": True}),
+    Route("mixed precision, PEFT CAUSAL_LM", ONLY_5, why=AFTER_4, stages=BOTH, wrap=lora("CAUSAL_LM"),
+          options={"bf16": True}),
     Route("pre-hook after merge_and_unload", ONLY_5, why=AFTER_4, wrap=lambda model: hook("base")(merged(model))),
     Route("`num_items_in_batch` into a (**kwargs) wrapper", ALL, collate=collate_with_labels, wrap=Wrapper,
           kinds=(Trainer, GuardedTrainer), options={"compute_loss_func": next_token_loss},

@@ -105,7 +105,11 @@ CASES = [
     ),
     Case("PEFT CAUSAL_LM", wrap=lora("CAUSAL_LM")),
     Case("AdaLora", wrap=adalora),
-    Case("PEFT CAUSAL_LM in a wrapper", wrap=lambda model: Wrapper(lora("CAUSAL_LM")(model)), reference_wrap=lora("CAUSAL_LM")),
+    Case(
+        "PEFT CAUSAL_LM in a wrapper",
+        wrap=lambda model: Wrapper(lora("CAUSAL_LM")(model)),
+        reference_wrap=lora("CAUSAL_LM"),
+    ),
     Case("pre-hook on the base", wrap=hooked, reference_wrap=lambda model: model, **IN_THE_CALL),
     Case(
         "pre-hook on a wrapper",

@@ -220,6 +220,28 @@ def test_metadata_and_expected_targets_travel_beside_the_inputs(
     assert trainer.guard.ledger.layers[1].diverted == {"labels": 2}
 
 
+def test_a_setting_that_comes_too_late_is_refused(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, make_model())
+    trainer.guard_policy = "raise"
+    assert trainer.guard.policy == "raise"
+    trainer.guard_policy = "divert"
+    with pytest.raises(ValueError, match="changed after the guard was made"):
+        trainer.train()
+
+
+class TheirPredictionTrainer(Trainer):
+    """As transformers' Seq2SeqTrainer: evaluation of its own."""
+
+    def prediction_step(self, model: nn.Module, inputs: Any, *_: Any, **__: Any) -> Any:
+        inputs = self._prepare_inputs(inputs)
+        return torch.tensor(7.0), model(**inputs)["logits"].detach(), None
+
+
+def test_the_prediction_step_of_an_existing_subclass_is_kept(tmp_path: Path) -> None:
+    kind = type("Guarded", (LabelGuardMixin, TheirPredictionTrainer), {})
+    assert make_trainer(tmp_path, make_model(), kind=kind).evaluate()["eval_loss"] == 7.0
+
+
 def test_policy_raise_stops_before_the_first_call(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, make_model())
     trainer.guard_policy = "raise"

@@ -135,6 +135,10 @@ class Contract:
         """Whether the loss may see a key and the model may not."""
         return key in self.targets or (is_label_like(key) and key not in self.inputs | self.metadata)
 
+    def is_shared(self, key: str) -> bool:
+        """Whether the model and the loss each take a key."""
+        return key in self.inputs and key in self.targets
+
     def _takers(self, key: str) -> tuple[bool, bool, bool]:
         return key in self.inputs, self.is_target(key), key in self.metadata
 

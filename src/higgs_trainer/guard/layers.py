@@ -90,16 +90,16 @@ class LabelGuard:
         """
         held = batch if isinstance(batch, ModelInputs) else ModelInputs({})
         fields = self.contract.flatten(batch)
+        # A key that the model names too is shared: the loss gets a copy, and it is where it should be.
+        shared = {key: fields[key] for key in fields if self.contract.is_shared(key)}
         if layer not in self.layers:
-            return batch if batch is held else ModelInputs(fields)
+            return ModelInputs(fields, held.targets | shared, held.metadata)
         self.ledger.record_call(layer, fields)
         split = self._split(self.contract, layer, fields)
         for key, value in fields.items():
-            # A key that the model names too is shared: the loss gets a copy, and it is where it should be.
-            if self.contract.is_target(key) and key not in self.contract.inputs:
+            if self.contract.is_target(key) and key not in shared:
                 origin = "the batch" if key in self.expected else self._report(layer, key, value)
                 self._divert(layer, key, value, held.targets, origin)
-        shared = {key: value for key, value in split.targets.items() if key in self.contract.inputs}
         return ModelInputs(split.model_inputs, held.targets | shared, held.metadata | split.metadata)
 
     def verify(self, model_inputs: Mapping[str, Any]) -> None:

@@ -42,14 +42,26 @@ class LabelGuardMixin:
     guard_expected: frozenset[str] | None = None
 
     _guard: LabelGuard | None = None
+    _settings: tuple[Any, ...] = ()
     _arrived: frozenset[str] = frozenset()
     _last: ModelInputs | None = None
 
     @property
     def guard(self) -> LabelGuard:
         """The guard of this trainer's model, made when it is first asked for."""
+        settings = (
+            self.guard_contract,
+            self.guard_base,
+            self.guard_policy,
+            self.guard_layers,
+            self.guard_expected,
+        )
         if self._guard is None:
-            self._guard = self._build_guard()
+            self._guard, self._settings = self._build_guard(), settings
+        elif settings != self._settings:
+            raise ValueError(
+                "a setting of the guard was changed after the guard was made: set it before the first step"
+            )
         return self._guard
 
     def _build_guard(self) -> LabelGuard:
@@ -144,7 +156,7 @@ class LabelGuardMixin:
         """The inputs with what earlier layers diverted, though code in between made a plain dict of them."""
         if isinstance(inputs, ModelInputs):
             return inputs
-        last = self._last or ModelInputs({})
+        last = ModelInputs({}) if self._last is None else self._last
         return ModelInputs(self.guard.contract.flatten(inputs), last.targets, last.metadata)
 
     # The loss
@@ -168,9 +180,8 @@ class LabelGuardMixin:
             batch = model_inputs | targets
             return theirs(model, batch, return_outputs=True, num_items_in_batch=num_items_in_batch)
         own_loss = trainer.compute_loss_func is not None or trainer.label_smoother is not None
-        named = (
-            model_inputs.pop("labels", None) if own_loss else None
-        )  # as Trainer does: labels go to one loss only
+        # As Trainer does: labels go to one loss only, also where the model names them.
+        named = model_inputs.pop("labels", None) if own_loss else None
         if trainer.model_accepts_loss_kwargs and num_items_in_batch is not None:
             model_inputs["num_items_in_batch"] = num_items_in_batch
         outputs = model(**model_inputs)
@@ -199,6 +210,9 @@ class LabelGuardMixin:
         self._last = None
         batch = self.guard.contract.flatten(inputs)
         self._arrived = frozenset(batch)
+        theirs = super().prediction_step  # type: ignore[misc]
+        if theirs.__func__.__module__ != "transformers.trainer":  # Seq2SeqTrainer's generates
+            return theirs(model, batch, prediction_loss_only, ignore_keys=ignore_keys)
         count = self.count_targets([batch]) if hasattr(self, "_get_num_items_in_batch") else None
         prepared = self._prepare_inputs(batch)
         loss = None
@@ -220,12 +234,11 @@ class LabelGuardMixin:
 
     def _has_loss(self, prepared: ModelInputs) -> bool:
         """Whether a batch can have a loss: it holds labels, or the trainer's own loss is to say what it needs."""
-        labelled = any(is_label_like(key) and prepared[key] is not None for key in prepared) or bool(
-            prepared.targets
-        )
         trainer: Any = self
+        labelled = any(is_label_like(key) and prepared[key] is not None for key in prepared)
         overridden = type(self).compute_guarded_loss is not LabelGuardMixin.compute_guarded_loss
-        return labelled or overridden or (not trainer.label_names and trainer.can_return_loss)
+        self_supervised = not trainer.label_names and trainer.can_return_loss
+        return labelled or bool(prepared.targets) or overridden or self_supervised
 
     def _labels_for_metrics(self, targets: dict[str, Any], model_inputs: dict[str, Any]) -> Any:
         """What ``compute_metrics`` gets as label_ids: the keys of ``label_names``, or all targets where none is set."""
