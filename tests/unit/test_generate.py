@@ -42,6 +42,14 @@ def test_only_the_first_codebook_ends_a_clip():
     assert torch.equal(out[0, :, :end_id], before[0, :, :end_id])
 
 
+def test_a_finished_clip_that_waits_for_its_batch_keeps_its_only_choice():
+    end_id = NUM_CODES + 1
+    processor = FirstCodebookEnds(num_codebooks=NUM_CODEBOOKS, end_id=end_id, delay_token=7)
+    scores = torch.full((NUM_CODEBOOKS, NUM_CODES + 2), -torch.inf)
+    scores[:, end_id] = 0.0
+    assert torch.equal(processor(torch.tensor([[1, 4]]), scores), scores)
+
+
 def test_a_fine_codebook_that_wants_to_end_does_not_cut_the_clip():
     checkpoint = tiny_checkpoint()
     head = checkpoint.model.audio_lm_head.weight

@@ -79,7 +79,12 @@ class FirstCodebookEnds(InfNanRemoveLogitsProcessor):
         (B * K, C)."""
         scores_BKC = scores.reshape(len(input_ids), self.num_codebooks, -1).clone()
         is_speaking_B = (input_ids[:, -1] != self.delay_token).to(scores.device)
-        scores_BKC[is_speaking_B, 1:, self.end_id] = -torch.inf
+        is_free_BK = (
+            scores_BKC.isfinite().sum(dim=-1) > 1
+        )  # not so in a finished clip, which waits for its batch
+        is_barred_BK = is_speaking_B[:, None] & is_free_BK
+        is_barred_BK[:, 0] = False
+        scores_BKC[..., self.end_id].masked_fill_(is_barred_BK, -torch.inf)
         return scores_BKC.reshape(scores.shape)
 
 
