@@ -89,7 +89,8 @@ def pack(trained: Path, random: Path, folder: Path) -> None:
     model.config.use_cache = True
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(random).save_pretrained(folder)
-    shutil.copy(random / "preprocessor_config.json", folder)
+    for name in ("preprocessor_config.json", "generation_config.json"):
+        shutil.copy(random / name, folder)
     shutil.copytree(random / "codec", folder / "codec", dirs_exist_ok=True)
 
 
