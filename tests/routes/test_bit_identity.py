@@ -95,7 +95,7 @@ IN_THE_CALL: dict[str, Any] = {
     "collate": collate_plain, "loss": batch_mean, "accumulation": 1, "evaluates": False
 }  # fmt: skip
 CASES = [
-    *(Case(f"batch is a {name}", collate=batch_of(kind)) for name, kind in BATCHES.items()),
+    *(Case(f"batch is {name}", collate=batch_of(kind)) for name, kind in BATCHES.items()),
     Case("collator", accumulation=4),
     Case(
         "default_data_collator",
