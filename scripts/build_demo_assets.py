@@ -62,14 +62,16 @@ def pack_digits(corpora: Path, codec: MelCodec, folder: Path) -> None:
 
 
 def pack_new_voice(corpora: Path, folder: Path) -> None:
-    """The new voice's recordings as Ogg Opus with manifests: to train on, and held out."""
+    """The new voice's recordings as FLAC with manifests: to train on, and held out. (Opus would take a third of the
+    space, but its noise moves the codes: after training on it, one word in five was lost instead of one in twelve.)
+    """
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     for name, manifest in (("train", "manifest.jsonl"), ("held_out", "held_out.jsonl")):
         lines = []
         for number, row in enumerate(read_rows(corpora, NEW_VOICE, manifest)):
-            path = Path("audio") / f"{name}-{number:03d}.opus"
-            samples, rate = soundfile.read(row["audio"], dtype="float32")
-            soundfile.write(folder / path, samples, rate, format="OGG", subtype="OPUS")
+            path = Path("audio") / f"{name}-{number:03d}.flac"
+            samples, rate = soundfile.read(row["audio"], dtype="int16")
+            soundfile.write(folder / path, samples, rate, format="FLAC", subtype="PCM_16")
             lines.append(
                 json.dumps({"audio": str(path), "text": row["text"], "speaker": row["speaker"]}) + "\n"
             )
