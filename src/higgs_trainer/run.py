@@ -20,7 +20,7 @@ from higgs_trainer.data.prepare import check_codec, read_prepared
 from higgs_trainer.errors import RecipeError
 from higgs_trainer.model.adapters import add_lora, count_trainable
 from higgs_trainer.model.families import family_of
-from higgs_trainer.model.loading import Checkpoint, load_checkpoint, load_codec_of
+from higgs_trainer.model.loading import Checkpoint, copy_companions, load_checkpoint, load_codec_of
 from higgs_trainer.recipe import Recipe, TrainingRecipe, training_arguments, write_recipe
 from higgs_trainer.speech.generate import Sampling, Voice, speak, write_spoken
 from higgs_trainer.training.callbacks import ReadableProgress, SpeakSamples
@@ -123,6 +123,7 @@ def train(recipe: Recipe) -> TrainingSummary:
     result = run.trainer.train(resume_from_checkpoint=recipe.training.resume_from_checkpoint)
 
     run.trainer.save_model(str(output_dir))
+    copy_companions(recipe.model.name_or_path, output_dir)
     (output_dir / "training_args.bin").unlink(missing_ok=True)  # a pickle; recipe.yaml says the same
     run.trainer.save_state()
     ledger = run.trainer.guard.ledger

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import soundfile
@@ -94,6 +95,16 @@ def test_train_leaves_a_folder_that_peft_opens(folder, trained):
         assert (trained / name).is_file(), name
     assert "learning_rate: 0.01" in (trained / "recipe.yaml").read_text()
     assert json.loads((trained / "metrics.json").read_text())["codebook_7_loss"] > 0
+
+
+def test_a_fully_trained_model_speaks_from_its_own_folder(folder, tmp_path):
+    result = run("train", folder / "recipe.yaml", "--adapter", "null", "--output_dir", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    shutil.copytree(tmp_path / "out", tmp_path / "moved")
+    wav = tmp_path / "wav"
+    result = run("generate", "--model", tmp_path / "moved", "--text", "one", "-o", wav, "--max-seconds", 1)
+    assert result.exit_code == 0, result.output
+    assert not list((tmp_path / "out").glob("*.bin"))  # nothing pickled is left
 
 
 def test_generate_speaks_with_the_adapter_and_a_reference(folder, trained):

@@ -1,6 +1,7 @@
 """A checkpoint on disk or on the hub -> model, tokenizer, codec. Safetensors only, no remote code."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from higgs_trainer.errors import CheckpointError
 
 ADAPTER_CONFIG = "adapter_config.json"
 CODEC_FOLDER = "codec"
+COMPANIONS = (CODEC_FOLDER, "preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True)
@@ -91,18 +93,33 @@ def load_trained(folder: str | Path, *, dtype: str = "float32") -> Checkpoint:
     return Checkpoint(str(folder), PeftModel.from_pretrained(base.model, str(folder)), base.tokenizer)
 
 
+def copy_companions(source: str, target: Path) -> None:
+    """Copy what belongs to a model besides weights and tokenizer, so that the new folder can be used alone: its codec
+    and its feature extractor. A hub name as ``source`` has nothing here to copy."""
+    for name in COMPANIONS:
+        if (Path(source) / name).is_dir():
+            shutil.copytree(Path(source) / name, target / name, dirs_exist_ok=True)
+        elif (Path(source) / name).is_file():
+            shutil.copy(Path(source) / name, target / name)
+
+
 def load_codec_of(checkpoint: Checkpoint, name: str | None = None) -> Codec:
     """The codec by name or, without one, the one in the model's own folder; checked against the model's sizes.
 
     Raises:
         CheckpointError: none found, or its codebooks are not the model's.
     """
-    folder = Path(checkpoint.model.config._name_or_path or checkpoint.folder) / CODEC_FOLDER
-    if name is None and not folder.is_dir():
-        raise CheckpointError(
-            f"{folder} does not exist; name the codec of {checkpoint.folder} (model.codec, --codec)"
-        )
-    codec = load_codec(name if name is not None else folder)
+    if name is None:
+        places = [
+            Path(place) / CODEC_FOLDER for place in (checkpoint.folder, checkpoint.model.config._name_or_path)
+        ]
+        found = [str(place) for place in places if place.is_dir()]
+        if not found:
+            raise CheckpointError(
+                f"{checkpoint.folder} holds no {CODEC_FOLDER} folder; name one (model.codec, --codec)"
+            )
+        name = found[0]
+    codec = load_codec(name)
     model_shape = (checkpoint.stream_ids.num_codebooks, checkpoint.num_codes)
     if (codec.num_codebooks, codec.codebook_size) != model_shape:
         raise CheckpointError(
