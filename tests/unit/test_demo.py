@@ -13,7 +13,7 @@ from higgs_trainer.data.mel_codec import MelCodec
 from higgs_trainer.demo import run_demo
 from higgs_trainer.demo.blank_model import DIGITS
 from higgs_trainer.demo.from_scratch import read_digits
-from higgs_trainer.demo.outcome import ClipSet, build_table, write_summary
+from higgs_trainer.demo.outcome import ClipSet, build_table, print_outcome, write_summary
 from higgs_trainer.errors import UserError
 from higgs_trainer.model.loading import load_checkpoint, load_codec_of
 from higgs_trainer.speech.evaluate import SpeechScores
@@ -77,6 +77,14 @@ def test_the_outcome_is_a_table_and_one_flat_object(tmp_path):
     ]
     write_summary(tmp_path / "summary.json", {"wer_after": score.wer})
     assert json.loads((tmp_path / "summary.json").read_text()) == {"wer_after": 0.125}
+
+
+def test_the_outcome_is_printed_a_line_each(capsys):
+    scores = {"the real voice through the codec": SpeechScores(2, 0.125, 0.0, 0.75, 0.5, ("one", "two"))}
+    print_outcome(scores, Path("runs/demo/samples.html"))
+    lines = capsys.readouterr().out.splitlines()
+    assert any("the real voice through the codec" in line and "12.5%" in line for line in lines)
+    assert lines[-1] == "Listen: runs/demo/samples.html"
 
 
 def test_recordings_always_stopped():

@@ -26,7 +26,7 @@ from higgs_trainer.demo.new_voice import (
     say_checks,
     speak_set,
 )
-from higgs_trainer.demo.outcome import ClipSet, build_table, judge, write_page, write_summary
+from higgs_trainer.demo.outcome import ClipSet, judge, print_outcome, write_page, write_summary
 from higgs_trainer.recipe import read_recipe
 from higgs_trainer.run import check, train
 from higgs_trainer.speech.evaluate import load_asr
@@ -94,8 +94,7 @@ def learn_to_speak(output: Path) -> None:
             "n": scores["after"].n,
         },
     )
-    Console().print(build_table(scores))
-    Console().print(f"Listen: {output / 'samples.html'}", soft_wrap=True)
+    print_outcome(scores, output / "samples.html")
 
 
 def read_digits(folder: Path) -> list[tuple[str, str, np.ndarray]]:

@@ -16,7 +16,7 @@ from higgs_trainer.data.audio import read_audio
 from higgs_trainer.data.codec import load_codec
 from higgs_trainer.data.manifest import read_manifest
 from higgs_trainer.data.prepare import prepare
-from higgs_trainer.demo.outcome import ClipSet, build_table, judge, write_page, write_summary
+from higgs_trainer.demo.outcome import ClipSet, judge, print_outcome, write_page, write_summary
 from higgs_trainer.errors import HiggsTrainerError, UserError
 from higgs_trainer.model.loading import CODEC_FOLDER
 from higgs_trainer.recipe import read_recipe
@@ -98,8 +98,7 @@ def learn_a_voice(output: Path) -> None:
             "n": scores["after"].n,
         },
     )
-    Console().print(build_table(scores))
-    Console().print(f"Listen: {output / 'samples.html'}", soft_wrap=True)
+    print_outcome(scores, output / "samples.html")
 
 
 def make_empty(output: Path) -> None:

@@ -1,6 +1,7 @@
 """What the demo found: scores of each set of clips, as a table, ``summary.json`` and a page to listen with."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -77,6 +78,13 @@ def build_table(scores: Mapping[str, SpeechScores]) -> Table:
             str(score.n),
         )
     return table
+
+
+def print_outcome(scores: Mapping[str, SpeechScores], page: Path) -> None:
+    """The table, and where to listen, on stdout."""
+    console = Console() if sys.stdout.isatty() else Console(width=160)  # a file is not folded at 80 columns
+    console.print(build_table(scores))
+    console.print(f"Listen: {page}", soft_wrap=True)
 
 
 def write_summary(path: Path, figures: Mapping[str, Any]) -> None:
