@@ -13,7 +13,7 @@ from higgs_trainer.data.mel_codec import MelCodec
 from higgs_trainer.demo import run_demo
 from higgs_trainer.demo.blank_model import DIGITS
 from higgs_trainer.demo.from_scratch import read_digits
-from higgs_trainer.demo.outcome import ClipSet, build_table, print_outcome, write_summary
+from higgs_trainer.demo.outcome import ClipSet, build_table, print_outcome, write_page, write_summary
 from higgs_trainer.errors import UserError
 from higgs_trainer.model.loading import load_checkpoint, load_codec_of
 from higgs_trainer.speech.evaluate import SpeechScores
@@ -85,6 +85,21 @@ def test_the_outcome_is_printed_a_line_each(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert any("the real voice through the codec" in line and "12.5%" in line for line in lines)
     assert lines[-1] == "Listen: runs/demo/samples.html"
+
+
+def test_the_page_is_honest_and_names_the_real_checkpoint(tmp_path):
+    sets = {"after": ClipSet.of_recordings(["one", "two"], [torch.zeros(2400)] * 2)}
+    scores = {"after": SpeechScores(2, 0.0, 0.0, None, 1.0, ("one", "two"))}
+    write_page(tmp_path / "samples.html", "Demo", sets, scores, limits={"after": 1})
+    page = (tmp_path / "samples.html").read_text()
+    for expected in (
+        "robotic",
+        "synthetic",
+        "bosonai/higgs-audio-v2-generation-3B-base",
+        "recipes/single_speaker.yaml",
+    ):
+        assert expected in page
+    assert page.count("<audio") == 1
 
 
 def test_recordings_always_stopped():

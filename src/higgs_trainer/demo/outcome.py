@@ -17,6 +17,13 @@ from higgs_trainer.speech.evaluate import SpeechScores, Transcriber, score_speec
 from higgs_trainer.speech.generate import Spoken
 from higgs_trainer.speech.samples_page import Clip, Row, write_samples_page
 
+WITH_THE_REAL_CHECKPOINT = {
+    "The same recipe with the real checkpoint": "recipes/single_speaker.yaml, on a GPU",
+    "model.name_or_path": "bosonai/higgs-audio-v2-generation-3B-base",
+    "model.codec": "bosonai/higgs-audio-v2-tokenizer",
+    "adapter": "r 16, attention+audio_ffn, without modules_to_save",
+}
+
 
 @dataclass(frozen=True)
 class ClipSet:
@@ -105,4 +112,10 @@ def write_page(
         heard = zip(clips.texts, clips.waveforms, scores[name].transcripts, clips.stopped, strict=True)
         for text, waveform_S, transcript, stopped in islice(heard, limits.get(name)):
             rows.setdefault(text, {})[name] = Clip(waveform_S, transcript, stopped)
-    write_samples_page(path, title, [Row(text, clips) for text, clips in rows.items()], scores)
+    write_samples_page(
+        path,
+        title,
+        [Row(text, clips) for text, clips in rows.items()],
+        scores,
+        facts=WITH_THE_REAL_CHECKPOINT,
+    )
