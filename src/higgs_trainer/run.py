@@ -19,7 +19,7 @@ from higgs_trainer.data.examples import ExampleDataset
 from higgs_trainer.data.prepare import check_codec, read_prepared
 from higgs_trainer.errors import RecipeError
 from higgs_trainer.model.adapters import add_lora, count_trainable
-from higgs_trainer.model.families import family_of
+from higgs_trainer.model.families import Family, family_of
 from higgs_trainer.model.loading import Checkpoint, copy_companions, load_checkpoint, load_codec_of
 from higgs_trainer.recipe import Recipe, TrainingRecipe, training_arguments, write_recipe
 from higgs_trainer.speech.generate import Sampling, Voice, speak, write_spoken
@@ -93,11 +93,7 @@ def build_run(recipe: Recipe) -> Run:
             code_noise=recipe.data.code_noise,
         ),
         family=family,
-        weights=LossWeights(
-            audio=recipe.loss.audio_weight,
-            text=recipe.loss.text_weight,
-            codebooks=recipe.loss.codebook_weights,
-        ),
+        weights=_build_weights(recipe, family, ids.num_codebooks),
         guard_policy=recipe.guard.policy,
         use_muon=recipe.training.optim == "muon",
     )
@@ -192,6 +188,19 @@ def _load_examples(folder: str | Path, checkpoint: Checkpoint, codec: Codec) -> 
     prepared = read_prepared(folder)
     check_codec(prepared.card, codec)
     return ExampleDataset(prepared.rows, checkpoint.tokenizer, checkpoint.stream_ids)
+
+
+def _build_weights(recipe: Recipe, family: Family, num_codebooks: int) -> LossWeights:
+    """``RecipeError`` where the model cannot give what the recipe weighs."""
+    loss = recipe.loss
+    if loss.text_weight and not family.has_text_logits:
+        raise RecipeError(f"loss.text_weight: {family.name} returns no logits over text; leave it at 0")
+    weights = LossWeights(audio=loss.audio_weight, text=loss.text_weight, codebooks=loss.codebook_weights)
+    try:
+        weights.of_codebooks(num_codebooks)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+    return weights
 
 
 def _build_arguments(recipe: Recipe) -> TrainingArguments:

@@ -15,6 +15,7 @@ from higgs_trainer.cli import app
 from higgs_trainer.data.audio import write_audio
 from higgs_trainer.data.mel_codec import MelCodec
 from higgs_trainer.demo.blank_model import write_blank_model
+from higgs_trainer.errors import RecipeError
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_layers": 1, "num_heads": 2}
 RECIPE = """
@@ -136,3 +137,13 @@ def test_a_target_that_matches_nothing_names_near_ones(folder):
     result = run("check", folder / "recipe.yaml", "--adapter.target_modules", "[q_prj]")
     assert result.exit_code != 0
     assert "q_proj" in str(result.exception) + result.output
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [(("--loss.codebook_weights", "[1, 2]"), "2 weights"), (("--loss.text_weight", "0.5"), "leave it at 0")],
+)
+def test_a_loss_that_the_model_cannot_give_is_a_users_mistake(folder, override, message):
+    result = run("check", folder / "recipe.yaml", *override)
+    assert isinstance(result.exception, RecipeError)
+    assert message in str(result.exception)

@@ -39,7 +39,8 @@ class PaddingCollator:
 
     ``code_noise``: for training on little data. Each example draws a rate between 0 and this, and that share of the
     codes *that the model reads* is replaced by random ones, so that it learns to go on after a slip of its own; the
-    targets stay true. Stream tokens are left alone.
+    targets stay true. Stream tokens are left alone. Held-out batches pass the same collator and are disturbed too: a
+    held-out loss is comparable only with others of the same ``code_noise``.
     """
 
     pad_token_id: int
