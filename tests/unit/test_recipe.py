@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from higgs_trainer import recipe as recipe_module
+from higgs_trainer import recipe_file
 from higgs_trainer.errors import RecipeError
 from higgs_trainer.recipe import (
     AdapterRecipe,
@@ -252,8 +252,8 @@ def test_wrong_overrides(folder: Path, overrides: list[str], message: str) -> No
 def test_an_ambiguous_name_lists_the_paths() -> None:
     paths = ["samples", "samples.seed", "training", "training.seed"]
     with pytest.raises(RecipeError, match=r"--samples\.seed or --training\.seed"):
-        recipe_module._find_path("seed", paths)
-    assert recipe_module._find_path("training.seed", paths) == "training.seed"
+        recipe_file._find_path("seed", paths)
+    assert recipe_file._find_path("training.seed", paths) == "training.seed"
 
 
 def test_what_is_written_is_read_back(folder: Path) -> None:
