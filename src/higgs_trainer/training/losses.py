@@ -26,7 +26,6 @@ class LossWeights:
     audio: float = 1.0
     text: float = 0.0
     codebooks: tuple[float, ...] | None = None
-    label_smoothing: float = 0.0
 
     def of_codebooks(self, num_codebooks: int) -> tuple[float, ...]:
         """w_k for every codebook; ``ValueError`` where their number is wrong."""
@@ -49,6 +48,13 @@ def cross_entropy_sums(logits_NKC: Tensor, targets_NK: Tensor, *, label_smoothin
         label_smoothing=label_smoothing,
     ).reshape(N, K)
     return cells_NK.sum(dim=0)
+
+
+def text_cross_entropy_sum(logits_MV: Tensor, targets_M: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Sum of cross-entropies over supervised text tokens: a scalar, float32; 0 where there is none."""
+    return F.cross_entropy(
+        logits_MV.float(), targets_M, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing
+    )
 
 
 def count_cells(targets: Tensor) -> Tensor:

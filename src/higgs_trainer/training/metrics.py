@@ -12,7 +12,7 @@ FRAMES_PER_SECOND = 25
 
 
 class LossTotals:
-    """Sums of cross-entropies, cells and right answers of each codebook (K,), since the last `clear`."""
+    """Sums of cross-entropies, cells and right answers of each codebook (K,) since the last `clear`; and of text."""
 
     def __init__(self) -> None:
         self.clear()
@@ -20,6 +20,7 @@ class LossTotals:
     def clear(self) -> None:
         """Forget everything and start the clock again."""
         self._sums: Tensor | None = None  # (3, K): cross-entropies, cells, right answers
+        self._text: Tensor | None = None  # (2,): cross-entropies, tokens
         self._since = time.perf_counter()
 
     @property
@@ -37,23 +38,33 @@ class LossTotals:
         addend = torch.stack([sums_K.detach().double(), cells_K.double(), correct_K.double()])
         self._sums = addend if self._sums is None else self._sums + addend
 
+    def add_text(self, text_sum: Tensor, tokens: int) -> None:
+        """Add the text of one micro-batch."""
+        addend = torch.stack([text_sum.detach().double(), text_sum.new_tensor(tokens, dtype=torch.float64)])
+        self._text = addend if self._text is None else self._text + addend
+
     def reduce(self, accelerator: Any) -> "LossTotals":
         """The totals of all ranks."""
         reduced = LossTotals()
         reduced._since = self._since
         if self._sums is not None:
             reduced._sums = accelerator.reduce(self._sums, reduction="sum")
+        if self._text is not None:
+            reduced._text = accelerator.reduce(self._text, reduction="sum")
         return reduced
 
     def metrics(self, prefix: str, weights: tuple[float, ...]) -> dict[str, float]:
-        """``audio_loss``, ``codebook_k_loss``, ``codebook_0_accuracy``, ``audio_seconds_per_second``."""
+        """``audio_loss``, ``text_loss`` where there is one, ``codebook_k_loss``, ``codebook_0_accuracy``,
+        ``audio_seconds_per_second``."""
         if self._sums is None:
             return {}
         sums_K, cells_K, correct_K = self._sums
         per_codebook = (sums_K / cells_K.clamp(min=1)).tolist()
         elapsed_seconds = time.perf_counter() - self._since
+        text = {} if self._text is None else {f"{prefix}text_loss": float(self._text[0] / self._text[1])}
         return {
             f"{prefix}audio_loss": float(mean_over_codebooks(sums_K, cells_K, weights)),
+            **text,
             **{f"{prefix}codebook_{k}_loss": value for k, value in enumerate(per_codebook)},
             f"{prefix}codebook_0_accuracy": float(correct_K[0] / cells_K[0].clamp(min=1)),
             f"{prefix}audio_seconds_per_second": float(cells_K[0]) / FRAMES_PER_SECOND / elapsed_seconds,

@@ -25,6 +25,7 @@ from higgs_trainer.training.losses import (
     count_correct,
     cross_entropy_sums,
     mean_over_codebooks,
+    text_cross_entropy_sum,
 )
 from higgs_trainer.training.metrics import LossTotals
 from higgs_trainer.training.optimizers import build_muon
@@ -70,16 +71,13 @@ class HiggsAudioTrainer(LabelGuardMixin, Trainer):
         self.model_accepts_loss_kwargs = False
 
     def count_targets(self, batch_samples: Sequence[Any]) -> Tensor | None:
-        """The supervised cells of each codebook (K,) in the whole optimizer step, over all ranks."""
+        """The supervised cells of each codebook, then the supervised text tokens (K + 1,), in the whole optimizer step,
+        over all ranks."""
         if not batch_samples:
             return None
-        counts_K = torch.stack(
-            [
-                count_cells(self.family.contract.split(batch).targets["audio_labels"])
-                for batch in batch_samples
-            ]
-        ).sum(dim=0)
-        return self.accelerator.reduce(counts_K.to(self.args.device), reduction="sum")
+        splits = [self.family.contract.split(batch) for batch in batch_samples]
+        counts = torch.stack([self.family.count(split.model_inputs, split.targets) for split in splits])
+        return self.accelerator.reduce(counts.sum(dim=0).to(self.args.device), reduction="sum")
 
     def compute_guarded_loss(
         self,
@@ -93,22 +91,33 @@ class HiggsAudioTrainer(LabelGuardMixin, Trainer):
         outputs = model(**model_inputs)
         aligned = self.family.align(outputs, model_inputs, targets)
         logits_NKC, targets_NK = aligned.audio_logits_NKC, aligned.audio_targets_NK
-
-        smoothing = self.args.label_smoothing_factor if model.training else 0.0
-        sums_K = cross_entropy_sums(logits_NKC, targets_NK, label_smoothing=smoothing)
-        cells_K = count_cells(targets_NK)
-        step_cells_K = cells_K if num_items_in_batch is None else num_items_in_batch
+        counts = num_items_in_batch
+        if counts is None:
+            counts = self.family.count(model_inputs, targets)
+        step_cells_K, step_tokens = counts[:-1], counts[-1]
         if not int(step_cells_K.sum()):
             raise LossError(f"no supervised audio cell in this step: utterances {_names(metadata)}")
+
+        smoothing = self.args.label_smoothing_factor if model.training else 0.0
+        totals = self.training_totals if model.training else self.evaluation_totals
+        sums_K = cross_entropy_sums(logits_NKC, targets_NK, label_smoothing=smoothing)
+        totals.add(sums_K, count_cells(targets_NK), count_correct(logits_NKC, targets_NK))
         weights = self.weights.of_codebooks(len(sums_K))
         loss = self.weights.audio * mean_over_codebooks(sums_K, step_cells_K, weights)
+        if self.weights.text:
+            if aligned.text is None or not int(step_tokens):
+                raise LossError(
+                    f"loss.text_weight is {self.weights.text}, but no text token of this step is supervised: "
+                    f"utterances {_names(metadata)}; set it to 0, or give label_ids"
+                )
+            text_sum = text_cross_entropy_sum(*aligned.text, label_smoothing=smoothing)
+            totals.add_text(text_sum, len(aligned.text.targets_M))
+            loss = loss + self.weights.text * text_sum / step_tokens
         if not torch.isfinite(loss):
             raise LossError(
                 f"the loss is {loss.item()} at step {self.state.global_step}: utterances {_names(metadata)}"
             )
 
-        totals = self.training_totals if model.training else self.evaluation_totals
-        totals.add(sums_K, cells_K, count_correct(logits_NKC, targets_NK))
         if model.training:
             # DDP averages gradients over ranks, but each rank's loss is already a share of the step's.
             loss = loss * self.accelerator.num_processes
@@ -137,7 +146,9 @@ class HiggsAudioTrainer(LabelGuardMixin, Trainer):
         prefix = kwargs.get("metric_key_prefix", "eval") + "_"
         if output.metrics is not None and self.evaluation_totals.started:
             output.metrics.update(self._take(prefix, self.evaluation_totals))
-            output.metrics[f"{prefix}loss"] = self.weights.audio * output.metrics[f"{prefix}audio_loss"]
+            audio_loss = output.metrics[f"{prefix}audio_loss"]
+            text_loss = output.metrics.get(f"{prefix}text_loss", 0.0)
+            output.metrics[f"{prefix}loss"] = self.weights.audio * audio_loss + self.weights.text * text_loss
         return output
 
     def _take(self, prefix: str, totals: LossTotals) -> dict[str, float]:
