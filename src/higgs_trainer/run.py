@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 
 from higgs_trainer.data.audio import read_audio
+from higgs_trainer.data.code_noise import NoisyExamples
 from higgs_trainer.data.codec import Codec
 from higgs_trainer.data.collator import PaddingCollator
 from higgs_trainer.data.examples import ExampleDataset
@@ -61,7 +62,7 @@ def build_run(recipe: Recipe) -> Run:
     )
     codec = load_codec_of(checkpoint, recipe.model.codec)
     family = family_of(checkpoint.model)
-    train_set = _load_examples(recipe.data.train, checkpoint, codec)
+    train_set = _disturb(_load_examples(recipe.data.train, checkpoint, codec), recipe, checkpoint)
     eval_set = _load_examples(recipe.data.eval, checkpoint, codec) if recipe.data.eval else None
     if recipe.adapter is not None:
         adapter = recipe.adapter
@@ -89,8 +90,6 @@ def build_run(recipe: Recipe) -> Run:
             pad_token_id=checkpoint.model.config.pad_token_id,
             end_id=ids.end,
             num_codebooks=ids.num_codebooks,
-            num_codes=checkpoint.num_codes,
-            code_noise=recipe.data.code_noise,
         ),
         family=family,
         weights=_build_weights(recipe, family, ids.num_codebooks),
@@ -188,6 +187,20 @@ def _load_examples(folder: str | Path, checkpoint: Checkpoint, codec: Codec) -> 
     prepared = read_prepared(folder)
     check_codec(prepared.card, codec)
     return ExampleDataset(prepared.rows, checkpoint.tokenizer, checkpoint.stream_ids)
+
+
+def _disturb(
+    examples: ExampleDataset, recipe: Recipe, checkpoint: Checkpoint
+) -> ExampleDataset | NoisyExamples:
+    if not recipe.data.code_noise:
+        return examples
+    training = recipe.training
+    return NoisyExamples(
+        examples,
+        code_noise=recipe.data.code_noise,
+        num_codes=checkpoint.num_codes,
+        seed=training.seed if training.data_seed is None else training.data_seed,
+    )
 
 
 def _build_weights(recipe: Recipe, family: Family, num_codebooks: int) -> LossWeights:

@@ -12,7 +12,7 @@ from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import family_of
 from higgs_trainer.training.checks import check_examples, check_model
 from higgs_trainer.training.trainer import HiggsAudioTrainer
-from tiny import NUM_CODEBOOKS, NUM_CODES, make_row, tiny_checkpoint
+from tiny import NUM_CODEBOOKS, make_row, tiny_checkpoint
 
 CHECKPOINT = tiny_checkpoint()
 END = CHECKPOINT.stream_ids.end
@@ -71,9 +71,7 @@ def build_trainer(model, tmp_path):
     return HiggsAudioTrainer(
         model=model,
         args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none"),
-        data_collator=PaddingCollator(
-            pad_token_id=1, end_id=END, num_codebooks=NUM_CODEBOOKS, num_codes=NUM_CODES
-        ),
+        data_collator=PaddingCollator(pad_token_id=1, end_id=END, num_codebooks=NUM_CODEBOOKS),
         family=family_of(model),
     )
 

@@ -5,7 +5,7 @@ import torch
 from higgs_trainer.batch import IGNORED
 from higgs_trainer.data.collator import PaddingCollator
 from higgs_trainer.data.examples import encode_example
-from tiny import NUM_CODEBOOKS, NUM_CODES, make_row, tiny_checkpoint
+from tiny import NUM_CODEBOOKS, make_row, tiny_checkpoint
 
 CHECKPOINT = tiny_checkpoint()
 IDS = CHECKPOINT.stream_ids
@@ -15,13 +15,11 @@ def encode(**row):
     return encode_example(make_row(3, **row), CHECKPOINT.tokenizer, IDS)
 
 
-def collate(examples, **options):
+def collate(examples):
     return PaddingCollator(
         pad_token_id=CHECKPOINT.model.config.pad_token_id,
         end_id=IDS.end,
         num_codebooks=NUM_CODEBOOKS,
-        num_codes=NUM_CODES,
-        **options,
     )(examples)
 
 
@@ -62,13 +60,3 @@ def test_padding_stands_at_the_right_and_is_never_supervised():
     assert (batch["audio_labels"][0, P:] == IGNORED).all()
     assert batch["audio_input_ids_mask"].sum(dim=1).tolist() == [P, len(long.columns_PK)]
     assert batch["utterance_ids"] == ["clip-3", "clip-3"]
-
-
-def test_code_noise_moves_inputs_alone():
-    examples = [encode(num_frames=30)] * 4
-    clean, noisy = collate(examples), collate(examples, code_noise=0.9)
-    changed = clean["audio_input_ids"] != noisy["audio_input_ids"]
-    assert changed.any()
-    assert (clean["audio_input_ids"][changed] < NUM_CODES).all()
-    assert (noisy["audio_input_ids"][changed] < NUM_CODES).all()
-    assert torch.equal(clean["audio_labels"], noisy["audio_labels"])

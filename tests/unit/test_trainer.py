@@ -21,7 +21,6 @@ def collator_of(checkpoint):
         pad_token_id=checkpoint.model.config.pad_token_id,
         end_id=checkpoint.stream_ids.end,
         num_codebooks=NUM_CODEBOOKS,
-        num_codes=NUM_CODES,
     )
 
 

@@ -35,19 +35,11 @@ class Example:
 
 @dataclass(frozen=True)
 class PaddingCollator:
-    """Pads examples to the longest of the batch.
-
-    ``code_noise``: for training on little data. Each example draws a rate between 0 and this, and that share of the
-    codes *that the model reads* is replaced by random ones, so that it learns to go on after a slip of its own; the
-    targets stay true. Stream tokens are left alone. Held-out batches pass the same collator and are disturbed too: a
-    held-out loss is comparable only with others of the same ``code_noise``.
-    """
+    """Pads examples to the longest of the batch."""
 
     pad_token_id: int
     end_id: int
     num_codebooks: int
-    num_codes: int
-    code_noise: float = 0.0
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Examples -> ``input_ids``, ``audio_input_ids``, ``audio_input_ids_mask``, ``logits_to_keep`` (model inputs),
@@ -55,7 +47,7 @@ class PaddingCollator:
         columns_P = torch.tensor([len(example.columns_PK) for example in examples])
         batch: dict[str, Any] = {
             "input_ids": _pad([example.input_ids for example in examples], self.pad_token_id),
-            "audio_input_ids": _pad([self._disturb(example.columns_PK) for example in examples], self.end_id),
+            "audio_input_ids": _pad([example.columns_PK for example in examples], self.end_id),
             "audio_input_ids_mask": torch.arange(int(columns_P.max()))[None, :] < columns_P[:, None],
             "logits_to_keep": _pad([example.keep_T for example in examples], False),
             "labels": _pad([example.labels for example in examples], IGNORED),
@@ -65,13 +57,6 @@ class PaddingCollator:
         batch["utterance_ids"] = [example.utterance_id for example in examples]
         batch["durations_seconds"] = [example.duration_seconds for example in examples]
         return batch
-
-    def _disturb(self, columns_PK: Tensor) -> Tensor:
-        if not self.code_noise:
-            return columns_PK
-        rate = self.code_noise * torch.rand(())
-        hit_PK = (torch.rand(columns_PK.shape) < rate) & (columns_PK < self.num_codes)
-        return torch.where(hit_PK, torch.randint_like(columns_PK, self.num_codes), columns_PK)
 
 
 def _pad(tensors: list[Tensor], value: int | bool) -> Tensor:
