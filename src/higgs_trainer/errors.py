@@ -45,6 +45,10 @@ class RecipeError(UserError):
 class AudioError(UserError):
     """An audio file that cannot be read as speech: broken, empty, too short or not finite."""
 
+    def __init__(self, file: str | Path, what: str, what_to_do: str) -> None:
+        super().__init__(f"{file} {what}; {what_to_do}")
+        self.what, self.what_to_do = what, what_to_do
+
 
 class CheckpointError(UserError):
     """A model, codec or prepared folder that is not what it should be, or does not fit the others."""

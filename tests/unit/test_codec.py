@@ -1,5 +1,7 @@
 """A codec is found by its name, and what is none is refused by name."""
 
+import importlib
+import importlib.machinery
 import json
 import sys
 import types
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from higgs_trainer.data import codec as codec_module
@@ -67,6 +70,7 @@ class StubTokenizer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.batches: list[tuple[int, ...]] = []
         self.weight = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
         self.config = types.SimpleNamespace(sample_rate=24_000, codebook_size=7, target_bandwidths=[1, 2])
         self.quantizer = types.SimpleNamespace(frame_rate=25, get_num_quantizers_for_bandwidth={2: 5}.get)
@@ -76,9 +80,10 @@ class StubTokenizer(nn.Module):
         return self.weight.device
 
     def encode(self, input_values: torch.Tensor) -> types.SimpleNamespace:
+        self.batches.append(tuple(input_values.shape))
         num_frames = input_values.shape[2] // 960
         codes_KF = torch.arange(5 * num_frames).reshape(5, num_frames) % 7
-        return types.SimpleNamespace(audio_codes=codes_KF[None])
+        return types.SimpleNamespace(audio_codes=codes_KF.expand(len(input_values), -1, -1))
 
     def decode(self, codes_1KF: torch.Tensor) -> types.SimpleNamespace:
         samples = codes_1KF[:, :1].repeat_interleave(960, dim=2)
@@ -93,6 +98,85 @@ def test_the_real_tokenizer_is_turned_the_codec_way() -> None:
     waveform_S = codec.decode(codes_FK)
     assert waveform_S.dtype == torch.float32
     assert waveform_S[::960].tolist() == [0.0, 1.0, 2.0]
+
+
+def test_clips_of_equally_many_frames_go_through_the_real_tokenizer_together() -> None:
+    tokenizer = StubTokenizer()
+    codec = HiggsTokenizerCodec(tokenizer, "stub")
+    codes = codec.encode_batch([torch.zeros(num_samples) for num_samples in (960, 2881, 959, 3839, 961)])
+    assert [len(codes_FK) for codes_FK in codes] == [1, 4, 1, 4, 2]
+    assert tokenizer.batches == [(2, 1, 960), (2, 1, 3840), (1, 1, 1920)]
+
+
+def build_real_tokenizer(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    """transformers' own class with small random weights, at 25 frames a second. Its one use of torchaudio, which need
+    not be installed, is a resampler: interpolation stands in for it."""
+    torchaudio = types.ModuleType("torchaudio")
+    torchaudio.__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
+    torchaudio.functional = types.SimpleNamespace(  # type: ignore[attr-defined]
+        resample=lambda wave_BKS, rate_hz, new_rate_hz: nn.functional.interpolate(
+            wave_BKS, size=wave_BKS.shape[-1] * new_rate_hz // rate_hz, mode="linear"
+        )
+    )
+    monkeypatch.setitem(sys.modules, "torchaudio", torchaudio)
+    name = "transformers.models.higgs_audio_v2_tokenizer.modeling_higgs_audio_v2_tokenizer"
+    monkeypatch.setitem(sys.modules, name, None)  # so that the module made below is forgotten after the test
+    del sys.modules[name]
+    modeling = importlib.import_module(name)
+    ratios = [8, 5, 4, 2, 3]
+    config = transformers.HiggsAudioV2TokenizerConfig(
+        acoustic_model_config={
+            "model_type": "dac",
+            "encoder_hidden_size": 8,
+            "decoder_hidden_size": 32,
+            "hidden_size": 12,
+            "downsampling_ratios": ratios,
+            "upsampling_ratios": ratios,
+        },
+        semantic_model_config={
+            "model_type": "hubert",
+            "hidden_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "intermediate_size": 20,
+            "conv_dim": [6] * 7,
+            "num_conv_pos_embeddings": 16,
+            "num_conv_pos_embedding_groups": 4,
+        },
+        target_bandwidths=[0.5, 1, 1.5, 2],
+        codebook_size=1024,
+    )
+    model: nn.Module = modeling.HiggsAudioV2TokenizerModel(config)
+    for quantizer in model.quantizer.quantizers:  # type: ignore[union-attr]
+        quantizer.codebook.embed.normal_(std=0.1)  # they start as zeros: every code would be 0
+    return model
+
+
+@pytest.fixture
+def real_codec(monkeypatch: pytest.MonkeyPatch) -> HiggsTokenizerCodec:
+    return HiggsTokenizerCodec(build_real_tokenizer(monkeypatch), "tiny")
+
+
+@pytest.mark.parametrize("kind", ["embedded", "real"])
+def test_codes_of_a_batch_are_those_of_each_clip(kind: str, request: pytest.FixtureRequest) -> None:
+    codec = load_codec("embedded") if kind == "embedded" else request.getfixturevalue("real_codec")
+    lengths = (24_000, 4801, 24_000, 960 * 5 + 1, 23_999, 31_680, 960)
+    waveforms = [torch.randn(num_samples) * 0.2 for num_samples in lengths]
+    batched = codec.encode_batch(waveforms)
+    assert [len(codes_FK) for codes_FK in batched] == [25, 6, 25, 6, 25, 33, 1]
+    assert torch.cat(batched).unique().numel() > 50
+    for waveform_S, codes_FK in zip(waveforms, batched, strict=True):
+        assert torch.equal(codes_FK, codec.encode(waveform_S))
+
+
+def test_the_real_tokenizer_fills_the_last_frame_as_its_feature_extractor_does(
+    real_codec: HiggsTokenizerCodec,
+) -> None:
+    waveform_S = torch.randn(10_000) * 0.2
+    extractor = transformers.DacFeatureExtractor(sampling_rate=24_000, hop_length=960)
+    padded = extractor(waveform_S.numpy(), sampling_rate=24_000, return_tensors="pt")
+    expected_KF = real_codec._model.encode(padded["input_values"]).audio_codes[0]
+    assert torch.equal(real_codec.encode(waveform_S), expected_KF.T)
 
 
 def test_a_fingerprint_follows_the_weights() -> None:

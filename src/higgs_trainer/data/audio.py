@@ -1,8 +1,10 @@
 """Audio files to and from waveforms: float32, mono, 24 kHz, in [-1, 1]."""
 
+import math
 import os
 import re
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,34 +19,99 @@ SAMPLE_RATE_HZ = 24_000
 CUT_OFF = re.compile(r"^ *(?:data|SSND) *: *(\d+) \(should be (\d+)\)", re.MULTILINE)
 LENGTH_UNKNOWN = 2**31 - 2**16
 SHORTEST_SECONDS = 0.1  # below this there is no word, and fewer than three codec frames
+MOST_CHANNELS = 2  # the mean of two is what a listener hears; of 5.1 it is not
+RATES_HZ = range(1_000, 768_001)  # what is outside is a damaged header
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A file as it is: `samples_SC` float32, C channels, at its own rate."""
+
+    samples_SC: np.ndarray
+    rate_hz: int
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples_SC) / self.rate_hz
 
 
 def read_audio(path: str | Path) -> Tensor:
-    """Read any format that libsndfile knows (WAV, FLAC, OGG/Opus, MP3, ...).
+    """Read any format that libsndfile knows (WAV, FLAC, OGG/Opus, MP3, ...), whatever the name's ending.
 
     Returns:
         waveform_S: float32, channels averaged, resampled to `SAMPLE_RATE_HZ`.
 
     Raises:
-        AudioError: the file cannot be decoded, breaks off, is shorter than `SHORTEST_SECONDS`, or not finite.
+        AudioError: as `decode_file`, or the sound is shorter than `SHORTEST_SECONDS`.
     """
+    decoded = decode_file(path)
+    if decoded.seconds < SHORTEST_SECONDS:
+        raise AudioError(
+            path, f"lasts {decoded.seconds:.3f} s", f"at least {SHORTEST_SECONDS} s of speech are needed"
+        )
+    return to_waveform(decoded)
+
+
+def decode_file(path: str | Path, *, max_seconds: float = math.inf) -> Decoded:
+    """Read a file's samples. What is longer than `max_seconds` is refused before more than that is in memory.
+
+    Raises:
+        AudioError: it is no regular file, cannot be decoded, breaks off, is not finite, is longer than
+            `max_seconds`, or has more than `MOST_CHANNELS` channels or a rate outside `RATES_HZ`.
+    """
+    if not Path(path).is_file():  # opening a pipe or a device would wait for ever
+        raise AudioError(path, f"cannot be read as audio ({name_kind(Path(path))})", "give a recording")
     try:
         with soundfile.SoundFile(path) as file:
             rate_hz, announced_samples, log = file.samplerate, file.frames, file.extra_info
-            channels = file.read(dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise AudioError(f"{path} cannot be read as audio ({error}); convert it to WAV or FLAC") from error
-    samples = channels.mean(axis=1)
-    if _is_cut_off(log) or announced_samples - len(samples) > SHORTEST_SECONDS * rate_hz:
-        raise AudioError(f"{path} breaks off after {len(samples) / rate_hz:.3f} s; copy or convert it again")
-    if len(samples) < SHORTEST_SECONDS * rate_hz:
-        seconds = len(samples) / rate_hz
-        raise AudioError(f"{path} lasts {seconds:.3f} s; at least {SHORTEST_SECONDS} s of speech are needed")
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{path} holds samples that are NaN or infinite; export it again")
-    if rate_hz != SAMPLE_RATE_HZ:
-        samples = soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, quality="HQ")
-    return torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
+            _check_header(path, file, max_seconds)
+            most = -1 if math.isinf(max_seconds) else int(max_seconds * rate_hz) + 1
+            samples_SC = file.read(most, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: a name that ends in .raw
+        raise AudioError(path, f"cannot be read as audio ({error})", "convert it to WAV or FLAC") from error
+    decoded = Decoded(samples_SC, rate_hz)
+    if decoded.seconds > max_seconds:  # a header may announce less, or nothing
+        raise AudioError(path, f"lasts more than {max_seconds:g} s", "cut it, or raise --max-seconds")
+    if _is_cut_off(log) or announced_samples / rate_hz - decoded.seconds > SHORTEST_SECONDS:
+        raise AudioError(path, f"breaks off after {decoded.seconds:.3f} s", "copy or convert it again")
+    if not np.isfinite(samples_SC).all():
+        raise AudioError(path, "holds samples that are NaN or infinite", "export it again")
+    return decoded
+
+
+def to_waveform(decoded: Decoded) -> Tensor:
+    """waveform_S: float32, channels averaged, resampled to `SAMPLE_RATE_HZ`."""
+    samples_S = decoded.samples_SC.mean(axis=1)
+    if decoded.rate_hz != SAMPLE_RATE_HZ:
+        samples_S = soxr.resample(samples_S, decoded.rate_hz, SAMPLE_RATE_HZ, quality="HQ")
+    return torch.from_numpy(np.ascontiguousarray(samples_S, dtype=np.float32))
+
+
+def name_kind(path: Path) -> str:
+    """What stands in a recording's place: "a folder", "a pipe", ..."""
+    kinds = {
+        path.is_dir: "a folder",
+        path.is_fifo: "a pipe",
+        path.is_char_device: "a device",
+        path.is_block_device: "a device",
+        path.is_socket: "a socket",
+        path.is_file: "a file",
+    }
+    return next((name for is_kind, name in kinds.items() if is_kind()), "no such file")
+
+
+def _check_header(path: str | Path, file: soundfile.SoundFile, max_seconds: float) -> None:
+    if file.samplerate not in RATES_HZ:
+        raise AudioError(path, f"has a sample rate of {file.samplerate} Hz", "its header is damaged")
+    if file.channels > MOST_CHANNELS:
+        raise AudioError(path, f"has {file.channels} channels", "mix it down to one, the speaker's")
+    announced_seconds = file.frames / file.samplerate
+    if announced_seconds > max_seconds and file.frames < LENGTH_UNKNOWN:
+        raise AudioError(
+            path,
+            f"lasts {announced_seconds:.1f} s, more than {max_seconds:g} s",
+            "cut it, or raise --max-seconds",
+        )
 
 
 def _is_cut_off(log: str) -> bool:

@@ -5,7 +5,9 @@ CPU, no download) and the real Higgs Audio v2 tokenizer (`HiggsTokenizerCodec`: 
 """
 
 import hashlib
+import math
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from importlib.resources import as_file, files
 from importlib.util import find_spec
@@ -28,6 +30,11 @@ class Codec(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def revision(self) -> str | None:
+        """The hub commit that it was loaded from; None for a folder."""
+        ...
+
+    @property
     def fingerprint(self) -> str:
         """Changes when the weights do: codes made under another fingerprint mean other sounds."""
         ...
@@ -45,9 +52,18 @@ class Codec(Protocol):
         """float32 samples -> codes_FK, long, each in [0, codebook_size)."""
         ...
 
+    def encode_batch(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
+        """Waveforms of any lengths -> what `encode` makes of each, to the last code, in their order."""
+        ...
+
     def decode(self, codes_FK: Tensor) -> Tensor:
         """long codes -> waveform_S, float32."""
         ...
+
+
+def fill_up(waveform_S: Tensor, num_samples: int) -> Tensor:
+    """The waveform, with silence behind it up to `num_samples`."""
+    return torch.nn.functional.pad(waveform_S, (0, num_samples - len(waveform_S)))
 
 
 def load_codec(name: str | Path) -> Codec:
@@ -89,6 +105,8 @@ class HiggsTokenizerCodec:
         self.sample_rate_hz: int = model.config.sample_rate
         self.codebook_size: int = model.config.codebook_size
         self.frames_per_second = float(model.quantizer.frame_rate)
+        self.revision: str | None = getattr(model.config, "_commit_hash", None)
+        self._frame_samples = round(self.sample_rate_hz / self.frames_per_second)
         widest = model.config.target_bandwidths[-1]  # what `model.encode` uses when it is given no bandwidth
         self.num_codebooks: int = model.quantizer.get_num_quantizers_for_bandwidth(widest)
 
@@ -119,12 +137,27 @@ class HiggsTokenizerCodec:
             digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    @torch.no_grad()
     def encode(self, waveform_S: Tensor) -> Tensor:
-        """float32 samples -> codes_FK, long, on the CPU."""
-        codes_1KF = self._model.encode(waveform_S[None, None].to(self._model.device)).audio_codes
-        codes_FK: Tensor = codes_1KF[0].T.contiguous().long().cpu()
-        return codes_FK
+        """float32 samples -> codes_FK, long, on the CPU. The last frame is filled with silence, as transformers'
+        processor does it (its feature extractor pads to a multiple of the hop length)."""
+        return self.encode_batch([waveform_S])[0]
+
+    @torch.no_grad()
+    def encode_batch(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
+        """Those of equally many frames go through the model together: then no clip is padded to another's length,
+        which would change its codes."""
+        by_num_frames: dict[int, list[int]] = {}
+        for index, waveform_S in enumerate(waveforms):
+            by_num_frames.setdefault(math.ceil(len(waveform_S) / self._frame_samples), []).append(index)
+        codes: dict[int, Tensor] = {}
+        for num_frames, indices in by_num_frames.items():
+            batch_BS = torch.stack(
+                [fill_up(waveforms[index], num_frames * self._frame_samples) for index in indices]
+            )
+            codes_BKF = self._model.encode(batch_BS[:, None].to(self._model.device)).audio_codes
+            codes_BFK = codes_BKF.transpose(1, 2).contiguous().long().cpu()
+            codes.update(zip(indices, codes_BFK, strict=True))
+        return [codes[index] for index in range(len(waveforms))]
 
     @torch.no_grad()
     def decode(self, codes_FK: Tensor) -> Tensor:

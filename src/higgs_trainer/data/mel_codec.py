@@ -61,6 +61,7 @@ class MelCodec:
     sample_rate_hz = SAMPLE_RATE_HZ
     frames_per_second = FRAMES_PER_SECOND
     num_codebooks = NUM_CODEBOOKS
+    revision = None
 
     @property
     def codebook_size(self) -> int:
@@ -103,6 +104,11 @@ class MelCodec:
         silence. Raises ValueError on anything but one finite channel of at least one sample."""
         points_FD = (compute_log_mel(waveform_S) - self.mean_M) @ self.components_DM.T
         return search_codes(points_FD, self.codebooks_KCD, BEAMS)
+
+    def encode_batch(self, waveforms: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """One by one: the beam search fills a core with a single clip, and a matrix product of another height may
+        round otherwise."""
+        return [self.encode(waveform_S) for waveform_S in waveforms]
 
     @torch.inference_mode()
     def decode(self, codes_FK: torch.Tensor) -> torch.Tensor:

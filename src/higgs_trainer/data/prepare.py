@@ -128,8 +128,8 @@ def _check_rows_and_recordings(manifest: Path, allow_outside: bool, progress: Pr
             try:
                 read_audio(path)
             except AudioError as error:
-                what, _, what_to_do = str(error).rpartition("; ")
-                problems.append(Problem(manifest, utterance.line, what, what_to_do))
+                what = f"{path} {error.what}"
+                problems.append(Problem(manifest, utterance.line, what, error.what_to_do))
     if problems:
         raise ManifestError(sorted(problems, key=lambda problem: problem.line))
     return utterances
