@@ -131,10 +131,7 @@ def _print_check(report: "CheckReport") -> None:
         found = result.found if result.passed else f"{result.found}. {result.remedy}"
         table.add_row(escape(result.name), outcome, escape(found))
     console.print(table)
-    table = Table("parameters of", "trained", "all", box=None)
-    for kind, (trained, total) in report.trainable.items():
-        table.add_row(kind, f"{trained:,}", f"{total:,}")
-    console.print(table)
+    console.print(report.trainable, markup=False, highlight=False, soft_wrap=True)
     console.print(f"loss of the first batch: {report.loss:.4f}")
 
 

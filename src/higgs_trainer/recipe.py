@@ -16,12 +16,14 @@ from higgs_trainer.yaml_file import to_plain, write_yaml
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """The checkpoint to start from. `codec` null: the codec folder inside the model's folder."""
+    """The checkpoint to start from. `codec` null: the codec folder inside the model's folder. `freeze`: kinds of
+    modules that full fine-tuning leaves as they are."""
 
     name_or_path: FolderOrName
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attn_implementation: str = "sdpa"
     codec: Literal["embedded"] | FolderOrName | None = None
+    freeze: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,24 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class AdapterRecipe:
-    """LoRA. `target_modules`: a preset ("attention", "attention+audio_ffn", "all_linear") or names of modules."""
+    """LoRA, by PEFT's own `LoraConfig`, whose fields these are.
+
+    `target_modules`: a preset ("attention", "attention+audio_ffn", "all_linear") or names of modules. PEFT's `bias` is
+    not among them: no linear module of a Higgs Audio model has one.
+    """
 
     r: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.0
     target_modules: str | tuple[str, ...] = "attention+audio_ffn"
+    exclude_modules: tuple[str, ...] = ()
     modules_to_save: tuple[str, ...] = ()
+    layers_to_transform: tuple[int, ...] | None = None
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, int] = field(default_factory=dict)
     use_rslora: bool = False
+    use_dora: bool = False
+    init_lora_weights: bool | Literal["gaussian", "orthogonal", "olora", "pissa"] = True
 
 
 @dataclass(frozen=True)
@@ -215,5 +227,7 @@ def _check_together(recipe: Recipe) -> Iterator[str]:
         yield "training.bf16 and training.fp16 exclude each other; keep one"
     if training.load_best_model_at_end and training.eval_strategy == "no":
         yield "training.load_best_model_at_end needs training.eval_strategy"
+    if recipe.model.freeze and recipe.adapter is not None:
+        yield "model.freeze is for full fine-tuning; beside an adapter the model is frozen already: leave one out"
     if (samples.ref_audio is None) != (samples.ref_text is None):
         yield "samples.ref_audio and samples.ref_text are a recording and its words; give both or neither"

@@ -201,6 +201,10 @@ def _convert(hint: Any, value: Any, folder: Path) -> Any:
         if not isinstance(value, list):
             raise _WrongType("a list")
         return tuple(_convert(options[0], item, folder) for item in value)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise _WrongType("names with values")
+        return {str(key): _convert(options[1], item, folder) for key, item in value.items()}
     if origin is Annotated:
         return _find_folder(_convert(str, value, folder), folder)
     return CONVERTERS[hint](value, folder)

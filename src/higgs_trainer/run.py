@@ -6,7 +6,7 @@ recipe -> checkpoint (model, tokenizer), codec -> examples -> HiggsAudioTrainer 
 import json
 import os
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from higgs_trainer.data.collator import PaddingCollator
 from higgs_trainer.data.examples import ExampleDataset
 from higgs_trainer.data.prepare import check_codec, read_prepared
 from higgs_trainer.errors import RecipeError
-from higgs_trainer.model.adapters import add_lora, count_trainable
+from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import Family, family_of
 from higgs_trainer.model.loading import Checkpoint, copy_companions, load_checkpoint, load_codec_of
+from higgs_trainer.model.parameters import count_trainable, format_trainable, freeze
 from higgs_trainer.recipe import Recipe, TrainingRecipe, training_arguments, write_recipe
 from higgs_trainer.speech.generate import Sampling, Voice, speak, write_spoken
 from higgs_trainer.training.callbacks import ReadableProgress, SpeakSamples
@@ -31,6 +32,7 @@ from higgs_trainer.training.trainer import HiggsAudioTrainer
 
 RECIPE_NAME = "recipe.yaml"
 GUARD_REPORT_NAME = "guard_report.json"
+PARAMETERS_NAME = "trainable_parameters.json"
 
 
 @dataclass(frozen=True)
@@ -65,20 +67,9 @@ def build_run(recipe: Recipe) -> Run:
     train_set = _disturb(_load_examples(recipe.data.train, checkpoint, codec), recipe, checkpoint)
     eval_set = _load_examples(recipe.data.eval, checkpoint, codec) if recipe.data.eval else None
     if recipe.adapter is not None:
-        adapter = recipe.adapter
-        checkpoint = replace(
-            checkpoint,
-            model=add_lora(
-                checkpoint.model,
-                family,
-                r=adapter.r,
-                lora_alpha=adapter.lora_alpha,
-                lora_dropout=adapter.lora_dropout,
-                target_modules=adapter.target_modules,
-                modules_to_save=adapter.modules_to_save,
-                use_rslora=adapter.use_rslora,
-            ),
-        )
+        adapted = add_lora(checkpoint.model, family, **asdict(recipe.adapter))
+        checkpoint = replace(checkpoint, model=adapted)
+    freeze(checkpoint.model, recipe.model.freeze)
     ids = checkpoint.stream_ids
     trainer = HiggsAudioTrainer(
         model=checkpoint.model,
@@ -108,6 +99,11 @@ def train(recipe: Recipe) -> TrainingSummary:
     output_dir = Path(recipe.training.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     write_recipe(recipe, output_dir / RECIPE_NAME)
+    trainable = count_trainable(run.checkpoint.model)
+    print(format_trainable(trainable), flush=True)
+    _write_json(
+        output_dir / PARAMETERS_NAME, {kind: {"trained": t, "all": a} for kind, (t, a) in trainable.items()}
+    )
     if not recipe.training.disable_tqdm:
         run.trainer.add_callback(ReadableProgress)
     if recipe.samples.texts:
@@ -134,7 +130,7 @@ class CheckReport:
 
     cascade: str
     results: tuple[CheckResult, ...]
-    trainable: dict[str, tuple[int, int]]
+    trainable: str
     loss: float
 
     @property
@@ -163,7 +159,7 @@ def check(recipe: Recipe) -> CheckReport:
             *check_examples(every_example, end_id=run.checkpoint.stream_ids.end),
             *check_model(trainer, some),
         ),
-        trainable=count_trainable(run.checkpoint.model),
+        trainable=format_trainable(count_trainable(run.checkpoint.model)),
         loss=float(result.training_loss),
     )
 

@@ -184,6 +184,11 @@ def test_fields_that_do_not_go_together(folder: Path, training: str, more: str, 
     assert problem in found
 
 
+def test_freezing_and_an_adapter_do_not_go_together(folder: Path) -> None:
+    (found,) = find_problems(folder, SHORTEST + "adapter: {r: 2}", "--model.freeze", "[norms]")
+    assert "leave one out" in found
+
+
 def test_files_that_are_no_recipe(folder: Path) -> None:
     with pytest.raises(RecipeError, match="No such file"):
         read_recipe(folder / "none.yaml")
@@ -230,6 +235,8 @@ def test_an_override_may_drop_or_make_a_section(folder: Path) -> None:
 
 
 WRONG_OVERRIDES = {
+    "list for a mapping": (["--adapter.rank_pattern", "[3]"], "expected names with values"),
+    "text in a mapping": (["--adapter.rank_pattern", "{q_proj: a}"], "expected names with values"),
     "misspelt": (
         ["--learning_rte", "1"],
         "--learning_rte is no field of a recipe; did you mean 'learning_rate'?",
@@ -260,7 +267,7 @@ def test_what_is_written_is_read_back(folder: Path) -> None:
     text = """
 model: {name_or_path: ./base, codec: embedded}
 data: {train: prepared}
-adapter: {lora_dropout: 1e-5, modules_to_save: [audio_lm_head]}
+adapter: {lora_dropout: 1e-5, modules_to_save: [audio_lm_head], rank_pattern: {q_proj: 4}, init_lora_weights: pissa}
 loss: {codebook_weights: [1, 2e-9]}
 training: {output_dir: a, run_name: "1e5", metric_for_best_model: "no", warmup_steps: 0.1, resume_from_checkpoint: true}
 samples: {texts: ["null", "true", "3", "é: #"], ref_audio: a.wav, ref_text: "2e-6"}

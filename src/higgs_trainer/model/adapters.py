@@ -1,13 +1,16 @@
-"""LoRA on a model, and the table of what is trained.
+"""LoRA on a model, by PEFT.
 
 Adapters are made with ``task_type=None``: PEFT's ``CAUSAL_LM`` class adds ``labels=None`` to every call of the model.
+Every name that is given must match something: PEFT itself is content when one of several does.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -15,11 +18,58 @@ from higgs_trainer.errors import RecipeError
 from higgs_trainer.model.families import Family
 
 
+def add_lora(
+    model: PreTrainedModel,
+    family: Family,
+    *,
+    target_modules: str | Sequence[str] = "attention+audio_ffn",
+    exclude_modules: Sequence[str] = (),
+    modules_to_save: Sequence[str] = (),
+    layers_to_transform: Sequence[int] | None = None,
+    rank_pattern: Mapping[str, int] | None = None,
+    alpha_pattern: Mapping[str, int] | None = None,
+    **options: Any,
+) -> PeftModel:
+    """The model with LoRA adapters, the rest frozen.
+
+    Args:
+        target_modules: a preset of the family, or names of linear modules.
+        The rest are fields of PEFT's ``LoraConfig``.
+
+    Raises:
+        RecipeError: a name or a layer that matches nothing, or what PEFT refuses.
+    """
+    targets = resolve_targets(model, family, target_modules)
+    _check_layers(model, layers_to_transform)
+    try:
+        config = LoraConfig(
+            task_type=None,
+            target_modules=targets,
+            exclude_modules=list(exclude_modules) or None,
+            modules_to_save=check_modules_to_save(model, modules_to_save) or None,
+            layers_to_transform=None if layers_to_transform is None else list(layers_to_transform),
+            rank_pattern=dict(rank_pattern or {}),
+            alpha_pattern=dict(alpha_pattern or {}),
+            **options,
+        )
+        names = [name for name, _ in model.named_modules()]
+        adapted_model = get_peft_model(model, config)
+    except (ValueError, re.error) as error:
+        raise RecipeError(f"adapter: {error}") from error
+    adapted = _adapted(adapted_model)
+    if not isinstance(target_modules, str):  # of a preset, a part may well be excluded
+        _check_each_matches("target_modules", targets, adapted)
+    _check_each_matches("exclude_modules", exclude_modules, names)
+    _check_each_matches("rank_pattern", rank_pattern or {}, adapted, _fits)
+    _check_each_matches("alpha_pattern", alpha_pattern or {}, adapted, _fits)
+    return adapted_model
+
+
 def resolve_targets(model: nn.Module, family: Family, targets: str | Sequence[str]) -> list[str]:
     """Module names for PEFT: a preset's, or the given ones.
 
     Raises:
-        RecipeError: an unknown preset, or a name that matches no module; it lists near names.
+        RecipeError: an unknown preset, or a name that matches no linear module; it lists near names.
     """
     if isinstance(targets, str):
         if targets not in family.lora_presets:
@@ -27,14 +77,8 @@ def resolve_targets(model: nn.Module, family: Family, targets: str | Sequence[st
                 f"adapter.target_modules: no preset {targets!r}; there are {', '.join(family.lora_presets)}"
             )
         targets = family.lora_presets[targets]
-    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    suffixes = sorted({name.rsplit(".", 1)[-1] for name in linear})
-    for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in linear):
-            near = get_close_matches(target, suffixes, n=3, cutoff=0.4) or suffixes
-            raise RecipeError(
-                f"adapter.target_modules: {target!r} matches no linear module; near: {', '.join(near)}"
-            )
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    _check_each_matches("target_modules", targets, linear)
     return list(targets)
 
 
@@ -47,13 +91,9 @@ def check_modules_to_save(model: nn.Module, names: Sequence[str]) -> list[str]:
         RecipeError: a name that matches nothing, or a module and one inside it.
     """
     modules = [name for name, _ in model.named_modules()]
+    _check_each_matches("modules_to_save", names, modules)
     for wanted in names:
-        found = [name for name in modules if name == wanted or name.endswith(f".{wanted}")]
-        if not found:
-            near = get_close_matches(wanted, {name.rsplit(".", 1)[-1] for name in modules}, n=3, cutoff=0.4)
-            raise RecipeError(
-                f"adapter.modules_to_save: {wanted!r} matches no module; near: {', '.join(near)}"
-            )
+        found = [name for name in modules if _ends_with(wanted, name)]
         inner = [name for name in found if any(name.startswith(f"{outer}.") for outer in found)]
         if inner:
             longer = ".".join(inner[0].split(".")[-wanted.count(".") - 2 :])
@@ -63,47 +103,41 @@ def check_modules_to_save(model: nn.Module, names: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def add_lora(
-    model: PreTrainedModel,
-    family: Family,
-    *,
-    r: int,
-    lora_alpha: int,
-    lora_dropout: float = 0.0,
-    target_modules: str | Sequence[str] = "attention+audio_ffn",
-    modules_to_save: Sequence[str] = (),
-    use_rslora: bool = False,
-) -> PeftModel:
-    """The model with LoRA adapters, the rest frozen. The arguments are PEFT's."""
-    config = LoraConfig(
-        task_type=None,
-        r=r,
-        lora_alpha=lora_alpha,
-        lora_dropout=lora_dropout,
-        target_modules=resolve_targets(model, family, target_modules),
-        modules_to_save=check_modules_to_save(model, modules_to_save) or None,
-        use_rslora=use_rslora,
-    )
-    return get_peft_model(model, config)
+def _check_layers(model: PreTrainedModel, layers: Sequence[int] | None) -> None:
+    num_layers = model.config.num_hidden_layers
+    if absent := [layer for layer in layers or () if not 0 <= layer < num_layers]:
+        raise RecipeError(
+            f"adapter.layers_to_transform: no layer {', '.join(map(str, absent))}; "
+            f"the model's are 0 to {num_layers - 1}"
+        )
 
 
-def count_trainable(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Kind of module -> (trainable, all) parameters. The kind is the module's own name: ``q_proj``, ``audio_lm_head``;
-    a layer's audio FFN and text FFN are told apart: ``audio_mlp.up_proj``."""
-    trainable: Counter[str] = Counter()
-    total: Counter[str] = Counter()
-    for name, parameter in model.named_parameters():
-        kind = _kind_of(name)
-        total[kind] += parameter.numel()
-        trainable[kind] += parameter.numel() * parameter.requires_grad
-    return {kind: (trainable[kind], total[kind]) for kind in total}
+def _ends_with(wanted: str, name: str) -> bool:
+    """PEFT's rule for names of modules: the end of the path, from a dot on."""
+    return name == wanted or name.endswith(f".{wanted}")
 
 
-def _kind_of(parameter_name: str) -> str:
-    parts = [part for part in parameter_name.split(".") if part not in PEFT_PARTS and not part.isdigit()]
-    kind = parts[-2] if len(parts) > 1 else parts[0]
-    parent = parts[-3] if len(parts) > 2 else ""
-    return f"{parent}.{kind}" if parent.endswith("mlp") else kind
+def _fits(pattern: str, name: str) -> bool:
+    """PEFT's rule for the keys of `rank_pattern` and `alpha_pattern`: the same, but a regular expression."""
+    return re.match(rf"(.*\.)?({pattern})$", name) is not None
 
 
-PEFT_PARTS = frozenset({"base_layer", "lora_A", "lora_B", "default", "modules_to_save", "original_module"})
+def _check_each_matches(
+    field: str,
+    wanted: Iterable[str],
+    names: Sequence[str],
+    matches: Callable[[str, str], bool] = _ends_with,
+) -> None:
+    for one in wanted:
+        if not any(matches(one, name) for name in names):
+            known = sorted({name.rsplit(".", 1)[-1] for name in names if name})
+            near = get_close_matches(one.rsplit(".", 1)[-1], known, n=3, cutoff=0.4) or known
+            raise RecipeError(f"adapter.{field}: {one!r} matches no module there; near: {', '.join(near)}")
+
+
+def _adapted(model: PeftModel) -> list[str]:
+    return [
+        name.removeprefix("base_model.model.")
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer)
+    ]

@@ -1,0 +1,60 @@
+"""Freezing by kind of module stops exactly these parameters; the table of what is trained adds up."""
+
+import pytest
+
+from higgs_trainer.errors import RecipeError
+from higgs_trainer.model.adapters import add_lora
+from higgs_trainer.model.families import family_of
+from higgs_trainer.model.parameters import KINDS, count_trainable, format_trainable, freeze
+from tiny import tiny_checkpoint
+
+PARTS = {
+    "text_embeddings": ".embed_tokens.",
+    "audio_embeddings": ".embed_audio_tokens.",
+    "attention": ".self_attn.",
+    "text_ffn": ".mlp.",
+    "audio_ffn": ".audio_mlp.",
+    "norms": "norm.",
+    "audio_head": "audio_lm_head.",
+}
+ABSENT = {"text_head", "audio_tower"}  # from the native model without a text head
+
+
+def test_every_parameter_is_of_one_kind():
+    model = tiny_checkpoint().model
+    for name, _ in model.named_parameters():
+        assert sum(not names.isdisjoint(name.split(".")) for names in KINDS.values()) == 1, name
+    assert set(KINDS) == set(PARTS) | ABSENT
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_freezing_stops_the_kind_and_nothing_else(kind):
+    model = tiny_checkpoint().model
+    freeze(model, [kind])
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (PARTS[kind] not in f".{name}"), name
+
+
+def test_a_kind_that_matches_nothing_lists_near_ones():
+    with pytest.raises(RecipeError, match=r"'text_fnn' matches no parameter; near: text_ffn"):
+        freeze(tiny_checkpoint().model, ["text_fnn"])
+    with pytest.raises(RecipeError, match=r"'audio_tower' matches no parameter; near: audio_"):
+        freeze(tiny_checkpoint().model, ["audio_tower"])
+
+
+def test_something_is_left_to_train():
+    with pytest.raises(RecipeError, match="nothing is left to train"):
+        freeze(tiny_checkpoint().model, list(PARTS))
+
+
+def test_the_table_adds_up():
+    model = tiny_checkpoint().model
+    adapted = add_lora(model, family_of(model), r=3, lora_alpha=5, use_dora=True)
+    table = count_trainable(adapted)
+    assert sum(total for _, total in table.values()) == sum(p.numel() for p in adapted.parameters())
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert sum(some for some, _ in table.values()) == trained
+    # two layers; rank 3; a magnitude a row
+    assert table["q_proj"][0] == 2 * (3 * 32 + 3 * 32 + 32)
+    *_, last = format_trainable(table).splitlines()
+    assert last.split()[:2] == ["together", f"{trained:,}"]
