@@ -133,11 +133,11 @@ class HiggsAudioTrainer(LabelGuardMixin, Trainer):
             )
         return self.optimizer
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+    def log(self, logs: dict[str, float], *start_time: float) -> None:
         """Add the terms of the loss since the last log: each codebook, accuracy of the first, speed."""
         if "loss" in logs:
             logs = {**logs, **self._take("", self.training_totals)}
-        super().log(logs, start_time)
+        super().log(logs, *start_time)  # transformers 4.46 knows no start_time
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Trainer's loop; its mean of batch means is replaced by the loss over all cells of the set."""

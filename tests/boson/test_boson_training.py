@@ -1,0 +1,216 @@
+"""Boson's model through ``HiggsAudioTrainer``: what reaches it, what it learns, and what it cannot learn."""
+
+import dataclasses
+import functools
+import inspect
+import math
+from typing import Any
+
+import pytest
+import torch
+from boson_multimodal.model.higgs_audio import HiggsAudioModel
+from peft import LoraConfig, TaskType, get_peft_model
+from transformers import TrainingArguments
+
+from higgs_trainer.errors import LossError
+from higgs_trainer.guard import LabelLeakError
+from higgs_trainer.model.adapters import add_lora
+from higgs_trainer.model.families import HIGGS_AUDIO, Family
+from higgs_trainer.training.losses import LossWeights
+from higgs_trainer.training.trainer import HiggsAudioTrainer
+from tiny_boson import END, FreshSamples, make_collator, make_model, make_sample
+
+HEADS = ("audio_decoder_proj.audio_lm_head", "audio_decoder_proj.text_lm_head")
+
+
+def make_trainer(folder, model, samples, held_out=None, *, family: Family = HIGGS_AUDIO, **arguments: Any):
+    text = arguments.pop("text_weight", 1.0)
+    policy = arguments.pop("guard_policy", "divert")
+    arguments = {
+        "max_steps": 50,
+        "per_device_train_batch_size": 2,
+        "per_device_eval_batch_size": 8,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+    } | arguments
+    return HiggsAudioTrainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(folder),
+            report_to=[],
+            save_strategy="no",
+            use_cpu=True,
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            remove_unused_columns=False,
+            **arguments,
+        ),
+        train_dataset=samples,
+        eval_dataset=held_out or samples,
+        data_collator=make_collator(),
+        family=family,
+        weights=LossWeights(text=text),
+        guard_policy=policy,
+    )
+
+
+def with_lora(*modules_to_save: str) -> Any:
+    return add_lora(
+        make_model(),
+        HIGGS_AUDIO,
+        r=16,
+        lora_alpha=32,
+        target_modules="attention+audio_ffn",
+        modules_to_save=modules_to_save,
+    )
+
+
+def losses(trainer: Any, key: str = "loss") -> list[float]:
+    return [entry[key] for entry in trainer.state.log_history if key in entry]
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The names with which ``HiggsAudioModel.forward`` itself is called, call by call."""
+    seen: list[set[str]] = []
+    original = HiggsAudioModel.forward
+
+    @functools.wraps(original)
+    def spy(self, *args, **kwargs):
+        assert not args
+        seen.append(set(kwargs))
+        return original(self, *args, **kwargs)
+
+    spy.__signature__ = inspect.signature(original)
+    monkeypatch.setattr(HiggsAudioModel, "forward", spy)
+    return seen
+
+
+def test_fifty_steps_of_lora_on_one_batch_learn_it_and_the_model_sees_eleven_inputs(tmp_path, calls):
+    samples = FreshSamples([1, 2], num_frames=7, ref_frames=5)
+    trainer = make_trainer(tmp_path, with_lora(*HEADS), samples)
+    trainer.train()
+    assert len(losses(trainer)) == 50
+    assert losses(trainer)[-1] < 0.1 * losses(trainer)[0]
+    assert losses(trainer, "audio_loss")[-1] < 0.1 * losses(trainer, "audio_loss")[0]
+    assert losses(trainer, "text_loss")[-1] < 0.1 * losses(trainer, "text_loss")[0]
+    trainer.evaluate()
+    trainer.predict(samples)
+    assert len(calls) == 52
+    assert all(names == HIGGS_AUDIO.contract.inputs for names in calls)
+
+
+@pytest.mark.parametrize("task_type", [TaskType.CAUSAL_LM, None])
+def test_what_pefts_classes_add_does_not_reach_the_model(tmp_path, calls, task_type):
+    """The error of the first screen: PEFT's CAUSAL_LM class passes ``labels`` at every call."""
+    config = LoraConfig(task_type=task_type, target_modules=["q_proj"])
+    trainer = make_trainer(tmp_path, get_peft_model(make_model(), config), FreshSamples([1, 2]), max_steps=2)
+    trainer.train()
+    assert all("labels" not in names and "label_ids" not in names for names in calls)
+    assert all(names >= HIGGS_AUDIO.contract.inputs for names in calls)
+    leaks = [str(leak) for leak in trainer.guard.leaks]
+    assert bool(leaks) == (task_type is not None)
+    assert all("labels" in leak and "PeftModelForCausalLM.forward" in leak for leak in leaks)
+
+
+def test_under_raise_the_culprit_is_named(tmp_path):
+    config = LoraConfig(task_type=TaskType.CAUSAL_LM, target_modules=["q_proj"])
+    model = get_peft_model(make_model(), config)
+    trainer = make_trainer(tmp_path, model, FreshSamples([1, 2]), max_steps=1, guard_policy="raise")
+    with pytest.raises(LabelLeakError, match=r"labels.*PeftModelForCausalLM\.forward"):
+        trainer.train()
+
+
+def test_without_the_guards_last_layer_the_model_refuses_the_label(tmp_path):
+    """The control: it is the guard that keeps the call above alive."""
+    config = LoraConfig(task_type=TaskType.CAUSAL_LM, target_modules=["q_proj"])
+    trainer = make_trainer(tmp_path, get_peft_model(make_model(), config), FreshSamples([1, 2]), max_steps=1)
+    trainer.guard_layers = frozenset({1, 2, 3, 4})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'labels'"):
+        trainer.train()
+
+
+def test_accumulation_gives_the_same_losses_as_one_large_batch(tmp_path):
+    samples = FreshLengths([3, 17, 5, 9])
+    runs = []
+    for size, steps in ((4, 1), (1, 4)):
+        trainer = make_trainer(
+            tmp_path / str(size),
+            with_lora(),
+            samples,
+            max_steps=3,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=steps,
+            optim="sgd",
+            learning_rate=1.0,
+        )
+        trainer.train()
+        runs.append(
+            [losses(trainer, "audio_loss"), losses(trainer, "text_loss"), losses(trainer, "grad_norm")]
+        )
+    for once, accumulated in zip(*runs, strict=True):
+        assert once == pytest.approx(accumulated, rel=1e-5)
+
+
+class FreshLengths(torch.utils.data.Dataset):
+    """Clips of very different lengths, made anew each time."""
+
+    def __init__(self, lengths: list[int]) -> None:
+        self.lengths = lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> Any:
+        return make_sample(index, num_frames=self.lengths[index])
+
+
+def unshifted(outputs: Any, model_inputs: Any, targets: Any) -> Any:
+    """The community trainers' mistake: each column's logits beside its own codes."""
+    aligned = HIGGS_AUDIO.align(outputs, model_inputs, targets)
+    supervised_P = (targets["label_audio_ids"].T != -100).any(dim=1)
+    return dataclasses.replace(aligned, audio_logits_NKC=outputs.audio_logits[supervised_P])
+
+
+@pytest.mark.parametrize("leaks", [False, True])
+def test_random_codes_stay_at_chance_unless_targets_leak(tmp_path, leaks):
+    """Fresh random codes cannot be foreseen: whoever does better than ln(1024) has seen them."""
+    family = dataclasses.replace(HIGGS_AUDIO, align=unshifted) if leaks else HIGGS_AUDIO
+    trainer = make_trainer(
+        tmp_path,
+        with_lora(HEADS[0], "audio_codebook_embeddings"),
+        FreshSamples(range(400), num_frames=61),
+        family=family,
+        per_device_train_batch_size=8,
+        learning_rate=5e-3,
+        text_weight=0.0,
+    )
+    trainer.train()
+    held_out_loss = loss_over_codes(trainer, family, FreshSamples(range(1000, 1016), num_frames=61))
+    chance = math.log(1024)
+    if leaks:
+        assert held_out_loss < 0.9 * chance
+    else:
+        assert held_out_loss == pytest.approx(chance, rel=0.02)
+
+
+@torch.no_grad()
+def loss_over_codes(trainer: Any, family: Family, samples: FreshSamples) -> float:
+    """The mean cross-entropy over codes alone: end of stream left out."""
+    inputs = trainer._prepare_inputs(trainer.data_collator([samples[i] for i in range(len(samples))]))
+    model = trainer.model.eval()
+    aligned = family.align(model(**inputs), inputs, inputs.targets)
+    targets_NK = aligned.audio_targets_NK.masked_fill(aligned.audio_targets_NK == END, -100)
+    return float(
+        torch.nn.functional.cross_entropy(aligned.audio_logits_NKC.flatten(0, 1), targets_NK.flatten())
+    )
+
+
+def test_a_second_epoch_over_kept_samples_is_refused(tmp_path):
+    """Boson's collator writes -100 over the placeholder's label, in the sample itself, and takes that the next time for
+    "do not train on this clip": from the second epoch on nothing is supervised any more. Here that is an error."""
+    kept = [make_sample(seed) for seed in (1, 2)]
+    trainer = make_trainer(tmp_path, with_lora(), kept, max_steps=2)
+    with pytest.raises(LossError, match="no supervised audio cell in this step"):
+        trainer.train()
