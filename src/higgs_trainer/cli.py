@@ -90,6 +90,14 @@ def prepare(
     allow_outside: Annotated[
         bool, typer.Option("--allow-outside", help="Accept audio outside the manifest's folder.")
     ] = False,
+    allow_own_reference: Annotated[
+        bool, typer.Option("--allow-own-reference", help="Accept a row's own audio as its reference.")
+    ] = False,
+    pair_references: Annotated[
+        bool,
+        typer.Option("--pair-references", help="Draw references from the same speaker's other clips."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="For --pair-references.")] = 0,
 ) -> None:
     """Check recordings and transcripts, and encode them once.
 
@@ -99,9 +107,19 @@ def prepare(
     """
     from higgs_trainer.data.prepare import prepare
 
-    done = prepare(manifest, output, codec=codec, overwrite=overwrite, allow_outside=allow_outside)
+    done = prepare(
+        manifest,
+        output,
+        codec=codec,
+        overwrite=overwrite,
+        allow_outside=allow_outside,
+        allow_own_reference=allow_own_reference,
+        pair_seed=seed if pair_references else None,
+    )
     card = done.card
     typer.echo(f"{done.folder}: {card.utterances} utterances, {card.hours:.2f} h, codec {card.codec_name}")
+    for name, counts in (("tasks", card.tasks), ("changed in texts", card.text_changes)):
+        typer.echo(f"{name}: {', '.join(f'{count} {what}' for what, count in counts.items()) or 'nothing'}")
 
 
 @app.command(context_settings=OVERRIDES)

@@ -18,13 +18,14 @@ from higgs_trainer.data.codec import Codec
 from higgs_trainer.data.collator import PaddingCollator
 from higgs_trainer.data.examples import ExampleDataset
 from higgs_trainer.data.prepare import check_codec, read_prepared
+from higgs_trainer.data.prompt import Context, SpokenClip
 from higgs_trainer.errors import RecipeError
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import Family, family_of
 from higgs_trainer.model.loading import Checkpoint, copy_companions, load_checkpoint, load_codec_of
 from higgs_trainer.model.parameters import count_trainable, format_trainable, freeze
 from higgs_trainer.recipe import Recipe, TrainingRecipe, training_arguments, write_recipe
-from higgs_trainer.speech.generate import Sampling, Voice, speak, write_spoken
+from higgs_trainer.speech.generate import Sampling, speak, write_spoken
 from higgs_trainer.training.callbacks import ReadableProgress, SpeakSamples
 from higgs_trainer.training.checks import CheckResult, check_examples, check_model
 from higgs_trainer.training.losses import LossWeights
@@ -222,11 +223,13 @@ def _build_arguments(recipe: Recipe) -> TrainingArguments:
 
 def _speak_samples(run: Run, folder: Path) -> None:
     samples = run.recipe.samples
-    ref_codes_FK = run.codec.encode(read_audio(samples.ref_audio)) if samples.ref_audio is not None else None
+    references: tuple[SpokenClip, ...] = ()
+    if samples.ref_audio is not None:
+        references = (SpokenClip(samples.ref_text, run.codec.encode(read_audio(samples.ref_audio))),)
     spoken = speak(
         run.checkpoint,
         samples.texts,
-        voice=Voice(ref_text=samples.ref_text, ref_codes_FK=ref_codes_FK),
+        context=Context(references=references),
         sampling=Sampling(max_seconds=samples.max_seconds, seed=run.recipe.training.seed),
     )
     write_spoken(spoken, run.codec, folder)

@@ -5,13 +5,20 @@ import torch
 from transformers import DacConfig, DacFeatureExtractor, DacModel, HiggsAudioV2Processor
 from transformers.models.dac.modeling_dac import DacEncoderOutput
 
+from conversations import TARGET_FRAMES, TASKS
 from higgs_trainer.data.delay_pattern import apply_delay
-from higgs_trainer.data.prompt import build_messages, encode_conversation, encode_prompt
+from higgs_trainer.data.prompt import (
+    Context,
+    SpokenClip,
+    build_messages,
+    encode_conversation,
+    encode_prompt,
+)
 from higgs_trainer.errors import UserError
 from tiny import NUM_CODEBOOKS, NUM_CODES, draw_codes, tiny_tokenizer
 
 BEGIN, END = NUM_CODES, NUM_CODES + 1
-FRAMES_OF_SAMPLES = {2400: 5, 4800: 11}
+FRAMES_OF_SAMPLES = {1200: 3, 2400: 5, 4800: 11}
 
 
 class CountingCodec(DacModel):
@@ -43,56 +50,66 @@ def processor():
     )
 
 
-def processed(processor, messages, samples, **kwargs):
-    """What the processor makes of the conversation, with a waveform in each assistant turn."""
-    lengths = iter(samples)
+def processed(processor, messages, frames, **kwargs):
+    """What the processor makes of the conversation, with a waveform for each of its clips."""
+    samples_of = {F: S for S, F in FRAMES_OF_SAMPLES.items()}
+    waveforms = iter(torch.zeros(samples_of[F]).numpy() for F in frames)
     filled = [
-        {**m, "content": [{"type": "audio", "audio": torch.zeros(next(lengths)).numpy()}]}
-        if m["role"] == "assistant"
-        else m
-        for m in messages
+        message | {"content": [fill_clip(part, waveforms) for part in message["content"]]}
+        for message in messages
     ]
     return processor.apply_chat_template(
         filled, tokenize=True, return_dict=True, return_tensors="pt", sampling_rate=24_000, **kwargs
     )
 
 
+def fill_clip(part, waveforms):
+    return part | {"audio": next(waveforms)} if part["type"] == "audio" else part
+
+
 AUDIO = {"role": "assistant", "content": [{"type": "audio"}]}
-CASES = {
-    "single speaker": ({}, []),
-    "scene": ({"scene": "A quiet room."}, []),
-    "zero-shot cloning": ({"ref_text": "nine one"}, [2400]),
-    "cloning in a scene": ({"ref_text": "nine one", "scene": "A hall."}, [2400]),
-}
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_training_reads_what_the_processor_builds(processor, case):
-    parts, ref_samples = CASES[case]
-    messages = build_messages("seven two", **parts)
-    samples = [*ref_samples, 4800]
-    expected = processed(processor, [*messages, AUDIO], samples)
-    frames = [FRAMES_OF_SAMPLES[s] for s in samples]
-    ours = encode_conversation(processor.tokenizer, messages, frames, num_codebooks=NUM_CODEBOOKS)
+@pytest.mark.parametrize("task", TASKS)
+def test_training_reads_what_the_processor_builds(processor, task):
+    text, context = TASKS[task]
+    frames = [*(len(clip.codes_FK) for clip in context.clips), TARGET_FRAMES]
+    expected = processed(processor, [*build_messages(text, context), AUDIO], frames)
+    ours = encode_conversation(processor.tokenizer, text, context, TARGET_FRAMES, num_codebooks=NUM_CODEBOOKS)
     assert ours.tolist() == expected["input_ids"][0].tolist()
     columns = torch.cat([apply_delay(draw_codes(F, seed=F), begin_id=BEGIN, end_id=END) for F in frames])
     assert torch.equal(columns, expected["audio_input_ids"][0])
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_generation_reads_the_beginning_of_what_training_read(processor, case):
-    parts, ref_samples = CASES[case]
-    messages = build_messages("seven two", **parts)
-    ref_frames = [FRAMES_OF_SAMPLES[s] for s in ref_samples]
-    prompt = encode_prompt(processor.tokenizer, messages, ref_frames, num_codebooks=NUM_CODEBOOKS)
-    expected = processed(processor, messages, ref_samples, add_generation_prompt=True)
+@pytest.mark.parametrize("task", TASKS)
+def test_generation_reads_the_beginning_of_what_training_read(processor, task):
+    text, context = TASKS[task]
+    prompt = encode_prompt(processor.tokenizer, text, context, num_codebooks=NUM_CODEBOOKS)
+    frames = [len(clip.codes_FK) for clip in context.clips]
+    expected = processed(processor, build_messages(text, context), frames, add_generation_prompt=True)
     assert prompt.tolist() == expected["input_ids"][0].tolist()
     trained = encode_conversation(
-        processor.tokenizer, messages, [*ref_frames, 11], num_codebooks=NUM_CODEBOOKS
+        processor.tokenizer, text, context, TARGET_FRAMES, num_codebooks=NUM_CODEBOOKS
     )
     assert trained[: len(prompt)].tolist() == prompt.tolist()
 
 
-def test_an_audio_token_inside_a_transcript_is_refused():
-    with pytest.raises(UserError, match="AUDIO_OUT"):
-        encode_prompt(tiny_tokenizer(), build_messages("say <|AUDIO_OUT|>"), [], num_codebooks=NUM_CODEBOOKS)
+@pytest.mark.parametrize("token", ["<|AUDIO_OUT|>", "<|eot_id|>", "<|any_other|>"])
+def test_a_special_token_inside_a_text_is_refused(token):
+    clip = SpokenClip(f"say {token}", draw_codes(3, seed=3))
+    for text, context in (
+        (f"say {token}", Context()),
+        ("x", Context(f"a {token}")),
+        ("x", Context(turns=(clip,))),
+    ):
+        with pytest.raises(UserError, match="holds the special token"):
+            encode_prompt(tiny_tokenizer(), text, context, num_codebooks=NUM_CODEBOOKS)
+
+
+def test_what_no_template_can_lay_out_is_refused():
+    wordless = (SpokenClip(None, draw_codes(3, seed=3)),)
+    with pytest.raises(UserError, match="stand behind a scene"):
+        build_messages("x", Context(references=wordless, references_in_system=True))
+    with pytest.raises(UserError, match="give its text"):
+        build_messages("x", Context(references=wordless))
+    build_messages("x", Context("A hall.", wordless, references_in_system=True))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from higgs_trainer.data.manifest import derive_task, read_manifest
+from higgs_trainer.data.manifest import Clip, read_manifest
 from higgs_trainer.errors import ManifestError, UserError
 
 
@@ -15,7 +15,7 @@ def folder(tmp_path: Path) -> Path:
     data = tmp_path / "data"
     data.mkdir()
     for path in (data / "a.wav", data / "b.wav", tmp_path / "outside.wav"):
-        path.write_bytes(b"")
+        path.write_bytes(path.stem.encode())
     return data
 
 
@@ -39,12 +39,12 @@ def test_a_full_row(folder: Path) -> None:
     first, second = read_manifest(write_rows(folder, row, "", clone))
     assert (first.utterance_id, first.line) == ("a-00001", 1)
     assert (first.text, first.speaker, first.language, first.scene) == ("Hé llo", "s", "fr", "quiet")
-    assert (first.ref_audio, first.ref_text) == (None, None)
+    assert (first.references, first.turns, first.reward) == ((), (), None)
     assert (second.utterance_id, second.line) == ("a-00003", 3)
     assert second.audio == folder / "a.wav"
-    assert (second.ref_audio, second.ref_text) == (folder / "b.wav", "y")
-    assert derive_task(first.ref_text) == "single_speaker"
-    assert derive_task(second.ref_text) == "zero_shot_cloning"
+    assert second.references == (Clip(folder / "b.wav", "y"),)
+    assert (first.task, second.task) == ("single_speaker", "zero_shot_cloning")
+    assert (first.text_changes, second.text_changes) == (("white space",), ())
 
 
 def test_windows_files_are_understood(folder: Path) -> None:
@@ -57,7 +57,7 @@ def test_windows_files_are_understood(folder: Path) -> None:
 
 def test_a_line_separator_inside_a_text_ends_no_row(folder: Path) -> None:
     (row,) = read_manifest(write_rows(folder, '{"audio": "a.wav", "text": "x\u2028y"}'))
-    assert row.text == "x\u2028y"
+    assert row.text == "x\ny"
 
 
 BAD_ROWS = {
@@ -73,6 +73,44 @@ BAD_ROWS = {
     "unknown field": ({"audio": "a.wav", "text": "x", "speeker": "s"}, "unknown field 'speeker'"),
     "key twice": ('{"audio": "a.wav", "text": "x", "text": "y"}', "'text' is given 2 times"),
     "NaN": ('{"audio": "a.wav", "text": "x", "speaker": NaN}', "NaN is not JSON"),
+    "special token": ({"audio": "a.wav", "text": "x <|eot_id|>"}, "special token '<|eot_id|>'"),
+    "special token in a scene": (
+        {"audio": "a.wav", "text": "x", "scene": "<|scene_desc_end|>"},
+        "special token '<|scene_desc_end|>'",
+    ),
+    "special token in a turn": (
+        {"audio": "a.wav", "text": "x", "turns": [{"audio": "b.wav", "text": "<|AUDIO_OUT|>"}]},
+        "'turns[0].text' holds the special token",
+    ),
+    "reward in words": ({"audio": "a.wav", "text": "x", "reward": "1"}, "'reward' is a str"),
+    "infinite reward": ('{"audio": "a.wav", "text": "x", "reward": 1e999}', "'reward' is inf"),
+    "references as text": ({"audio": "a.wav", "text": "x", "references": "b.wav"}, "no list of clips"),
+    "no references": ({"audio": "a.wav", "text": "x", "references": []}, "no list of clips"),
+    "references twice": (
+        {"audio": "a.wav", "text": "x", "references": [{"audio": "b.wav", "text": "y"}], "ref_text": "y"},
+        "'references' beside",
+    ),
+    "a clip without words": (
+        {"audio": "a.wav", "text": "x", "references": [{"audio": "b.wav"}]},
+        "no 'references[0].text'",
+    ),
+    "a clip with another field": (
+        {"audio": "a.wav", "text": "x", "turns": [{"audio": "b.wav", "text": "y", "txt": "y"}]},
+        "unknown field 'turns[0].txt'",
+    ),
+    "unknown task": ({"audio": "a.wav", "text": "x", "task": "cloning"}, "unknown task"),
+    "a task without its reference": (
+        {"audio": "a.wav", "text": "x", "task": "zero_shot_cloning"},
+        "the row's fields make it 'single_speaker'",
+    ),
+    "in the system message without a scene": (
+        {"audio": "a.wav", "text": "x", "task": "reference_in_system", "ref_audio": "b.wav"},
+        "there is no 'scene'",
+    ),
+    "a speaker without a reference": (
+        {"audio": "a.wav", "text": "[SPEAKER2] x", "references": [{"audio": "b.wav", "text": "y"}] * 2},
+        "[SPEAKER2], but there are 2 references",
+    ),
     "missing file": ({"audio": "c.wav", "text": "x"}, "'audio' is missing: c.wav"),
     "a folder": ({"audio": ".", "text": "x"}, "'audio' is missing: ."),
     "NUL in a path": ({"audio": "a\0.wav", "text": "x"}, "'audio' is no path"),
@@ -142,6 +180,41 @@ def test_a_reference_that_is_a_link_to_the_target(folder: Path) -> None:
     assert "own audio" in what
 
 
+@pytest.mark.parametrize("field", ["references", "turns"])
+def test_a_clip_that_is_a_copy_of_the_target(folder: Path, field: str) -> None:
+    """A copy byte for byte under another name leaks the target as well; who wants it must say so."""
+    (folder / "copy.wav").write_bytes((folder / "a.wav").read_bytes())
+    row = {"audio": "a.wav", "text": "x", field: [{"audio": "copy.wav", "text": "x"}]}
+    ((_, what, what_to_do),) = find_problems(folder, row)
+    assert "own audio" in what
+    assert "--allow-own-reference" in what_to_do
+    assert len(read_manifest(folder / "m.jsonl", allow_own_reference=True)) == 1
+
+
+CLIP = {"audio": "b.wav", "text": "y"}
+TASKS = {
+    "single_speaker": {},
+    "multi_speaker": {"text": "[SPEAKER0] x\n[SPEAKER1] y"},
+    "zero_shot_cloning": {"references": [CLIP]},
+    "multi_speaker_cloning": {"references": [CLIP, CLIP]},
+    "several_turns": {"references": [CLIP], "turns": [CLIP, CLIP]},
+    "reference_in_system": {"references": [CLIP, CLIP], "scene": "A hall.", "task": "reference_in_system"},
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_task_follows_from_the_fields(folder: Path, task: str) -> None:
+    (row,) = read_manifest(write_rows(folder, {"audio": "a.wav", "text": "x", **TASKS[task]}))
+    assert row.task == task
+    assert len(row.clips) == sum(len(TASKS[task].get(field, ())) for field in ("references", "turns"))
+
+
+def test_a_reference_in_the_system_message_needs_no_words(folder: Path) -> None:
+    row = {"audio": "a.wav", "text": "x", "task": "reference_in_system", "scene": "A hall."}
+    (found,) = read_manifest(write_rows(folder, row | {"ref_audio": "b.wav"}))
+    assert found.references == (Clip(folder / "b.wav", None),)
+
+
 def test_an_empty_manifest(folder: Path) -> None:
     ((line, what, _),) = find_problems(folder, "", "  ")
     assert (line, what) == (0, "it holds no rows")
@@ -151,5 +224,5 @@ def test_a_manifest_that_cannot_be_read(folder: Path) -> None:
     with pytest.raises(UserError, match=r"none.jsonl cannot be read \(No such file"):
         read_manifest(folder / "none.jsonl")
     (folder / "m.jsonl").write_bytes(b'{"text": "\xe9"}')
-    with pytest.raises(UserError, match="not UTF-8"):
+    with pytest.raises(ManifestError, match=r"m.jsonl:1: not UTF-8.*; save the file as UTF-8"):
         read_manifest(folder / "m.jsonl")

@@ -46,7 +46,7 @@ def manifest(tmp_path: Path) -> Path:
         write_audio(tmp_path / f"{name}.wav", torch.rand(num_frames * FRAME_SAMPLES) - 0.5)
     rows = [
         {"audio": "a.wav", "text": "one", "speaker": "s", "language": "en", "scene": "quiet"},
-        {"audio": "b.wav", "text": "two", "ref_audio": "ref.wav", "ref_text": "three"},
+        {"audio": "b.wav", "text": "two", "ref_audio": "ref.wav", "ref_text": "three", "reward": 0.5},
     ]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path / "m.jsonl"
@@ -69,14 +69,18 @@ def test_rows_and_card(manifest: Path, tmp_path: Path) -> None:
     assert first["codes"].reshape(5, 3).tolist() == [
         [39_000 + 100 * f + k for k in range(3)] for f in range(5)
     ]
-    assert (first["ref_text"], first["ref_codes"], first["ref_num_frames"]) == (None, None, None)
-    assert (second["ref_text"], second["ref_num_frames"]) == ("three", 4)
-    assert second["ref_codes"].reshape(4, 3)[3].tolist() == [39_300, 39_301, 39_302]
+    assert (first["task"], first["num_references"], first["reward"]) == ("single_speaker", 0, None)
+    assert (len(first["context_codes"]), list(first["context_texts"])) == (0, [])
+    assert (second["task"], second["num_references"], second["reward"]) == ("zero_shot_cloning", 1, 0.5)
+    assert (list(second["context_texts"]), list(second["context_frames"])) == (["three"], [4])
+    assert second["context_codes"].reshape(4, 3)[3].tolist() == [39_300, 39_301, 39_302]
     assert second["duration_seconds"] == pytest.approx(7 / 25)
     card = prepared.card
     assert (card.codec_name, card.codec_fingerprint) == ("counting", "f1")
     assert (card.num_codebooks, card.codebook_size, card.frames_per_second) == (3, 40_000, 25.0)
-    assert (card.utterances, card.with_reference, card.manifest) == (2, 1, "m.jsonl")
+    assert (card.utterances, card.manifest) == (2, "m.jsonl")
+    assert card.tasks == {"single_speaker": 1, "zero_shot_cloning": 1}
+    assert card.text_changes == {}
     assert card.hours == pytest.approx(12 / 25 / 3600, abs=1e-6)
 
 

@@ -8,9 +8,10 @@ from transformers import TrainingArguments
 
 from higgs_trainer.data.collator import PaddingCollator
 from higgs_trainer.data.examples import ExampleDataset
+from higgs_trainer.data.prompt import Context, SpokenClip
 from higgs_trainer.errors import LossError
 from higgs_trainer.model.families import family_of
-from higgs_trainer.speech.generate import Sampling, Voice, speak
+from higgs_trainer.speech.generate import Sampling, speak
 from higgs_trainer.training.losses import LossWeights
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 from tiny import NUM_CODEBOOKS, NUM_CODES, draw_codes, make_row, tiny_checkpoint
@@ -135,7 +136,7 @@ def test_a_later_frame_leaves_earlier_logits_unchanged():
 def test_the_reference_clip_changes_the_logits():
     checkpoint = tiny_checkpoint()
     rows = [make_row(1, ref_frames=7), make_row(1, ref_frames=7)]
-    rows[1]["ref_codes"] = draw_codes(7, seed=99).flatten().numpy()
+    rows[1]["context_codes"] = draw_codes(7, seed=99).flatten().numpy()
     batches = [
         collator_of(checkpoint)([ExampleDataset([row], checkpoint.tokenizer, checkpoint.stream_ids)[0]])
         for row in rows
@@ -154,9 +155,9 @@ def test_generation_reads_the_reference():
             30
         )  # an untrained model is near uniform and answers to nothing
     sampling = Sampling(temperature=1.0, top_k=0, top_p=1.0, max_seconds=0.4)
-    voices = [Voice(ref_text="nine", ref_codes_FK=draw_codes(7, seed)) for seed in (1, 2)]
-    same = [speak(checkpoint, ["one"] * 12, voice=voices[0], sampling=sampling) for _ in range(2)]
-    other = speak(checkpoint, ["one"] * 12, voice=voices[1], sampling=sampling)
+    contexts = [Context(references=(SpokenClip("nine", draw_codes(7, seed)),)) for seed in (1, 2)]
+    same = [speak(checkpoint, ["one"] * 12, context=contexts[0], sampling=sampling) for _ in range(2)]
+    other = speak(checkpoint, ["one"] * 12, context=contexts[1], sampling=sampling)
     assert all(torch.equal(a.codes_FK, b.codes_FK) for a, b in zip(*same, strict=True))
     assert not all(torch.equal(a.codes_FK, b.codes_FK) for a, b in zip(same[0], other, strict=True))
 

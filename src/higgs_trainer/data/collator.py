@@ -21,7 +21,7 @@ class Example:
 
     ``input_ids`` (T,) with a placeholder for every column; ``columns_PK`` the delayed columns of all clips, reference
     first; ``targets_PK`` what the loss asks of each cell (``IGNORED`` throughout the reference); ``labels`` (T,) text
-    targets; ``keep_T`` the positions whose next column is supervised.
+    targets; ``keep_T`` the positions whose next column is supervised. ``reward`` is the row's own, carried along.
     """
 
     input_ids: Tensor
@@ -31,6 +31,7 @@ class Example:
     keep_T: Tensor
     utterance_id: str
     duration_seconds: float
+    reward: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class PaddingCollator:
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Examples -> ``input_ids``, ``audio_input_ids``, ``audio_input_ids_mask``, ``logits_to_keep`` (model inputs),
-        ``labels``, ``audio_labels`` (targets), ``utterance_ids``, ``durations_seconds`` (metadata)."""
+        ``labels``, ``audio_labels`` (targets), ``utterance_ids``, ``durations_seconds``, ``rewards`` (metadata)."""
         columns_P = torch.tensor([len(example.columns_PK) for example in examples])
         batch: dict[str, Any] = {
             "input_ids": _pad([example.input_ids for example in examples], self.pad_token_id),
@@ -56,6 +57,7 @@ class PaddingCollator:
         check_batch(batch, num_codebooks=self.num_codebooks)
         batch["utterance_ids"] = [example.utterance_id for example in examples]
         batch["durations_seconds"] = [example.duration_seconds for example in examples]
+        batch["rewards"] = [example.reward for example in examples]
         return batch
 
 

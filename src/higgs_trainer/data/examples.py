@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from higgs_trainer.batch import IGNORED
 from higgs_trainer.data.collator import Example
 from higgs_trainer.data.delay_pattern import apply_delay, supervised_targets
-from higgs_trainer.data.prompt import build_messages, encode_conversation
+from higgs_trainer.data.prompt import Context, SpokenClip, encode_conversation
 
 
 class Rows(Protocol):
@@ -57,15 +57,15 @@ def encode_example(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, i
 
     Raises ``ValueError`` where placeholders and columns differ in number, which would shift every target.
     """
-    clips_FK = [_codes(row, "ref_codes", ids.num_codebooks)] if row["ref_text"] else []
-    clips_FK.append(_codes(row, "codes", ids.num_codebooks))
+    context = read_context(row, ids.num_codebooks)
+    target_FK = _reshape_codes(row["codes"], ids.num_codebooks)
+    clips_FK = [*(clip.codes_FK for clip in context.clips), target_FK]
     columns = [apply_delay(clip_FK, begin_id=ids.begin, end_id=ids.end) for clip_FK in clips_FK]
     targets = [torch.full_like(clip_PK, IGNORED) for clip_PK in columns[:-1]]
-    targets.append(supervised_targets(clips_FK[-1], end_id=ids.end))
+    targets.append(supervised_targets(target_FK, end_id=ids.end))
 
-    messages = build_messages(row["text"], scene=row["scene"], ref_text=row["ref_text"])
     input_ids = encode_conversation(
-        tokenizer, messages, [len(clip_FK) for clip_FK in clips_FK], num_codebooks=ids.num_codebooks
+        tokenizer, row["text"], context, len(target_FK), num_codebooks=ids.num_codebooks
     )
     targets_PK = torch.cat(targets)
     is_audio_T = (input_ids == ids.audio_token) | (input_ids == ids.delay_token)
@@ -82,11 +82,28 @@ def encode_example(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, i
         keep_T=_positions_before_targets(is_audio_T, targets_PK),
         utterance_id=row["utterance_id"],
         duration_seconds=float(row["duration_seconds"]),
+        reward=row["reward"],
     )
 
 
-def _codes(row: Mapping[str, Any], column: str, num_codebooks: int) -> Tensor:
-    return torch.as_tensor(row[column], dtype=torch.long).reshape(-1, num_codebooks)
+def read_context(row: Mapping[str, Any], num_codebooks: int) -> Context:
+    """What stands before a prepared row's text: its clips, which are stored end to end, told apart again."""
+    codes_FK = _reshape_codes(row["context_codes"], num_codebooks)
+    frames = [int(num_frames) for num_frames in row["context_frames"]]
+    clips = tuple(
+        SpokenClip(text, clip_FK)
+        for text, clip_FK in zip(row["context_texts"], codes_FK.split(frames), strict=True)
+    )
+    return Context(
+        scene=row["scene"],
+        references=clips[: row["num_references"]],
+        turns=clips[row["num_references"] :],
+        references_in_system=row["task"] == "reference_in_system",
+    )
+
+
+def _reshape_codes(codes: Any, num_codebooks: int) -> Tensor:
+    return torch.as_tensor(codes, dtype=torch.long).reshape(-1, num_codebooks)
 
 
 def _positions_before_targets(is_audio_T: Tensor, targets_PK: Tensor) -> Tensor:

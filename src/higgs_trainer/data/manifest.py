@@ -1,29 +1,62 @@
-"""Manifest rows: JSON lines, one utterance a line. Everything wrong is found in one pass and raised together.
+"""Manifest rows: one utterance each, whatever format they came in. Everything wrong is found in one pass.
 
-Fields (`audio` and `text` are required): audio, text, speaker, language, scene, ref_audio, ref_text.
+Fields (`audio` and `text` are required; docs/data_formats.md and docs/tasks.md say what each is for):
+
+    audio, text, speaker, language, scene, task, reward
+    ref_audio, ref_text         one reference, the short way
+    references                  [{audio, text, speaker}, ...]: the first is [SPEAKER0], and so on
+    turns                       [{audio, text, speaker}, ...]: what was said before, oldest first
+
 Paths are relative to the manifest's folder and, unless allowed, stay inside it, links resolved.
 What this module does not look at is the sound itself: `prepare.py` decodes the files.
 """
 
-import json
-from collections.abc import Sequence
+import filecmp
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from higgs_trainer.errors import ManifestError, Problem, UserError, name_the_near_one
+from higgs_trainer.data.importers import RawRow, open_source
+from higgs_trainer.data.text import TextRules, clean_text, find_speakers, find_special_tokens
+from higgs_trainer.errors import ManifestError, Problem, name_the_near_one
 
-Task = Literal["single_speaker", "zero_shot_cloning"]
+Task = Literal[
+    "single_speaker",
+    "multi_speaker",
+    "zero_shot_cloning",
+    "multi_speaker_cloning",
+    "reference_in_system",
+    "several_turns",
+]
+TASKS: tuple[Task, ...] = get_args(Task)
 
 REQUIRED_FIELDS = ("audio", "text")
-OPTIONAL_FIELDS = ("speaker", "language", "scene", "ref_audio", "ref_text")
-FIELDS = REQUIRED_FIELDS + OPTIONAL_FIELDS
-AUDIO_FIELDS = ("audio", "ref_audio")
+STRING_FIELDS = (*REQUIRED_FIELDS, "speaker", "language", "scene", "task", "ref_audio", "ref_text")
+CLIP_LIST_FIELDS = ("references", "turns")
+FIELDS = (*STRING_FIELDS, *CLIP_LIST_FIELDS, "reward")
+CLIP_FIELDS = ("audio", "text", "speaker")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A recording that stands before the target in the prompt: a reference, or an earlier turn.
+
+    ``text`` is None only in a reference of the system message, where the prompt does not say it.
+    """
+
+    audio: Path
+    text: str | None
+    speaker: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Utterance:
-    """A manifest row. `utterance_id` is the audio file's stem and the row's line: `hello-00017`."""
+    """A manifest row. `utterance_id` is the audio file's stem and the row's number: `hello-00017`.
+
+    ``text_changes`` names what `clean_text` did to the row's texts. ``file`` and ``line`` say where the row stands.
+    """
 
     utterance_id: str
     audio: Path
@@ -31,170 +64,288 @@ class Utterance:
     speaker: str | None
     language: str | None
     scene: str | None
-    ref_audio: Path | None
-    ref_text: str | None
+    references: tuple[Clip, ...]
+    turns: tuple[Clip, ...]
+    task: Task
+    reward: float | None
+    text_changes: tuple[str, ...]
+    file: Path
     line: int
 
+    @property
+    def clips(self) -> tuple[Clip, ...]:
+        """The clips that stand before the target, in the prompt's order."""
+        return self.references + self.turns
 
-def derive_task(ref_text: str | None) -> Task:
-    """A row with a reference is zero-shot cloning, a row without one single-speaker."""
-    return "single_speaker" if ref_text is None else "zero_shot_cloning"
+
+def derive_task(text: str, num_references: int, num_turns: int) -> Task:
+    """The task that a row's fields speak of. Only `reference_in_system` must be named."""
+    if num_turns:
+        return "several_turns"
+    if num_references:
+        return "zero_shot_cloning" if num_references == 1 else "multi_speaker_cloning"
+    return "multi_speaker" if len(find_speakers(text)) > 1 else "single_speaker"
 
 
-def read_manifest(path: str | Path, *, allow_outside: bool = False) -> list[Utterance]:
+def read_manifest(
+    path: str | Path,
+    *,
+    allow_outside: bool = False,
+    allow_own_reference: bool = False,
+    text_rules: TextRules = TextRules(),
+) -> list[Utterance]:
     """Read and check every row.
 
     Args:
         allow_outside: accept audio outside the manifest's folder.
+        allow_own_reference: accept a row whose reference or earlier turn is its own recording.
 
     Raises:
         ManifestError: all problems of all rows, each with its line.
         UserError: the manifest cannot be read.
     """
-    utterances, problems = check_manifest(path, allow_outside=allow_outside)
+    utterances, problems = check_manifest(
+        path, allow_outside=allow_outside, allow_own_reference=allow_own_reference, text_rules=text_rules
+    )
     if problems:
         raise ManifestError(problems)
     return utterances
 
 
-def check_manifest(path: str | Path, *, allow_outside: bool = False) -> tuple[list[Utterance], list[Problem]]:
+def check_manifest(
+    path: str | Path,
+    *,
+    allow_outside: bool = False,
+    allow_own_reference: bool = False,
+    text_rules: TextRules = TextRules(),
+) -> tuple[list[Utterance], list[Problem]]:
     """The rows that are right, and the problems of the others; UserError when the file cannot be read."""
-    path = Path(path)
+    source = open_source(path)
     utterances: list[Utterance] = []
     problems: list[Problem] = []
-    for line, text in enumerate(_read_lines(path), start=1):
-        if not text.strip():
-            continue
-        checker = _RowChecker(path, line, allow_outside)
-        utterance = checker.check(text)
+    for row in source:
+        checker = _RowChecker(row, source.folder, allow_outside, allow_own_reference, text_rules)
+        utterance = checker.check()
         problems += checker.problems
         if utterance is not None:
             utterances.append(utterance)
     if not utterances and not problems:
-        problems.append(Problem(path, 0, "it holds no rows", "write one JSON object a line"))
+        problems.append(Problem(source.path, 0, "it holds no rows", "write one JSON object a line"))
     return utterances, problems
 
 
-def _read_lines(path: Path) -> list[str]:
-    """The manifest's lines, without a byte order mark and with Windows line ends understood."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give a JSON lines file") from error
-    return text.split("\n")  # not splitlines(): U+2028 inside a text ends no row
-
-
 class _RowChecker:
-    """Checks one line and collects all that is wrong with it."""
+    """Checks one row and collects all that is wrong with it."""
 
-    def __init__(self, manifest: Path, line: int, allow_outside: bool) -> None:
-        self.manifest = manifest
-        self.line = line
+    def __init__(
+        self,
+        row: RawRow,
+        folder: Path,
+        allow_outside: bool,
+        allow_own_reference: bool,
+        text_rules: TextRules,
+    ) -> None:
+        self.row = row
+        self.folder = folder
         self.allow_outside = allow_outside
-        self.problems: list[Problem] = []
+        self.allow_own_reference = allow_own_reference
+        self.text_rules = text_rules
+        self.problems: list[Problem] = list(row.problems)
+        self.text_changes: dict[str, None] = {}  # an ordered set
 
     def add(self, what: str, what_to_do: str) -> None:
-        self.problems.append(Problem(self.manifest, self.line, what, what_to_do))
+        self.problems.append(Problem(self.row.file, self.row.line, what, what_to_do))
 
-    def check(self, text: str) -> Utterance | None:
+    def check(self) -> Utterance | None:
         """The row as an utterance, or None when anything is wrong with it."""
-        row = self._parse(text)
-        if row is None:
+        fields = self.row.fields
+        if fields is None:
             return None
-        self._check_fields(row)
-        paths = {
-            field: self._find_audio(field, row[field]) for field in AUDIO_FIELDS if _is_text(row.get(field))
-        }
-        self._check_reference(row, paths)
-        if self.problems:
+        self._check_names_and_types(fields)
+        audio = self._find_audio("audio", fields.get("audio"))
+        text = self._read_text("text", fields.get("text"))
+        in_system = fields.get("task") == "reference_in_system"
+        references = self._read_references(fields, text_needed=not in_system)
+        turns = self._read_clips("turns", fields.get("turns"), text_needed=True)
+        self._check_own_audio(
+            audio, references, "ref_audio" if "ref_audio" in fields else "references[{}].audio"
+        )
+        self._check_own_audio(audio, turns, "turns[{}].audio")
+        task = self._check_task(fields, text or "", references, turns)
+        if self.problems or audio is None or text is None:
             return None
-        audio = paths["audio"]
-        assert audio is not None  # a missing one is a problem above
         return Utterance(
-            utterance_id=f"{audio.stem}-{self.line:05d}",
+            utterance_id=f"{audio.stem}-{self.row.number:05d}",
             audio=audio,
-            text=row["text"].strip(),
-            speaker=row.get("speaker"),
-            language=row.get("language"),
-            scene=row.get("scene"),
-            ref_audio=paths.get("ref_audio"),
-            ref_text=row["ref_text"].strip() if row.get("ref_text") else None,
-            line=self.line,
+            text=text,
+            speaker=fields.get("speaker"),
+            language=fields.get("language"),
+            scene=fields["scene"].strip() if fields.get("scene") else None,
+            references=tuple(references),
+            turns=tuple(turns),
+            task=task,
+            reward=None if fields.get("reward") is None else float(fields["reward"]),
+            text_changes=tuple(self.text_changes),
+            file=self.row.file,
+            line=self.row.line,
         )
 
-    def _parse(self, text: str) -> dict[str, Any] | None:
-        try:
-            row = json.loads(text, object_pairs_hook=self._build_row, parse_constant=self._refuse_constant)
-        except (ValueError, RecursionError) as error:
-            self.add(f"not JSON ({error})", "write one whole JSON object a line")
-            return None
-        if not isinstance(row, dict):
-            self.add(f"a {type(row).__name__} where an object should be", 'write {"audio": ..., "text": ...}')
-            return None
-        return row
-
-    def _build_row(self, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-        row = dict(pairs)
-        keys = [key for key, _ in pairs]
-        for key in row:
-            if keys.count(key) > 1:
-                self.add(f"{key!r} is given {keys.count(key)} times", "keep one")
-        return row
-
-    def _refuse_constant(self, name: str) -> str:
-        self.add(f"{name} is not JSON", "leave the field out or write a string")
-        return name
-
-    def _check_fields(self, row: dict[str, Any]) -> None:
-        for key in row:
+    def _check_names_and_types(self, fields: Mapping[str, Any]) -> None:
+        for key in fields:
             if key not in FIELDS:
                 self.add(f"unknown field {key!r}", name_the_near_one(key, FIELDS))
         for field in REQUIRED_FIELDS:
-            if row.get(field) is None:
+            if fields.get(field) is None:
                 self.add(f"no {field!r}", f"give the row its {field}")
-        for field in FIELDS:
-            value = row.get(field)
+        self._check_strings("", fields, STRING_FIELDS)
+        reward = fields.get("reward")
+        if reward is not None and (isinstance(reward, bool) or not isinstance(reward, int | float)):
+            self.add(f"'reward' is a {type(reward).__name__}, not a number", "write a number without quotes")
+        elif reward is not None and not math.isfinite(reward):
+            self.add(f"'reward' is {reward}", "give a finite number")
+
+    def _check_strings(self, place: str, fields: Mapping[str, Any], names: Sequence[str]) -> None:
+        """Each named field that is there is a string with something in it. ``place`` leads its name in messages."""
+        for name in names:
+            value = fields.get(name)
             if value is None:
                 continue
+            shown = repr(place + name)
             if not isinstance(value, str):
-                self.add(f"{field!r} is a {type(value).__name__}, not a string", "put it in quotes")
+                self.add(f"{shown} is a {type(value).__name__}, not a string", "put it in quotes")
             elif not value.strip():
-                self.add(
-                    f"{field!r} is empty", "fill it in" if field in REQUIRED_FIELDS else "leave the field out"
-                )
+                needed = name in REQUIRED_FIELDS
+                self.add(f"{shown} is empty", "fill it in" if needed else "leave the field out")
             elif any("\ud800" <= character <= "\udfff" for character in value):
-                self.add(f"{field!r} holds half of a surrogate pair", "write the character itself, in UTF-8")
+                self.add(f"{shown} holds half of a surrogate pair", "write the character itself, in UTF-8")
+            elif name == "scene" and (tokens := find_special_tokens(value)):
+                self.add(f"{shown} holds the special token {tokens[0]!r}", "take it out of the description")
 
-    def _find_audio(self, field: str, value: str) -> Path | None:
+    def _read_text(self, shown: str, value: object) -> str | None:
+        """A transcript, put in order; None where `_check_strings` has complained or there is none."""
+        if not _is_text(value):
+            return None
+        assert isinstance(value, str)
+        if tokens := find_special_tokens(value):
+            self.add(f"{shown!r} holds the special token {tokens[0]!r}", "take it out of the transcript")
+            return None
+        clean = clean_text(value, self.text_rules)
+        self.text_changes.update(dict.fromkeys(clean.changes))
+        return clean.text
+
+    def _find_audio(self, shown: str, value: object) -> Path | None:
         """The file that a field names, or None and a problem."""
-        folder = self.manifest.parent.resolve()
-        path = folder / value
+        if not _is_text(value):
+            return None
+        folder = self.folder.resolve()
+        path = folder / str(value)
         try:
             real, is_file = path.resolve(), path.is_file()
         except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL, a name too long
-            self.add(f"{field!r} is no path ({error})", "give the path of a file")
+            self.add(f"{shown!r} is no path ({error})", "give the path of a file")
             return None
         if not self.allow_outside and not real.is_relative_to(folder):
             self.add(
-                f"{field!r} leaves the manifest's folder: {value}",
+                f"{shown!r} leaves the manifest's folder: {value}",
                 "move the file there, or pass --allow-outside",
             )
             return None
         if not is_file:
-            self.add(f"{field!r} is missing: {value}", f"no such file under {folder}")
+            self.add(f"{shown!r} is missing: {value}", f"no such file under {folder}")
             return None
         return path
 
-    def _check_reference(self, row: dict[str, Any], paths: dict[str, Path | None]) -> None:
-        given = [field for field in ("ref_audio", "ref_text") if row.get(field) is not None]
-        if len(given) == 1:
-            other = "ref_text" if given == ["ref_audio"] else "ref_audio"
-            self.add(f"{given[0]!r} without {other!r}", "a reference is a recording and its words: give both")
-        audio, ref_audio = paths.get("audio"), paths.get("ref_audio")
-        if audio and ref_audio and audio.samefile(ref_audio):
-            self.add("'ref_audio' is the row's own audio", "the target would leak in: give another recording")
+    def _read_references(self, fields: Mapping[str, Any], *, text_needed: bool) -> list[Clip]:
+        """The references, whether they are written as `ref_audio` and `ref_text` or as a list."""
+        short = {name: fields[name] for name in ("ref_audio", "ref_text") if fields.get(name) is not None}
+        if short and fields.get("references") is not None:
+            self.add("'references' beside 'ref_audio' or 'ref_text'", "put all of them into 'references'")
+            return []
+        if not short:
+            return self._read_clips("references", fields.get("references"), text_needed=text_needed)
+        if "ref_audio" not in short or (text_needed and "ref_text" not in short):
+            given, other = (
+                ("'ref_text'", "'ref_audio'") if "ref_text" in short else ("'ref_audio'", "'ref_text'")
+            )
+            self.add(f"{given} without {other}", "a reference is a recording and its words: give both")
+        audio = self._find_audio("ref_audio", short.get("ref_audio"))
+        text = self._read_text("ref_text", short.get("ref_text"))
+        return [] if audio is None else [Clip(audio, text, fields.get("speaker"))]
+
+    def _read_clips(self, field: str, value: object, *, text_needed: bool) -> list[Clip]:
+        if value is None:
+            return []
+        if not isinstance(value, list) or not value or not all(isinstance(clip, dict) for clip in value):
+            self.add(f"{field!r} is no list of clips", 'write [{"audio": ..., "text": ...}, ...]')
+            return []
+        clips = [self._read_clip(f"{field}[{i}].", clip, text_needed) for i, clip in enumerate(value)]
+        return [clip for clip in clips if clip is not None]
+
+    def _read_clip(self, place: str, fields: Mapping[str, Any], text_needed: bool) -> Clip | None:
+        for key in fields:
+            if key not in CLIP_FIELDS:
+                self.add(f"unknown field {place + key!r}", name_the_near_one(key, CLIP_FIELDS))
+        for name in REQUIRED_FIELDS if text_needed else ("audio",):
+            if fields.get(name) is None:
+                self.add(f"no {place + name!r}", f"give the clip its {name}")
+        self._check_strings(place, fields, CLIP_FIELDS)
+        audio = self._find_audio(f"{place}audio", fields.get("audio"))
+        text = self._read_text(f"{place}text", fields.get("text"))
+        return None if audio is None else Clip(audio, text, fields.get("speaker"))
+
+    def _check_own_audio(self, audio: Path | None, clips: Sequence[Clip], name: str) -> None:
+        if self.allow_own_reference or audio is None:
+            return
+        for i, clip in enumerate(clips):
+            if holds_the_same(audio, clip.audio):
+                self.add(
+                    f"{name.format(i)!r} is the row's own audio",
+                    "the target would leak in: give another recording, or pass --allow-own-reference",
+                )
+
+    def _check_task(
+        self, fields: Mapping[str, Any], text: str, references: Sequence[Clip], turns: Sequence[Clip]
+    ) -> Task:
+        derived = derive_task(text, len(references), len(turns))
+        named = fields.get("task")
+        if len(references) > 1 and (unknown := [n for n in find_speakers(text) if n >= len(references)]):
+            self.add(
+                f"'text' has [SPEAKER{unknown[0]}], but there are {len(references)} references",
+                "the first reference is [SPEAKER0]: give one for each speaker, in that order",
+            )
+        if len(references) > 1 and any(find_speakers(clip.text or "") for clip in references):
+            self.add(
+                "a reference's text has a [SPEAKER] tag", "leave it out: the reference's place gives it one"
+            )
+        if not isinstance(named, str) or named == derived:
+            return derived
+        if named == "reference_in_system":
+            return self._check_reference_in_system(fields)
+        if named not in TASKS:
+            self.add(f"unknown task {named!r}", name_the_near_one(named, TASKS))
+        else:
+            self.add(
+                f"the task is named {named!r}, but the row's fields make it {derived!r}",
+                "leave 'task' out, or give what that task needs (docs/tasks.md)",
+            )
+        return derived
+
+    def _check_reference_in_system(self, fields: Mapping[str, Any]) -> Task:
+        if fields.get("references") is None and fields.get("ref_audio") is None:
+            self.add("the task is 'reference_in_system', but there is no reference", "give 'ref_audio'")
+        if fields.get("scene") is None:
+            self.add(
+                "the task is 'reference_in_system', but there is no 'scene'",
+                "the chat template lays speakers out behind a scene: describe one, such as 'A quiet room.'",
+            )
+        return "reference_in_system"
+
+
+def holds_the_same(one: Path, other: Path) -> bool:
+    """Whether two files are one file, or copies byte for byte."""
+    if one.samefile(other):
+        return True
+    return one.stat().st_size == other.stat().st_size and filecmp.cmp(one, other, shallow=False)
 
 
 def _is_text(value: object) -> bool:

@@ -7,6 +7,7 @@ codes, uint16, frame after frame: F*K numbers, to be read back as `codes.reshape
 import json
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,6 +20,8 @@ from higgs_trainer import __version__
 from higgs_trainer.data.audio import SAMPLE_RATE_HZ, read_audio
 from higgs_trainer.data.codec import Codec, load_codec
 from higgs_trainer.data.manifest import Utterance, check_manifest
+from higgs_trainer.data.references import pair_references
+from higgs_trainer.data.text import TextRules
 from higgs_trainer.errors import AudioError, CheckpointError, ManifestError, Problem, UserError
 
 if TYPE_CHECKING:
@@ -37,7 +40,8 @@ Progress = Callable[[Sequence[Utterance], str], Iterable[Utterance]]
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """What a prepared folder holds, and which codec its codes belong to."""
+    """What a prepared folder holds, and which codec its codes belong to. ``tasks`` and ``text_changes`` count rows;
+    the rows' own columns of these names say which."""
 
     codec_name: str
     codec_fingerprint: str
@@ -45,7 +49,8 @@ class DatasetCard:
     codebook_size: int
     frames_per_second: float
     utterances: int
-    with_reference: int
+    tasks: dict[str, int]
+    text_changes: dict[str, int]
     hours: float
     manifest: str
     higgs_trainer_version: str
@@ -81,10 +86,15 @@ def prepare(
     *,
     codec: Codec | str | Path,
     allow_outside: bool = False,
+    allow_own_reference: bool = False,
+    text_rules: TextRules = TextRules(),
+    pair_seed: int | None = None,
     overwrite: bool = False,
     progress: Progress = show_progress,
 ) -> PreparedSummary:
     """Check every row, then encode every recording once and write `output`.
+
+    With ``pair_seed``, single-speaker rows are given references (`pair_references`).
 
     Raises:
         ManifestError: all that is wrong with rows and recordings, together; nothing was written.
@@ -93,7 +103,16 @@ def prepare(
     """
     manifest, output = Path(manifest), Path(output)
     check_output(output, overwrite=overwrite)
-    utterances = _check_rows_and_recordings(manifest, allow_outside, progress)
+    utterances, problems = check_manifest(
+        manifest,
+        allow_outside=allow_outside,
+        allow_own_reference=allow_own_reference,
+        text_rules=text_rules,
+    )
+    if pair_seed is not None:
+        utterances, unpaired = pair_references(utterances, seed=pair_seed)
+        problems += unpaired
+    _check_recordings(utterances, problems, progress)
     if isinstance(codec, str | Path):
         codec = load_codec(codec)
     if codec.sample_rate_hz != SAMPLE_RATE_HZ:
@@ -120,23 +139,26 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         )
 
 
-def _check_rows_and_recordings(manifest: Path, allow_outside: bool, progress: Progress) -> list[Utterance]:
+def _check_recordings(utterances: Sequence[Utterance], problems: list[Problem], progress: Progress) -> None:
     """Every problem of every row, those of its recordings included, raised together."""
-    utterances, problems = check_manifest(manifest, allow_outside=allow_outside)
     for utterance in progress(utterances, "checking recordings"):
-        for path in filter(None, (utterance.audio, utterance.ref_audio)):
+        for path in (utterance.audio, *(clip.audio for clip in utterance.clips)):
             try:
                 read_audio(path)
             except AudioError as error:
                 what = f"{path} {error.what}"
-                problems.append(Problem(manifest, utterance.line, what, error.what_to_do))
+                problems.append(Problem(utterance.file, utterance.line, what, error.what_to_do))
     if problems:
         raise ManifestError(sorted(problems, key=lambda problem: problem.line))
-    return utterances
 
 
 def build_features() -> "Features":
-    """The columns of a prepared dataset."""
+    """The columns of a prepared dataset.
+
+    What stands before the target in the prompt, references first and then earlier turns, lies end to end in
+    ``context_codes``; ``context_frames`` and ``context_texts`` have one entry a clip. Flat columns, since nested ones
+    read many times slower.
+    """
     from datasets import Features, Sequence, Value
 
     text, codes = Value("string"), Sequence(Value("uint16"))
@@ -146,12 +168,16 @@ def build_features() -> "Features":
         speaker=text,
         language=text,
         scene=text,
+        task=text,
         codes=codes,
         num_frames=Value("int32"),
-        ref_text=text,
-        ref_codes=codes,
-        ref_num_frames=Value("int32"),
+        num_references=Value("int32"),
+        context_texts=Sequence(text),
+        context_frames=Sequence(Value("int32")),
+        context_codes=codes,
         duration_seconds=Value("float32"),
+        reward=Value("float32"),
+        text_changes=Sequence(text),
     )
 
 
@@ -162,21 +188,23 @@ def _encode_rows(utterances: Sequence[Utterance], codec: Codec, progress: Progre
 
 def _encode_row(utterance: Utterance, codec: Codec) -> dict[str, Any]:
     codes, num_frames, duration_seconds = _encode_file(utterance.audio, codec)
-    ref_codes, ref_num_frames = None, None
-    if utterance.ref_audio is not None:
-        ref_codes, ref_num_frames, _ = _encode_file(utterance.ref_audio, codec)
+    context = [_encode_file(clip.audio, codec)[:2] for clip in utterance.clips]
     return {
         "utterance_id": utterance.utterance_id,
         "text": utterance.text,
         "speaker": utterance.speaker,
         "language": utterance.language,
         "scene": utterance.scene,
+        "task": utterance.task,
         "codes": codes,
         "num_frames": num_frames,
-        "ref_text": utterance.ref_text,
-        "ref_codes": ref_codes,
-        "ref_num_frames": ref_num_frames,
+        "num_references": len(utterance.references),
+        "context_texts": [clip.text for clip in utterance.clips],
+        "context_frames": [num_frames for _, num_frames in context],
+        "context_codes": np.concatenate([np.empty(0, np.uint16), *(codes for codes, _ in context)]),
         "duration_seconds": duration_seconds,
+        "reward": utterance.reward,
+        "text_changes": list(utterance.text_changes),
     }
 
 
@@ -211,6 +239,10 @@ def write_encoded(
     columns["codes"] = [codes_FK.flatten().astype(np.uint16) for _, _, codes_FK in clips]
     columns["num_frames"] = [len(codes_FK) for _, _, codes_FK in clips]
     columns["duration_seconds"] = [len(codes_FK) / codec.frames_per_second for _, _, codes_FK in clips]
+    columns["task"] = ["single_speaker"] * len(clips)
+    columns["num_references"] = [0] * len(clips)
+    for name in ("context_texts", "context_frames", "context_codes", "text_changes"):
+        columns[name] = [[] for _ in clips]
     return _save(columns, output, codec, source)
 
 
@@ -234,7 +266,8 @@ def build_card(rows: "Dataset", codec: Codec, source: str) -> DatasetCard:
         codebook_size=codec.codebook_size,
         frames_per_second=codec.frames_per_second,
         utterances=len(rows),
-        with_reference=sum(text is not None for text in rows["ref_text"]),
+        tasks=dict(Counter(rows["task"])),
+        text_changes=dict(Counter(change for changes in rows["text_changes"] for change in changes)),
         hours=round(sum(rows["duration_seconds"]) / 3600, 6),
         manifest=source,
         higgs_trainer_version=__version__,
@@ -276,7 +309,9 @@ def read_prepared(folder: str | Path) -> PreparedDataset:
         raise CheckpointError(f"{folder} is damaged or of another version ({error}); {make_one}") from error
     if len(rows) != card.utterances or rows.features != build_features():
         raise CheckpointError(f"the rows of {folder} are not those of its {CARD_NAME}; {make_one}")
-    rows = rows.with_format("numpy", columns=["codes", "ref_codes"], output_all_columns=True)
+    rows = rows.with_format(
+        "numpy", columns=["codes", "context_codes", "context_frames"], output_all_columns=True
+    )
     return PreparedDataset(rows, card)
 
 

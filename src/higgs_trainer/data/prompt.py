@@ -3,7 +3,7 @@
 The layout of the conversation is the chat template's, which comes with the checkpoint. Only two things are done here:
 the messages are built for the task, and each audio placeholder is widened to as many tokens as its clip has columns,
 as ``HiggsAudioV2Processor`` does it for raw audio. (Here the audio is encoded long before, so the processor, which
-encodes at every call, is not called.)
+encodes at every call, is not called.) docs/tasks.md shows what comes out for each task.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,17 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from higgs_trainer.data.delay_pattern import count_columns
+from higgs_trainer.data.text import find_speakers, find_special_tokens
 from higgs_trainer.errors import UserError
 
 SYSTEM_MESSAGE = "Generate audio following instruction."
+SPEAKERS_SYSTEM_MESSAGE = (
+    "You are an AI assistant designed to convert text into speech.\n"
+    "If the user's message includes a [SPEAKER*] tag, do not read out the tag and generate speech for the following "
+    "text, using the specified voice.\n"
+    "If no speaker tag is present, select a suitable voice on your own."
+)
+"""What Boson's and transformers' examples tell the model before a dialogue of voices that it is to choose itself."""
 
 Message = dict[str, Any]
 
@@ -30,47 +38,105 @@ class AudioTokens:
     delay: str = "<|reserved_special_token_6|>"
 
 
-def build_messages(text: str, *, scene: str | None = None, ref_text: str | None = None) -> list[Message]:
-    """The conversation that ends with the text to be spoken.
+@dataclass(frozen=True)
+class SpokenClip:
+    """A clip in the prompt: codes (F, K) and what they say. ``text`` may be None in a reference of the system
+    message, which does not quote it."""
 
-    Single speaker: system, perhaps scene, user. Zero-shot cloning: the reference comes first, as an earlier turn of
-    user (its transcript) and assistant (its audio).
+    text: str | None
+    codes_FK: Tensor
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the model is told before the text that it is to speak.
+
+    ``references`` lend their voices: one, or the first for [SPEAKER0], the second for [SPEAKER1], and so on. They
+    stand as earlier turns or, with ``references_in_system``, behind the scene in the system message. ``turns`` is what
+    was said before, oldest first.
     """
-    messages = [_say("system", SYSTEM_MESSAGE)]
-    if scene:
-        messages.append(_say("scene", scene))
-    if ref_text:
-        messages += [_say("user", ref_text), _audio()]
+
+    scene: str | None = None
+    references: tuple[SpokenClip, ...] = ()
+    turns: tuple[SpokenClip, ...] = ()
+    references_in_system: bool = False
+
+    @property
+    def clips(self) -> tuple[SpokenClip, ...]:
+        """All clips, in the order in which they stand in the prompt."""
+        return self.references + self.turns
+
+
+def build_messages(text: str, context: Context = Context()) -> list[Message]:
+    """The conversation that ends with the text to be spoken: system, perhaps scene, clips as earlier turns, user.
+
+    Raises:
+        UserError: references in the system message without a scene, which the chat template cannot lay out; or an
+            earlier turn without its words.
+    """
+    is_open_dialogue = not context.references and len(find_speakers(text)) > 1
+    messages = [_say("system", SPEAKERS_SYSTEM_MESSAGE if is_open_dialogue else SYSTEM_MESSAGE)]
+    if context.references_in_system:
+        messages.append(_describe_speakers(context))
+    elif context.scene:
+        messages.append(_say("scene", context.scene))
+    earlier = context.turns if context.references_in_system else _tag_references(context) + context.turns
+    for clip in earlier:
+        if not clip.text:
+            raise UserError("an earlier turn of the prompt is a clip and its words; give its text")
+        messages += [_say("user", clip.text), _audio()]
     return [*messages, _say("user", text)]
+
+
+def _tag_references(context: Context) -> tuple[SpokenClip, ...]:
+    """References as earlier turns: where there are several, each text says whose voice it is."""
+    if len(context.references) < 2:
+        return context.references
+    return tuple(
+        SpokenClip(f"[SPEAKER{i}] {clip.text}" if clip.text else None, clip.codes_FK)
+        for i, clip in enumerate(context.references)
+    )
+
+
+def _describe_speakers(context: Context) -> Message:
+    """The scene, and behind it each speaker's clip. Without a scene, the released template would put a blank line
+    between a speaker's name and clip, as nothing in pretraining did."""
+    if not context.scene:
+        raise UserError("references in the system message stand behind a scene; describe one")
+    content: list[dict[str, str]] = [{"type": "text", "text": context.scene}]
+    for i in range(len(context.references)):
+        content += [{"type": "text", "text": f"SPEAKER{i}:"}, {"type": "audio"}]
+    return {"role": "scene", "content": content}
 
 
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    clip_frames: Sequence[int],
+    text: str,
+    context: Context,
     *,
     num_codebooks: int,
     tokens: AudioTokens = AudioTokens(),
 ) -> Tensor:
-    """Token ids (T,) of a conversation up to and with the begin-of-audio token: what generation continues.
-
-    ``clip_frames``: the number of frames of each clip in the conversation, in order.
-    """
-    return _encode(tokenizer, messages, clip_frames, num_codebooks, tokens, add_generation_prompt=True)
+    """Token ids (T,) up to and with the begin-of-audio token: what generation continues."""
+    messages = build_messages(text, context)
+    frames = [len(clip.codes_FK) for clip in context.clips]
+    return _encode(tokenizer, messages, frames, num_codebooks, tokens, add_generation_prompt=True)
 
 
 def encode_conversation(
     tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    clip_frames: Sequence[int],
+    text: str,
+    context: Context,
+    target_frames: int,
     *,
     num_codebooks: int,
     tokens: AudioTokens = AudioTokens(),
 ) -> Tensor:
-    """Token ids (T,) of a conversation whose last turn is the target clip, appended here: what training reads."""
-    return _encode(
-        tokenizer, [*messages, _audio()], clip_frames, num_codebooks, tokens, add_generation_prompt=False
-    )
+    """Token ids (T,) of the whole conversation, the target clip of ``target_frames`` its last turn: what training
+    reads. It begins with exactly the ids of `encode_prompt`."""
+    messages = [*build_messages(text, context), _audio()]
+    frames = [*(len(clip.codes_FK) for clip in context.clips), target_frames]
+    return _encode(tokenizer, messages, frames, num_codebooks, tokens, add_generation_prompt=False)
 
 
 def _encode(
@@ -83,14 +149,14 @@ def _encode(
     add_generation_prompt: bool,
 ) -> Tensor:
     for message in messages:
-        _refuse_audio_tokens(message, tokens)
+        _refuse_special_tokens(message)
     rendered = tokenizer.apply_chat_template(
         list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
     )
     pieces = str(rendered).split(tokens.placeholder)
     if len(pieces) != len(clip_frames) + 1:
         raise ValueError(
-            f"the conversation has {len(pieces) - 1} audio turns, but {len(clip_frames)} clips were given"
+            f"the chat template laid out {len(pieces) - 1} of {len(clip_frames)} clips; it is not this model's"
         )
     widened = pieces[0]
     for num_frames, piece in zip(clip_frames, pieces[1:], strict=True):
@@ -107,14 +173,10 @@ def _placeholders(num_frames: int, num_codebooks: int, tokens: AudioTokens) -> s
     )
 
 
-def _refuse_audio_tokens(message: Message, tokens: AudioTokens) -> None:
+def _refuse_special_tokens(message: Message) -> None:
     for part in message["content"]:
-        text = part.get("text", "")
-        for token in (tokens.placeholder, tokens.delay):
-            if token in text:
-                raise UserError(
-                    f"the text {text!r} holds the audio token {token!r}; take it out of the transcript"
-                )
+        for token in find_special_tokens(part.get("text", "")):
+            raise UserError(f"the text {part['text']!r} holds the special token {token!r}; take it out")
 
 
 def _say(role: str, text: str) -> Message:

@@ -16,21 +16,12 @@ from transformers import GenerationConfig, InfNanRemoveLogitsProcessor, LogitsPr
 from higgs_trainer.data.audio import read_audio, write_audio
 from higgs_trainer.data.codec import Codec
 from higgs_trainer.data.delay_pattern import apply_delay, revert_delay
-from higgs_trainer.data.prompt import build_messages, encode_prompt
+from higgs_trainer.data.prompt import Context, SpokenClip, encode_prompt
 from higgs_trainer.errors import UserError
 from higgs_trainer.model.loading import Checkpoint, load_codec_of, load_trained
 
 FRAMES_PER_SECOND = 25
 INDEX_NAME = "index.jsonl"
-
-
-@dataclass(frozen=True)
-class Voice:
-    """What the prompt says of the voice: a scene, or a reference clip (F, K) and its transcript."""
-
-    scene: str | None = None
-    ref_text: str | None = None
-    ref_codes_FK: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +83,7 @@ def speak(
     checkpoint: Checkpoint,
     texts: Sequence[str],
     *,
-    voice: Voice = Voice(),
+    context: Context = Context(),
     sampling: Sampling = Sampling(),
     batch_size: int = 8,
     on_done: Callable[[int], None] = lambda count: None,
@@ -102,25 +93,18 @@ def speak(
     Only prompts of one length share a batch, so nothing is padded and a batch says what single calls would.
     ``on_done`` is told how many texts each batch finished.
     """
-    prompts = [_prompt_ids(checkpoint, text, voice) for text in texts]
+    K = checkpoint.stream_ids.num_codebooks
+    prompts = [encode_prompt(checkpoint.tokenizer, text, context, num_codebooks=K) for text in texts]
     spoken: dict[int, Spoken] = {}
     was_training = checkpoint.model.training
     checkpoint.model.eval()
     for batch in _equal_length_batches(prompts, batch_size):
-        columns = _generate(checkpoint, torch.stack([prompts[i] for i in batch]), voice, sampling)
+        columns = _generate(checkpoint, torch.stack([prompts[i] for i in batch]), context, sampling)
         for i, columns_PK in zip(batch, columns, strict=True):
             spoken[i] = _read_clip(checkpoint, texts[i], columns_PK)
         on_done(len(batch))
     checkpoint.model.train(was_training)
     return [spoken[i] for i in range(len(texts))]
-
-
-def _prompt_ids(checkpoint: Checkpoint, text: str, voice: Voice) -> Tensor:
-    messages = build_messages(text, scene=voice.scene, ref_text=voice.ref_text)
-    clip_frames = [len(voice.ref_codes_FK)] if voice.ref_codes_FK is not None else []
-    return encode_prompt(
-        checkpoint.tokenizer, messages, clip_frames, num_codebooks=checkpoint.stream_ids.num_codebooks
-    )
 
 
 def _equal_length_batches(prompts: Sequence[Tensor], batch_size: int) -> Iterator[list[int]]:
@@ -133,18 +117,16 @@ def _equal_length_batches(prompts: Sequence[Tensor], batch_size: int) -> Iterato
 
 
 @torch.no_grad()
-def _generate(checkpoint: Checkpoint, input_ids_BT: Tensor, voice: Voice, sampling: Sampling) -> Tensor:
-    """Delayed columns (B, P, K), the reference's left out."""
+def _generate(checkpoint: Checkpoint, input_ids_BT: Tensor, context: Context, sampling: Sampling) -> Tensor:
+    """Delayed columns (B, P, K), those of the prompt left out."""
     ids, model = checkpoint.stream_ids, checkpoint.model
     inputs: dict[str, Tensor] = {
         "input_ids": input_ids_BT.to(model.device),
         "attention_mask": torch.ones_like(input_ids_BT, device=model.device),
     }
-    num_ref_columns = 0
-    if voice.ref_codes_FK is not None:
-        ref_PK = apply_delay(voice.ref_codes_FK, begin_id=ids.begin, end_id=ids.end)
-        num_ref_columns = len(ref_PK)
-        inputs["audio_input_ids"] = ref_PK.expand(len(input_ids_BT), -1, -1).to(model.device)
+    clips = [apply_delay(clip.codes_FK, begin_id=ids.begin, end_id=ids.end) for clip in context.clips]
+    if clips:
+        inputs["audio_input_ids"] = torch.cat(clips).expand(len(input_ids_BT), -1, -1).to(model.device)
         inputs["audio_input_ids_mask"] = torch.ones_like(inputs["audio_input_ids"][..., 0], dtype=torch.bool)
     torch.manual_seed(sampling.seed)
     columns_BPK = model.generate(
@@ -154,7 +136,7 @@ def _generate(checkpoint: Checkpoint, input_ids_BT: Tensor, voice: Voice, sampli
             [FirstCodebookEnds(num_codebooks=ids.num_codebooks, end_id=ids.end, delay_token=ids.delay_token)]
         ),
     )
-    return columns_BPK[:, num_ref_columns:].cpu()
+    return columns_BPK[:, sum(map(len, clips)) :].cpu()
 
 
 def build_generation_config(checkpoint: Checkpoint, sampling: Sampling) -> GenerationConfig:
@@ -230,14 +212,13 @@ def generate_files(
         raise UserError(f"{output} is not empty; give another folder for the WAV files")
     checkpoint = load_trained(model)
     its_codec = load_codec_of(checkpoint, codec)
-    ref_codes_FK = its_codec.encode(read_audio(ref_audio)) if ref_audio is not None else None
-    voice = Voice(scene=scene, ref_text=ref_text, ref_codes_FK=ref_codes_FK)
+    references = () if ref_audio is None else (SpokenClip(ref_text, its_codec.encode(read_audio(ref_audio))),)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("speaking", total=len(texts))
         spoken = speak(
             checkpoint,
             texts,
-            voice=voice,
+            context=Context(scene, references),
             sampling=sampling,
             batch_size=batch_size,
             on_done=lambda count: progress.advance(task, count),

@@ -1,0 +1,113 @@
+"""Our own format: JSON lines in UTF-8, one object a row, its keys the manifest's fields. And how any JSON is read.
+
+JSON is taken strictly: a key given twice, NaN and Infinity are problems of their row, since whatever stood there would
+be a guess.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from higgs_trainer.data.importers.raw_row import RawRow, describe_problem
+from higgs_trainer.errors import Problem, UserError
+
+SUFFIXES = (".jsonl", ".ndjson")
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+ROWS_LOOKED_AT = 20  # to tell the formats apart
+
+
+def matches(path: Path) -> bool:
+    """A file whose first line begins an object; or, where that tells nothing, one that is named like JSON lines."""
+    return path.is_file() and (first_line(path).startswith("{") or path.suffix.lower() in SUFFIXES)
+
+
+def read_rows(path: Path, unused: Counter[str]) -> Iterator[RawRow]:
+    """Every line that is not blank, as it stands: a field that is not the manifest's is the checker's to refuse."""
+    for line, text in read_lines(path):
+        if isinstance(text, Problem):
+            yield RawRow(path, line, line, None, (text,))
+        elif text.strip():
+            yield parse_row(path, line, text)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str | Problem]]:
+    """Lines as text, counted from 1, without a byte order mark; a Problem where one is not UTF-8.
+
+    UTF-16 is read too where a byte order mark says so. Lines end with a line feed (and a carriage return before it)
+    alone: U+2028 inside a text ends no row.
+    """
+    try:
+        with path.open("rb") as file:
+            is_utf_16 = file.read(2) in UTF_16_MARKS
+        if is_utf_16:
+            yield from _read_utf_16(path)
+        else:
+            yield from _read_utf_8(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give a file or folder of data") from error
+
+
+def _read_utf_8(path: Path) -> Iterator[tuple[int, str | Problem]]:
+    with path.open("rb") as file:
+        for line, encoded in enumerate(file, start=1):
+            try:
+                text = encoded.decode("utf-8-sig" if line == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                yield line, Problem(path, line, f"not UTF-8 ({error})", "save the file as UTF-8")
+            else:
+                yield line, text.removesuffix("\n").removesuffix("\r")
+
+
+def _read_utf_16(path: Path) -> Iterator[tuple[int, str | Problem]]:
+    with path.open(encoding="utf-16", newline="\n") as file:
+        try:
+            for line, text in enumerate(file, start=1):
+                yield line, text.removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is neither UTF-8 nor UTF-16 ({error}); save it as UTF-8") from error
+
+
+def first_line(path: Path) -> str:
+    """The first line that is not blank, stripped; empty where there is none in UTF-8 or UTF-16."""
+    lines = (text.strip() for _, text in islice(read_lines(path), ROWS_LOOKED_AT) if isinstance(text, str))
+    return next(filter(None, lines), "")
+
+
+def first_objects(path: Path) -> list[dict[str, Any]]:
+    """The objects among the first `ROWS_LOOKED_AT` lines, for telling formats apart; no message is made of the rest."""
+    objects = []
+    for line, text in islice(read_lines(path), ROWS_LOOKED_AT):
+        if isinstance(text, str) and text.strip().startswith("{"):
+            fields = parse_row(path, line, text).fields
+            objects += [fields] if fields is not None else []
+    return objects
+
+
+def parse_row(path: Path, line: int, text: str) -> RawRow:
+    """One JSON object as a row; a row of problems where it is not one."""
+    problems: list[Problem] = []
+
+    def build_object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        counts = Counter(key for key, _ in pairs)
+        for key, count in counts.items():
+            if count > 1:
+                problems.append(Problem(path, line, f"{key!r} is given {count} times", "keep one"))
+        return dict(pairs)
+
+    def refuse_constant(name: str) -> str:
+        problems.append(
+            Problem(path, line, f"{name} is not JSON", "leave the field out or write a string or a number")
+        )
+        return name
+
+    try:
+        row = json.loads(text, object_pairs_hook=build_object, parse_constant=refuse_constant)
+    except (ValueError, RecursionError) as error:
+        return describe_problem(path, line, line, f"not JSON ({error})", "write one whole JSON object a line")
+    if not isinstance(row, dict):
+        what = f"a {type(row).__name__} where an object should be"
+        return describe_problem(path, line, line, what, 'write {"audio": ..., "text": ...}')
+    return RawRow(path, line, line, None if problems else row, tuple(problems))
