@@ -44,10 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         app(args=arguments)
-    except (UserError, LabelLeakError) as error:
+    except UserError as error:
         _print_error(error)
         sys.exit(2)
-    except HiggsTrainerError as error:
+    except (HiggsTrainerError, LabelLeakError) as error:
         _print_error(error)
         sys.exit(1)
 
@@ -150,7 +150,8 @@ def _print_check(report: "CheckReport") -> None:
         table.add_row(escape(result.name), outcome, escape(found))
     console.print(table)
     console.print(report.trainable, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"loss of the first batch: {report.loss:.4f}")
+    if report.loss is not None:
+        console.print(f"loss of the first batch: {report.loss:.4f}")
 
 
 @app.command(context_settings=OVERRIDES)

@@ -20,6 +20,7 @@ from higgs_trainer.data.examples import ExampleDataset
 from higgs_trainer.data.prepare import check_codec, read_prepared
 from higgs_trainer.data.prompt import Context, SpokenClip
 from higgs_trainer.errors import RecipeError
+from higgs_trainer.guard import LabelLeakError
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import Family, family_of
 from higgs_trainer.model.loading import Checkpoint, copy_companions, load_checkpoint, load_codec_of
@@ -27,7 +28,7 @@ from higgs_trainer.model.parameters import count_trainable, format_trainable, fr
 from higgs_trainer.recipe import Recipe, TrainingRecipe, training_arguments, write_recipe
 from higgs_trainer.speech.generate import Sampling, speak, write_spoken
 from higgs_trainer.training.callbacks import ReadableProgress, SpeakSamples
-from higgs_trainer.training.checks import CheckResult, check_examples, check_model
+from higgs_trainer.training.checks import CheckResult, check_examples, check_leaks, check_model
 from higgs_trainer.training.losses import LossWeights
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 
@@ -127,12 +128,15 @@ def train(recipe: Recipe) -> TrainingSummary:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What ``check`` saw: the guard's cascade, the checks of the data and the loss, and what would be trained."""
+    """What ``check`` saw: the guard's cascade, the checks of the data and the loss, and what would be trained.
+
+    ``loss``: of the first batch; None where a leak ended the run before there was one.
+    """
 
     cascade: str
     results: tuple[CheckResult, ...]
     trainable: str
-    loss: float
+    loss: float | None
 
     @property
     def passed(self) -> bool:
@@ -148,20 +152,27 @@ def check(recipe: Recipe) -> CheckReport:
     with tempfile.TemporaryDirectory() as folder:  # Trainer makes its output folder whatever it is told
         run = build_run(replace(recipe, training=_single_still_step(recipe.training, Path(folder))))
         trainer = run.trainer
-        result = trainer.train()
         train_set, batch_size = trainer.train_dataset, trainer.args.per_device_eval_batch_size
         some = [train_set[i] for i in range(min(len(train_set), batch_size))]
-        trainer.evaluate(some)
-        trainer.predict(some)
-    every_example = (train_set[i] for i in range(len(train_set)))
+        loss = None
+        try:
+            loss = float(trainer.train().training_loss)
+            trainer.evaluate(some)
+            trainer.predict(some)
+        except LabelLeakError as error:
+            results = [check_leaks(trainer.guard, error)]
+        else:
+            every_example = (train_set[i] for i in range(len(train_set)))
+            results = [
+                check_leaks(trainer.guard),
+                *check_examples(every_example, run.checkpoint.stream_ids),
+                *check_model(trainer, some),
+            ]
     return CheckReport(
         cascade=trainer.guard.ledger.cascade(),
-        results=(
-            *check_examples(every_example, end_id=run.checkpoint.stream_ids.end),
-            *check_model(trainer, some),
-        ),
+        results=tuple(results),
         trainable=format_trainable(count_trainable(run.checkpoint.model)),
-        loss=float(result.training_loss),
+        loss=loss,
     )
 
 

@@ -11,8 +11,9 @@ from peft import PeftModel
 from transformers import HiggsAudioV2ForConditionalGeneration
 from typer.testing import CliRunner
 
-from higgs_trainer.cli import app
+from higgs_trainer.cli import app, main
 from higgs_trainer.data.audio import write_audio
+from higgs_trainer.data.collator import PaddingCollator
 from higgs_trainer.data.mel_codec import MelCodec
 from higgs_trainer.demo.blank_model import write_blank_model
 from higgs_trainer.errors import RecipeError
@@ -73,6 +74,36 @@ def test_check_shows_the_cascade_and_passes(folder):
         assert expected in result.output
     assert "failed" not in result.output
     assert not (folder / "out").exists()
+
+
+@pytest.fixture
+def leaky_collator(monkeypatch):
+    """A collator that puts a key into the batch which neither model nor loss knows."""
+    original = PaddingCollator.__call__
+
+    def collate_with_leak(self, examples):
+        return original(self, examples) | {"shift_labels": torch.zeros(3)}
+
+    monkeypatch.setattr(PaddingCollator, "__call__", collate_with_leak)
+
+
+@pytest.mark.parametrize(("policy", "exit_code"), [("raise", 1), ("divert", 0)])
+def test_check_fails_on_a_leak_under_raise_alone_and_names_who_did_it(
+    folder, leaky_collator, policy, exit_code
+):
+    result = run("check", folder / "recipe.yaml", "--policy", policy)
+    assert result.exit_code == exit_code, result.output
+    assert "shift_labels <- collate_with_leak (tests/end_to_end/test_train_cli.py:" in result.output
+    assert "none reached the model" in result.output
+    assert ("failed" in result.output) == (policy == "raise")
+
+
+def test_train_ends_with_exit_code_1_on_a_leak_under_raise(folder, tmp_path, leaky_collator, capsys):
+    options = ["--policy", "raise", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", str(folder / "recipe.yaml"), *options])
+    assert stopped.value.code == 1
+    assert "shift_labels <- collate_with_leak" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ def test_help_waits_for_nothing_heavy() -> None:
 
 ENDINGS = {
     "a user's mistake": (CheckpointError("no [such] folder; make one"), 2),
-    "a leak": (LabelLeakError("labels <- someone"), 2),
+    "a leak": (LabelLeakError("labels <- someone"), 1),
     "a failed step": (LossError("step 3 has no supervised cell"), 1),
 }
 

@@ -1,7 +1,7 @@
 """What ``higgs-trainer check`` tests on the user's own data and model; a failure says what it means and what to do."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from higgs_trainer.batch import IGNORED
 from higgs_trainer.data.collator import Example
+from higgs_trainer.data.examples import StreamIds
+from higgs_trainer.guard import LabelGuard, LabelLeakError
 from higgs_trainer.training.losses import count_cells, cross_entropy_sums
 
 
@@ -23,46 +25,109 @@ class CheckResult:
     remedy: str = ""
 
 
-def check_examples(examples: Iterable[Example], *, end_id: int) -> list[CheckResult]:
-    """The layout of every example: end of stream, references, positions."""
-    without_end: list[str] = []
-    too_early: list[str] = []
-    unkept: list[str] = []
+@dataclass(frozen=True)
+class ExampleCheck:
+    """What must hold of every example, and what it means where it does not."""
+
+    name: str
+    holds: Callable[[Example, StreamIds], bool]
+    remedy: str
+
+
+def placeholders_equal_columns(example: Example, ids: StreamIds) -> bool:
+    """As many audio placeholders among the tokens as columns of codes, so that each column meets its own place."""
+    return int(_is_audio(example, ids).sum()) == len(example.columns_PK)
+
+
+def ends_once(example: Example, ids: StreamIds) -> bool:
+    """Each codebook has one supervised end of stream."""
+    return bool(((example.targets_PK == ids.end).sum(dim=0) == 1).all())
+
+
+def supervises_last_clip_alone(example: Example, ids: StreamIds) -> bool:
+    """No cell of a clip before the last one is supervised."""
+    first, last = _last_clip(example, ids)
+    return bool((example.targets_PK[: first - last] == IGNORED).all())
+
+
+def supervises_no_prompt(example: Example, ids: StreamIds) -> bool:
+    """No text token before the last clip is supervised."""
+    first, _ = _last_clip(example, ids)
+    return bool((example.labels[:first] == IGNORED).all())
+
+
+def keeps_what_precedes_targets(example: Example, ids: StreamIds) -> bool:
+    """Logits are kept at the positions just before supervised columns, and at no other."""
+    supervised_T = torch.zeros(len(example.input_ids) + 1, dtype=torch.bool)
+    positions = _is_audio(example, ids).nonzero()[:, 0]
+    supervised_P = (example.targets_PK != IGNORED).any(dim=1)
+    if len(positions) != len(supervised_P):
+        return False
+    supervised_T[positions] = supervised_P
+    return torch.equal(supervised_T[1:], example.keep_T)
+
+
+EXAMPLE_CHECKS = (
+    ExampleCheck(
+        "each clip has its placeholders",
+        placeholders_equal_columns,
+        "codes would stand at wrong places; the tokenizer or chat template is not this model's",
+    ),
+    ExampleCheck(
+        "end of stream is supervised once a codebook",
+        ends_once,
+        "the model would never learn to stop; prepare these clips again",
+    ),
+    ExampleCheck(
+        "only the last clip is supervised",
+        supervises_last_clip_alone,
+        "the reference would be learnt by heart; please report these utterances",
+    ),
+    ExampleCheck(
+        "the prompt is not supervised",
+        supervises_no_prompt,
+        "the text to be spoken would be learnt by heart; please report these utterances",
+    ),
+    ExampleCheck(
+        "logits are kept exactly where a target follows",
+        keeps_what_precedes_targets,
+        "targets and predictions would not meet; please report these utterances",
+    ),
+)
+
+
+def check_examples(examples: Iterable[Example], ids: StreamIds) -> list[CheckResult]:
+    """Every check of `EXAMPLE_CHECKS` on every example. Without any example each fails."""
+    offenders: dict[str, list[str]] = {check.name: [] for check in EXAMPLE_CHECKS}
     total = 0
     for example in examples:
         total += 1
-        targets_PK = example.targets_PK
-        if ((targets_PK == end_id).sum(dim=0) != 1).any():
-            without_end.append(example.utterance_id)
-        supervised_P = (targets_PK != IGNORED).any(dim=1)
-        first = int(supervised_P.nonzero()[0]) if supervised_P.any() else len(supervised_P)
-        if (
-            not supervised_P[first:].all()
-            or (example.columns_PK[:first][supervised_P[:first]] != IGNORED).any()
-        ):
-            too_early.append(example.utterance_id)
-        if int(example.keep_T.sum()) != int(supervised_P.sum()):
-            unkept.append(example.utterance_id)
-    return [
-        _listing(
-            "end of stream is supervised once a codebook",
-            without_end,
-            total,
-            "the model would never learn to stop; prepare these clips again",
-        ),
-        _listing(
-            "only the last clip is supervised",
-            too_early,
-            total,
-            "a reference or prompt would be learnt by heart; please report these utterances",
-        ),
-        _listing(
-            "logits are kept exactly where a target follows",
-            unkept,
-            total,
-            "targets and predictions would not meet; please report these utterances",
-        ),
-    ]
+        for check in EXAMPLE_CHECKS:
+            if not check.holds(example, ids):
+                offenders[check.name].append(example.utterance_id)
+    return [_listing(check.name, offenders[check.name], total, check.remedy) for check in EXAMPLE_CHECKS]
+
+
+def check_leaks(guard: LabelGuard, stopped_by: LabelLeakError | None = None) -> CheckResult:
+    """What the guard saw. A leak fails where it ended the run (policy ``raise``); a diverted one is reported."""
+    return CheckResult(
+        "nothing but model inputs reaches the model",
+        stopped_by is None,
+        guard.ledger.verdict() if stopped_by is None else str(stopped_by),
+        "mend what put it there, or let the guard divert it: guard.policy: divert",
+    )
+
+
+def _is_audio(example: Example, ids: StreamIds) -> Tensor:
+    return (example.input_ids == ids.audio_token) | (example.input_ids == ids.delay_token)
+
+
+def _last_clip(example: Example, ids: StreamIds) -> tuple[int, int]:
+    """The position of the last clip's first placeholder, and the one after its last."""
+    is_audio_T = _is_audio(example, ids)
+    last = int(is_audio_T.nonzero()[-1]) + 1
+    gaps = (~is_audio_T[:last]).nonzero()
+    return (int(gaps[-1]) + 1 if len(gaps) else 0), last
 
 
 @torch.no_grad()
@@ -123,7 +188,7 @@ def _check_shift(trainer: Any, model: nn.Module, examples: Sequence[Example]) ->
 
     here, earlier, later = mean_loss(0), mean_loss(1), mean_loss(-1)
     chance = math.log(logits_NKC.shape[-1])
-    untrained = here > 0.95 * chance
+    untrained = min(here, earlier, later) > 0.95 * chance  # a wrongly aligned model is worse than chance
     return CheckResult(
         "targets moved by one frame make the loss worse",
         untrained or (here < earlier and here < later),
