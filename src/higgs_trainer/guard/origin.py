@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from higgs_trainer.guard.contract import read_fields
 from higgs_trainer.guard.leak import Injector
 from higgs_trainer.guard.provenance import mend_of, mentions, name_function
 
@@ -62,8 +62,10 @@ def _columns_of(dataset: Any) -> frozenset[str] | None:
         return frozenset(names)
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or not len(dataset):
         return None
-    row = dataset[0]
-    return frozenset(row) if isinstance(row, Mapping) else None
+    try:
+        return frozenset(read_fields(dataset[0]))
+    except TypeError:  # rows without named fields
+        return None
 
 
 def _eval_dataset(trainer: Any) -> Any:
