@@ -123,7 +123,7 @@ def test_check_prints_what_was_seen(
 ) -> None:
     result = SimpleNamespace(name="end of stream", passed=passed, found="7 of 7 [cells]", remedy="look there")
     report = SimpleNamespace(
-        cascade="Layer [1]", results=(result,), trainable={"q_proj": (1234, 5678)}, loss=6.5, passed=passed
+        cascade="Layer [1]", results=(result,), trainable="q_proj 1,234 5,678", loss=6.5, passed=passed
     )
     stub(monkeypatch, "run", check=lambda settings: report)
     assert run("check", recipe) == (0 if passed else 1)
