@@ -40,14 +40,14 @@ OVERRIDES = {"ignore_unknown_options": True}
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. What this package raises on purpose ends with its message alone.
 
-    Exit codes: 0 done, 1 the run failed, 2 a mistake in what the user gave.
+    Exit codes: 0 done, 1 the run failed, 2 a mistake in what the user gave, 143 ended by SIGTERM after saving.
     """
     try:
         app(args=arguments)
-    except UserError as error:
+    except HiggsTrainerError as error:
         _print_error(error)
-        sys.exit(2)
-    except (HiggsTrainerError, LabelLeakError) as error:
+        sys.exit(error.exit_code)
+    except LabelLeakError as error:
         _print_error(error)
         sys.exit(1)
 

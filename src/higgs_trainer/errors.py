@@ -7,11 +7,16 @@ from pathlib import Path
 
 
 class HiggsTrainerError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose. The command line prints the message alone and exits
+    with ``exit_code``."""
+
+    exit_code = 1
 
 
 class UserError(HiggsTrainerError):
-    """A mistake in what the user gave. The command line prints the message alone and exits with code 2."""
+    """A mistake in what the user gave."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,16 @@ class CheckpointError(UserError):
 
 class LossError(HiggsTrainerError):
     """A step whose loss cannot be computed: no supervised cell, or a value that is not finite."""
+
+
+class SaveError(HiggsTrainerError):
+    """Something that a run has to keep could not be written: the disk is full, or not there."""
+
+
+class Terminated(HiggsTrainerError):
+    """The run was asked to end (SIGTERM), and did, after saving."""
+
+    exit_code = 128 + 15
 
 
 def name_the_near_one(wrong: str, known: Sequence[str]) -> str:

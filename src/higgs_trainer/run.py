@@ -5,12 +5,14 @@ recipe -> checkpoint (model, tokenizer), codec -> examples -> HiggsAudioTrainer 
 
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments, set_seed
 
 from higgs_trainer.data.audio import read_audio
 from higgs_trainer.data.code_noise import NoisyExamples
@@ -27,14 +29,24 @@ from higgs_trainer.model.loading import Checkpoint, copy_companions, load_checkp
 from higgs_trainer.model.parameters import count_trainable, format_trainable, freeze
 from higgs_trainer.recipe import Recipe, TrainingRecipe, training_arguments, write_recipe
 from higgs_trainer.speech.generate import Sampling, speak, write_spoken
-from higgs_trainer.training.callbacks import ReadableProgress, SpeakSamples
+from higgs_trainer.training.callbacks import MetricsFile, ReadableProgress, SpeakSamples
+from higgs_trainer.training.checkpoints import (
+    ASIDE,
+    find_start,
+    flush_to_disk,
+    move_into_place,
+    naming_what_fails,
+)
 from higgs_trainer.training.checks import CheckResult, check_examples, check_leaks, check_model
 from higgs_trainer.training.losses import LossWeights
+from higgs_trainer.training.stopping import EndWhenAsked
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 
 RECIPE_NAME = "recipe.yaml"
 GUARD_REPORT_NAME = "guard_report.json"
 PARAMETERS_NAME = "trainable_parameters.json"
+METRICS_FILE_NAME = "metrics.jsonl"
+METRICS_NAME = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -96,34 +108,64 @@ def build_run(recipe: Recipe) -> Run:
 
 def train(recipe: Recipe) -> TrainingSummary:
     """Train, and write the output folder: adapter or model, tokenizer, ``recipe.yaml``, ``guard_report.json``,
-    ``metrics.json``, and the samples that the recipe asks for."""
+    ``metrics.jsonl``, ``metrics.json``, and the samples that the recipe asks for."""
+    output_dir = recipe.training.output_dir
+    find_start(output_dir, recipe.training.resume_from_checkpoint)  # before a large model is loaded
     run = build_run(recipe)
-    output_dir = Path(recipe.training.output_dir)
+    trainer = run.trainer
+    if trainer.is_world_process_zero():
+        _write_plan(run)
+    how_to_go_on = f"Go on with: higgs-trainer train {output_dir / RECIPE_NAME} --resume_from_checkpoint true"
+    ending = EndWhenAsked(trainer.accelerator, how_to_go_on)
+    for callback in (*_build_watchers(run), ending):
+        trainer.add_callback(callback)
+
+    with ending.listening():
+        result = trainer.train(resume_from_checkpoint=recipe.training.resume_from_checkpoint)
+
+    metrics = {**_last_logged(trainer), **result.metrics}
+    _write_result(run, metrics)
+    return TrainingSummary(output_dir, metrics, trainer.guard.ledger.cascade())
+
+
+def _build_watchers(run: Run) -> Iterator[TrainerCallback]:
+    recipe, output_dir = run.recipe, run.recipe.training.output_dir
+    yield MetricsFile(output_dir / METRICS_FILE_NAME)
+    if not recipe.training.disable_tqdm:
+        yield ReadableProgress()
+    if recipe.samples.texts:
+        yield SpeakSamples(lambda folder: _speak_samples(run, folder), output_dir / "samples")
+
+
+def _write_plan(run: Run) -> None:
+    """Before the first step: what will run, and what is trained."""
+    output_dir = run.recipe.training.output_dir
     output_dir.mkdir(parents=True, exist_ok=True)
-    write_recipe(recipe, output_dir / RECIPE_NAME)
+    write_recipe(run.recipe, output_dir / RECIPE_NAME)
     trainable = count_trainable(run.checkpoint.model)
     print(format_trainable(trainable), flush=True)
-    _write_json(
-        output_dir / PARAMETERS_NAME, {kind: {"trained": t, "all": a} for kind, (t, a) in trainable.items()}
-    )
-    if not recipe.training.disable_tqdm:
-        run.trainer.add_callback(ReadableProgress)
-    if recipe.samples.texts:
-        run.trainer.add_callback(
-            SpeakSamples(lambda folder: _speak_samples(run, folder), output_dir / "samples")
-        )
+    counts = {kind: {"trained": trained, "all": total} for kind, (trained, total) in trainable.items()}
+    _write_json(output_dir / PARAMETERS_NAME, counts)
 
-    result = run.trainer.train(resume_from_checkpoint=recipe.training.resume_from_checkpoint)
 
-    run.trainer.save_model(str(output_dir))
-    copy_companions(recipe.model.name_or_path, output_dir)
-    (output_dir / "training_args.bin").unlink(missing_ok=True)  # a pickle; recipe.yaml says the same
-    run.trainer.save_state()
-    ledger = run.trainer.guard.ledger
-    _write_json(output_dir / GUARD_REPORT_NAME, ledger.report())
-    metrics = {**_last_logged(run.trainer), **result.metrics}
-    _write_json(output_dir / "metrics.json", metrics)
-    return TrainingSummary(output_dir, metrics, ledger.cascade())
+def _write_result(run: Run, metrics: dict[str, float]) -> None:
+    """After the last step: the folder that is used from now on. It is written aside; ``metrics.json`` comes last."""
+    trainer, output_dir = run.trainer, run.recipe.training.output_dir
+    aside = output_dir / ASIDE / "result"
+    with naming_what_fails(output_dir, "make room and go on with --resume_from_checkpoint true"):
+        trainer.save_model(str(aside), _internal_call=True)  # every rank: with FSDP each holds a part
+        if not trainer.is_world_process_zero():
+            return
+        copy_companions(run.recipe.model.name_or_path, aside)
+        trainer.state.save_to_json(str(aside / "trainer_state.json"))
+        _write_json(aside / GUARD_REPORT_NAME, trainer.guard.ledger.report())
+        _write_json(aside / METRICS_NAME, metrics)
+        flush_to_disk(aside)
+        for path in sorted(aside.iterdir(), key=lambda path: path.name == METRICS_NAME):
+            move_into_place(path, output_dir / path.name)
+        shutil.rmtree(output_dir / ASIDE)
+    if run.recipe.training.push_to_hub:
+        trainer.push_to_hub()
 
 
 @dataclass(frozen=True)

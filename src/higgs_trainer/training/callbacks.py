@@ -1,10 +1,14 @@
-"""What happens beside the steps: a line to read at each log, sentences spoken while the model learns."""
+"""What happens beside the steps: a line to read and a line to parse at each log, sentences spoken meanwhile."""
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from higgs_trainer.training.checkpoints import naming_what_fails
 
 SHOWN = {
     "loss": "loss {:.3f}",
@@ -16,12 +20,23 @@ SHOWN = {
     "grad_norm": "gradient {:.2f}",
     "learning_rate": "rate {:.1e}",
     "audio_seconds_per_second": "{:.0f} s of audio a second",
+    "packing_fill": "packs {:.0%} full",
 }
 
 
 class ReadableProgress(ProgressCallback):
-    """Trainer's progress bar, with a line to read at each log in place of the whole dictionary (which ``metrics.json``
+    """Trainer's progress bar, with a line to read at each log in place of the whole dictionary (which ``metrics.jsonl``
     and ``report_to`` have)."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A resumed run's bar starts where it goes on: else the time left is reckoned from steps that took none."""
+        super().on_train_begin(args, state, control, **kwargs)
+        self.current_step = state.global_step
+        if self.training_bar is not None:
+            self.training_bar.initial = self.training_bar.n = state.global_step
+            self.training_bar.refresh()
 
     def on_log(
         self,
@@ -35,6 +50,44 @@ class ReadableProgress(ProgressCallback):
         if state.is_world_process_zero and shown:
             line = f"step {state.global_step}/{state.max_steps}: " + ", ".join(shown)
             print(line, flush=True) if self.training_bar is None else self.training_bar.write(line)
+
+
+class MetricsFile(TrainerCallback):
+    """Appends each log to a file, a JSON object a line: ``step`` and the metrics.
+
+    A run that goes on from a checkpoint first drops the lines of later steps, which it will write again, and a last
+    line that a killed run left half written; a run from the beginning drops all.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not state.is_world_process_zero or not self.path.exists():
+            return
+        whole = [line for line in self.path.read_text(encoding="utf-8").splitlines(True) if line[-1] == "\n"]
+        kept = [line for line in whole if 0 < json.loads(line)["step"] <= state.global_step]
+        with naming_what_fails(self.path, "make room and start again"):
+            unfinished = self.path.with_name(self.path.name + ".unfinished")
+            unfinished.write_text("".join(kept), encoding="utf-8")
+            os.replace(unfinished, self.path)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not state.is_world_process_zero:
+            return
+        line = json.dumps({"step": state.global_step, **(logs or {})}) + "\n"
+        advice = "make room and go on with --resume_from_checkpoint true"
+        with naming_what_fails(self.path, advice), self.path.open("a", encoding="utf-8") as file:
+            file.write(line)
 
 
 class SpeakSamples(TrainerCallback):
@@ -57,4 +110,6 @@ class SpeakSamples(TrainerCallback):
     def _speak(self, state: TrainerState) -> None:
         folder = self.folder / f"step-{state.global_step}"
         if state.is_world_process_zero and not folder.exists():
-            self.speak_into(folder)
+            unfinished = folder.with_name(f"_unfinished-{folder.name}")
+            self.speak_into(unfinished)
+            os.replace(unfinished, folder)

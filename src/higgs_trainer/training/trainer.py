@@ -19,6 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from higgs_trainer.errors import LossError
 from higgs_trainer.guard import LabelGuardMixin
 from higgs_trainer.model.families import Family
+from higgs_trainer.training.checkpoints import CompleteCheckpoints
 from higgs_trainer.training.losses import (
     LossWeights,
     count_cells,
@@ -29,9 +30,10 @@ from higgs_trainer.training.losses import (
 )
 from higgs_trainer.training.metrics import LossTotals
 from higgs_trainer.training.optimizers import build_muon
+from higgs_trainer.training.stopping import FiniteGradients
 
 
-class HiggsAudioTrainer(LabelGuardMixin, Trainer):
+class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
     """Trains a Higgs Audio model, or adapters on it.
 
     Args:
@@ -67,8 +69,10 @@ class HiggsAudioTrainer(LabelGuardMixin, Trainer):
         self.guard_policy = guard_policy
         self.training_totals = LossTotals()
         self.evaluation_totals = LossTotals()
+        self.step_utterances: list[str] = []
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False
+        self.add_callback(FiniteGradients(self.accelerator, self.step_utterances))
 
     def count_targets(self, batch_samples: Sequence[Any]) -> Tensor | None:
         """The supervised cells of each codebook, then the supervised text tokens (K + 1,), in the whole optimizer step,
@@ -88,6 +92,8 @@ class HiggsAudioTrainer(LabelGuardMixin, Trainer):
         num_items_in_batch: Tensor | None,
     ) -> tuple[Tensor, Any]:
         """The loss of one micro-batch, divided by the counts of the whole step, and the model's outputs."""
+        if model.training:
+            self.step_utterances += metadata.get("utterance_ids", [])
         outputs = model(**model_inputs)
         aligned = self.family.align(outputs, model_inputs, targets)
         logits_NKC, targets_NK = aligned.audio_logits_NKC, aligned.audio_targets_NK
