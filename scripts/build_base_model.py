@@ -34,7 +34,7 @@ HELD_OUT_OF_A_VOICE = 12
 SIZES = {"hidden_size": 192, "intermediate_size": 512, "num_layers": 4, "num_heads": 6}
 RECIPE = """
 model: {name_or_path: random}
-data: {train: prepared/train, eval: prepared/held_out, code_noise: 0.15}
+data: {train: prepared/train, eval: prepared/held_out, packing: false, code_noise: 0.15}
 loss: {codebook_weights: [3, 2, 1.5, 1.2, 1, 0.8, 0.7, 0.6]}
 training:
   output_dir: trained

@@ -16,23 +16,28 @@ from higgs_trainer.yaml_file import to_plain, write_yaml
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """The checkpoint to start from. `codec` null: the codec folder inside the model's folder. `freeze`: kinds of
-    modules that full fine-tuning leaves as they are."""
+    """The checkpoint to start from. `codec` null: the codec folder inside the model's folder. `attn_implementation`:
+    "packed_sdpa" attends within each example of a pack; on a GPU "flash_attention_2" does that in one kernel. `freeze`:
+    kinds of modules that full fine-tuning leaves as they are."""
 
     name_or_path: FolderOrName
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    attn_implementation: str = "sdpa"
+    attn_implementation: str = "packed_sdpa"
     codec: Literal["embedded"] | FolderOrName | None = None
     freeze: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """Prepared folders: what `higgs-trainer prepare` wrote. `code_noise`: the share of input codes replaced by
-    random ones in training, never in evaluation; targets stay true."""
+    """Prepared folders: what `higgs-trainer prepare` wrote. `packing`: a training batch is one row of whole examples,
+    `tokens_per_pack` tokens at most, text and audio; without it, `per_device_train_batch_size` padded examples.
+    `code_noise`: the share of input codes replaced by random ones in training, never in evaluation; targets stay true.
+    """
 
     train: Path
     eval: Path | None = None
+    packing: bool = True
+    tokens_per_pack: int = 4096
     code_noise: float = 0.0
 
 
@@ -89,7 +94,8 @@ When = Literal["no", "steps", "epoch"]
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """Fields of `TrainingArguments`. A `*_steps` below 1 is a share of all steps, as there."""
+    """Fields of `TrainingArguments`. A `*_steps` below 1 is a share of all steps, as there.
+    `per_device_train_batch_size` null: one pack, or 8 examples without packing."""
 
     output_dir: Path
     learning_rate: float = 1e-4
@@ -98,10 +104,10 @@ class TrainingRecipe:
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
-    optim: str = "adamw_torch"
+    optim: str = "adamw_torch_fused"
     lr_scheduler_type: Scheduler = "cosine"
     warmup_steps: int | float = 0
-    per_device_train_batch_size: int = 8
+    per_device_train_batch_size: int | None = None
     per_device_eval_batch_size: int = 8
     gradient_accumulation_steps: int = 1
     num_train_epochs: float = 3.0
@@ -161,9 +167,12 @@ class Recipe:
     samples: SamplesRecipe = field(default_factory=SamplesRecipe)
 
 
+EXAMPLES_PER_BATCH = 8  # without packing, where the recipe does not say
+
 # The least that a number may be. What is in no row is left to the library that takes it.
 MINIMA = {
     "data.code_noise": 0,
+    "data.tokens_per_pack": 1,
     "adapter.r": 1,
     "adapter.lora_dropout": 0,
     "loss.audio_weight": 0,
@@ -177,6 +186,8 @@ MINIMA = {
     "training.dataloader_num_workers": 0,
     "training.label_smoothing_factor": 0,
     "training.save_total_limit": 1,
+    "training.seed": 0,
+    "training.data_seed": 0,
 }
 
 
@@ -205,12 +216,16 @@ def write_recipe(recipe: Recipe, path: str | Path) -> None:
 def training_arguments(recipe: Recipe) -> dict[str, Any]:
     """The `training` section as the arguments of `TrainingArguments`.
 
-    `resume_from_checkpoint` is left out: it goes to `Trainer.train`. "muon" names this package's own optimizer,
+    `resume_from_checkpoint` is left out: it goes to `Trainer.train`. The sampler is sequential, since the order of an
+    epoch is in its plan (`data/packing.py`). "muon" names this package's own optimizer,
     which the trainer builds; `TrainingArguments` does not know it. `gradient_checkpointing` is passed only when it
     is on: transformers gives the switch another name in version 6 and warns of the old one.
     """
     arguments = to_plain(asdict(recipe.training))
     del arguments["resume_from_checkpoint"]
+    arguments["train_sampling_strategy"] = "sequential"
+    if arguments["per_device_train_batch_size"] is None:
+        arguments["per_device_train_batch_size"] = 1 if recipe.data.packing else EXAMPLES_PER_BATCH
     if not arguments["gradient_checkpointing"]:
         del arguments["gradient_checkpointing"]
     if arguments["optim"] == "muon":
@@ -223,6 +238,11 @@ def _check_together(recipe: Recipe) -> Iterator[str]:
     training, samples = recipe.training, recipe.samples
     if training.eval_strategy != "no" and recipe.data.eval is None:
         yield "training.eval_strategy needs data.eval, a prepared folder"
+    if recipe.data.packing and training.per_device_train_batch_size not in (None, 1):
+        yield (
+            f"training.per_device_train_batch_size is {training.per_device_train_batch_size}, but with data.packing a "
+            "batch is one pack; set data.tokens_per_pack instead, or data.packing: false"
+        )
     if training.bf16 and training.fp16:
         yield "training.bf16 and training.fp16 exclude each other; keep one"
     if training.load_best_model_at_end and training.eval_strategy == "no":

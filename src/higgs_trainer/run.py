@@ -17,8 +17,9 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, Tra
 from higgs_trainer.data.audio import read_audio
 from higgs_trainer.data.code_noise import NoisyExamples
 from higgs_trainer.data.codec import Codec
-from higgs_trainer.data.collator import PaddingCollator
+from higgs_trainer.data.collator import PackingCollator, PaddingCollator
 from higgs_trainer.data.examples import ExampleDataset
+from higgs_trainer.data.packing import BatchPlan, PackPlan, Plan, PlannedExamples, measure_tokens
 from higgs_trainer.data.prepare import check_codec, read_prepared
 from higgs_trainer.data.prompt import Context, SpokenClip
 from higgs_trainer.errors import RecipeError
@@ -56,6 +57,7 @@ class Run:
     recipe: Recipe
     checkpoint: Checkpoint
     codec: Codec
+    train_examples: ExampleDataset
     trainer: HiggsAudioTrainer
 
 
@@ -78,32 +80,28 @@ def build_run(recipe: Recipe) -> Run:
     )
     codec = load_codec_of(checkpoint, recipe.model.codec)
     family = family_of(checkpoint.model)
-    train_set = _disturb(_load_examples(recipe.data.train, checkpoint, codec), recipe, checkpoint)
+    train_examples = _load_examples(recipe.data.train, checkpoint, codec)
     eval_set = _load_examples(recipe.data.eval, checkpoint, codec) if recipe.data.eval else None
     if recipe.adapter is not None:
         adapted = add_lora(checkpoint.model, family, **asdict(recipe.adapter))
         checkpoint = replace(checkpoint, model=adapted)
     freeze(checkpoint.model, recipe.model.freeze)
-    ids = checkpoint.stream_ids
+    arguments = _build_arguments(recipe)
     trainer = HiggsAudioTrainer(
         model=checkpoint.model,
-        args=_build_arguments(recipe),
-        train_dataset=train_set,
+        args=arguments,
+        train_dataset=_plan_training(train_examples, recipe, arguments, checkpoint),
         eval_dataset=eval_set,
         processing_class=checkpoint.tokenizer,
-        data_collator=PaddingCollator(
-            pad_token_id=checkpoint.model.config.pad_token_id,
-            end_id=ids.end,
-            num_codebooks=ids.num_codebooks,
-        ),
+        data_collator=_build_collator(recipe, family, checkpoint),
         family=family,
-        weights=_build_weights(recipe, family, ids.num_codebooks),
+        weights=_build_weights(recipe, family, checkpoint.stream_ids.num_codebooks),
         guard_policy=recipe.guard.policy,
         use_muon=recipe.training.optim == "muon",
     )
     for their_log in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(their_log)
-    return Run(recipe, checkpoint, codec, trainer)
+    return Run(recipe, checkpoint, codec, train_examples, trainer)
 
 
 def train(recipe: Recipe) -> TrainingSummary:
@@ -194,8 +192,8 @@ def check(recipe: Recipe) -> CheckReport:
     with tempfile.TemporaryDirectory() as folder:  # Trainer makes its output folder whatever it is told
         run = build_run(replace(recipe, training=_single_still_step(recipe.training, Path(folder))))
         trainer = run.trainer
-        train_set, batch_size = trainer.train_dataset, trainer.args.per_device_eval_batch_size
-        some = [train_set[i] for i in range(min(len(train_set), batch_size))]
+        examples, batch_size = run.train_examples, trainer.args.per_device_eval_batch_size
+        some = [examples[i] for i in range(min(len(examples), batch_size))]
         loss = None
         try:
             loss = float(trainer.train().training_loss)
@@ -204,7 +202,7 @@ def check(recipe: Recipe) -> CheckReport:
         except LabelLeakError as error:
             results = [check_leaks(trainer.guard, error)]
         else:
-            every_example = (train_set[i] for i in range(len(train_set)))
+            every_example = (examples[i] for i in range(len(examples)))
             results = [
                 check_leaks(trainer.guard),
                 *check_examples(every_example, run.checkpoint.stream_ids),
@@ -239,18 +237,39 @@ def _load_examples(folder: str | Path, checkpoint: Checkpoint, codec: Codec) -> 
     return ExampleDataset(prepared.rows, checkpoint.tokenizer, checkpoint.stream_ids)
 
 
-def _disturb(
-    examples: ExampleDataset, recipe: Recipe, checkpoint: Checkpoint
-) -> ExampleDataset | NoisyExamples:
-    if not recipe.data.code_noise:
-        return examples
-    training = recipe.training
-    return NoisyExamples(
-        examples,
-        code_noise=recipe.data.code_noise,
-        num_codes=checkpoint.num_codes,
-        seed=training.seed if training.data_seed is None else training.data_seed,
-    )
+def _plan_training(
+    examples: ExampleDataset, recipe: Recipe, arguments: TrainingArguments, checkpoint: Checkpoint
+) -> PlannedExamples:
+    """The training set as a step is given it: packs or single examples in the order of a plan, noise upon them."""
+    data, training = recipe.data, recipe.training
+    seed = training.seed if training.data_seed is None else training.data_seed
+    shares = {
+        "seed": seed,
+        "num_ranks": arguments.world_size,
+        "accumulation": training.gradient_accumulation_steps,
+    }
+    plan: Plan
+    if data.packing:
+        lengths = measure_tokens(examples, tokens_per_pack=data.tokens_per_pack)
+        plan = PackPlan(lengths, tokens_per_pack=data.tokens_per_pack, **shares)
+    else:
+        plan = BatchPlan(len(examples), batch_size=arguments.per_device_train_batch_size, **shares)
+    if not data.code_noise:
+        return PlannedExamples(examples, plan)
+    noisy = NoisyExamples(examples, code_noise=data.code_noise, num_codes=checkpoint.num_codes, seed=seed)
+    return PlannedExamples(noisy, plan)
+
+
+def _build_collator(
+    recipe: Recipe, family: Family, checkpoint: Checkpoint
+) -> PackingCollator | PaddingCollator:
+    """``RecipeError`` where the model cannot take packs."""
+    ids = checkpoint.stream_ids
+    if not recipe.data.packing:
+        return PaddingCollator(checkpoint.model.config.pad_token_id, ids.end, ids.num_codebooks)
+    if "position_ids" not in family.contract.inputs:
+        raise RecipeError(f"data.packing: {family.name} takes no position_ids; set it to false")
+    return PackingCollator(ids.num_codebooks)
 
 
 def _build_weights(recipe: Recipe, family: Family, num_codebooks: int) -> LossWeights:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from higgs_trainer.cli import app, main
 from higgs_trainer.data.audio import write_audio
-from higgs_trainer.data.collator import PaddingCollator
+from higgs_trainer.data.collator import PackingCollator
 from higgs_trainer.data.mel_codec import MelCodec
 from higgs_trainer.demo.blank_model import write_blank_model
 from higgs_trainer.errors import RecipeError
@@ -21,13 +21,12 @@ from higgs_trainer.errors import RecipeError
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_layers": 1, "num_heads": 2}
 RECIPE = """
 model: {name_or_path: model}
-data: {train: prepared, eval: prepared}
+data: {train: prepared, eval: prepared, tokens_per_pack: 150}
 adapter: {r: 4, target_modules: all_linear}
 samples: {texts: [one two], max_seconds: 0.4}
 training:
   output_dir: out
   max_steps: 2
-  per_device_train_batch_size: 2
   eval_strategy: steps
   eval_steps: 2
   save_strategy: "no"
@@ -76,18 +75,18 @@ def test_check_shows_the_cascade_and_passes(folder):
     assert not (folder / "out").exists()
 
 
-LEAK = "shift_labels <- already in the batch, from the collator PaddingCollator (tests/end_to_end/test_train_cli.py:"
+LEAK = "shift_labels <- already in the batch, from the collator PackingCollator (tests/end_to_end/test_train_cli.py:"
 
 
 @pytest.fixture
 def leaky_collator(monkeypatch):
     """A collator that puts a key into the batch which neither model nor loss knows."""
-    original = PaddingCollator.__call__
+    original = PackingCollator.__call__
 
     def collate_with_leak(self, examples):
         return original(self, examples) | {"shift_labels": torch.zeros(3)}
 
-    monkeypatch.setattr(PaddingCollator, "__call__", collate_with_leak)
+    monkeypatch.setattr(PackingCollator, "__call__", collate_with_leak)
 
 
 @pytest.mark.parametrize(("policy", "exit_code"), [("raise", 1), ("divert", 0)])

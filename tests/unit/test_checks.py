@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import AttentionInterface, TrainingArguments
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from higgs_trainer.data.collator import PaddingCollator
+from higgs_trainer.data.collator import PackingCollator, PaddingCollator
 from higgs_trainer.data.examples import ExampleDataset
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import HIGGS_AUDIO_V2, family_of
@@ -81,11 +82,12 @@ def test_no_example_at_all_is_no_pass():
     assert len(failed(check_examples([], IDS))) == len(EXAMPLE_CHECKS)
 
 
-def build_trainer(model, tmp_path):
+def build_trainer(model, tmp_path, *, packing=False):
+    padding = PaddingCollator(pad_token_id=1, end_id=END, num_codebooks=NUM_CODEBOOKS)
     return HiggsAudioTrainer(
         model=model,
         args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none"),
-        data_collator=PaddingCollator(pad_token_id=1, end_id=END, num_codebooks=NUM_CODEBOOKS),
+        data_collator=PackingCollator(NUM_CODEBOOKS) if packing else padding,
         family=family_of(model),
     )
 
@@ -147,3 +149,19 @@ def test_an_untrained_model_is_not_judged_by_the_shift(tmp_path):
     result = next(result for result in results if result.name == SHIFT)
     assert result.passed
     assert "not judged" in result.found
+
+
+@pytest.mark.parametrize("attn_implementation", ["packed_sdpa", "sdpa"])
+def test_a_model_that_keeps_examples_apart_passes(attn_implementation, tmp_path):
+    model = tiny_checkpoint().model
+    model.set_attn_implementation(attn_implementation)
+    assert failed(check_model(build_trainer(model, tmp_path, packing=True), [encode()])) == []
+
+
+def test_attention_that_finds_no_packs_fails(tmp_path):
+    """transformers makes no mask for an attention function that has registered none: it is causal over the row."""
+    AttentionInterface.register("finds_no_packs", sdpa_attention_forward)
+    model = tiny_checkpoint().model
+    model.set_attn_implementation("finds_no_packs")
+    found = failed(check_model(build_trainer(model, tmp_path, packing=True), [encode()]))
+    assert found == ["an example in a pack is predicted as if it were alone"]

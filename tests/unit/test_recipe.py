@@ -174,6 +174,7 @@ TOGETHER = {
     "evaluation without data": ("eval_strategy: steps", "", "data.eval"),
     "two precisions": ("bf16: true, fp16: true", "", "exclude each other"),
     "best without evaluation": ("load_best_model_at_end: true", "", "eval_strategy"),
+    "a batch of packs": ("per_device_train_batch_size: 4", "", "a batch is one pack"),
     "reference without words": ("seed: 1", "samples: {ref_audio: a.wav}", "give both or neither"),
 }
 
@@ -187,6 +188,22 @@ def test_fields_that_do_not_go_together(folder: Path, training: str, more: str, 
 def test_freezing_and_an_adapter_do_not_go_together(folder: Path) -> None:
     (found,) = find_problems(folder, SHORTEST + "adapter: {r: 2}", "--model.freeze", "[norms]")
     assert "leave one out" in found
+
+
+@pytest.mark.parametrize(
+    ("data", "training", "expected"),
+    [
+        ("", "", 1),
+        ("", ", per_device_train_batch_size: 1", 1),
+        (", packing: false", "", 8),
+        (", packing: false", ", per_device_train_batch_size: 5", 5),
+    ],
+)
+def test_a_batch_is_a_pack_or_so_many_examples(folder: Path, data: str, training: str, expected: int) -> None:
+    text = SHORTEST.replace("prepared}", f"prepared{data}}}").replace("runs/a", f"runs/a{training}")
+    arguments = training_arguments(read(folder, text))
+    assert arguments["per_device_train_batch_size"] == expected
+    assert arguments["train_sampling_strategy"] == "sequential"
 
 
 def test_files_that_are_no_recipe(folder: Path) -> None:

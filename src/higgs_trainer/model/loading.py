@@ -17,6 +17,7 @@ from transformers import (
 from higgs_trainer.data.codec import Codec, load_codec
 from higgs_trainer.data.examples import StreamIds
 from higgs_trainer.errors import CheckpointError
+from higgs_trainer.model import attention as attention  # registers "packed_sdpa"
 
 ADAPTER_CONFIG = "adapter_config.json"
 CODEC_FOLDER = "codec"

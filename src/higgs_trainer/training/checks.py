@@ -132,11 +132,13 @@ def _last_clip(example: Example, ids: StreamIds) -> tuple[int, int]:
 
 @torch.no_grad()
 def check_model(trainer: Any, examples: Sequence[Example]) -> list[CheckResult]:
-    """The model on one batch: causality, the shift of the targets, and where LoRA reaches."""
+    """The model on one batch: causality, the shift of the targets, packs without leaks, and where LoRA reaches."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     was_training = model.training
     model.eval()
     results = [_check_causality(trainer, model, examples), _check_shift(trainer, model, examples)]
+    if "position_ids" in _prepare(trainer, examples[:1])[0]:
+        results.append(_check_isolation(trainer, model, examples))
     adapted = [name for name, _ in model.named_parameters() if "lora_" in name]
     if adapted:
         results.append(
@@ -172,6 +174,24 @@ def _check_causality(trainer: Any, model: nn.Module, examples: Sequence[Example]
         moved <= 1e-4 * float(before.abs().max()),
         f"largest change {moved:.1e}",
         "the model sees its own targets; check attn_implementation and any attention mask",
+    )
+
+
+def _check_isolation(trainer: Any, model: nn.Module, examples: Sequence[Example]) -> CheckResult:
+    """The last example of a pack has the logits that it has alone."""
+
+    def logits_NKC(packed: Sequence[Example]) -> Tensor:
+        inputs, targets = _prepare(trainer, packed)
+        return trainer.family.align(model(**inputs), inputs, targets).audio_logits_NKC
+
+    alone_NKC = logits_NKC(examples[:1])
+    behind_NKC = logits_NKC([examples[-1], examples[0]])[-len(alone_NKC) :]
+    moved = float((alone_NKC - behind_NKC).abs().max())
+    return CheckResult(
+        "an example in a pack is predicted as if it were alone",
+        moved <= 1e-4 * float(alone_NKC.abs().max()),
+        f"largest change {moved:.1e}",
+        "examples of a pack see each other; use attn_implementation: packed_sdpa, or data.packing: false",
     )
 
 

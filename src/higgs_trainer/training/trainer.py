@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from higgs_trainer.batch import check_pack
 from higgs_trainer.errors import LossError
 from higgs_trainer.guard import LabelGuardMixin
 from higgs_trainer.model.families import Family
@@ -94,6 +95,7 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         """The loss of one micro-batch, divided by the counts of the whole step, and the model's outputs."""
         if model.training:
             self.step_utterances += metadata.get("utterance_ids", [])
+        check_pack(model_inputs)
         outputs = model(**model_inputs)
         aligned = self.family.align(outputs, model_inputs, targets)
         logits_NKC, targets_NK = aligned.audio_logits_NKC, aligned.audio_targets_NK

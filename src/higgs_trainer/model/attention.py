@@ -1,0 +1,112 @@
+"""``packed_sdpa``: causal attention of each example of a pack to itself, example by example.
+
+transformers finds the examples of a pack by position ids that start again, and with "sdpa" it then builds a dense mask
+(T, T): the cost is the square of the pack's length. Here each example is one causal call of torch's SDPA, and the cost
+is the sum of the squares. What is no pack (padded batches, generation with a cache) takes transformers' "sdpa" path.
+
+Registered with transformers when this module is imported; asked for by ``attn_implementation="packed_sdpa"``. On a GPU
+"flash_attention_2" has a variable-length kernel of its own, and transformers finds the packs for it in the same way.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+PACKED_SDPA = "packed_sdpa"
+
+
+def mark_example_starts(
+    *,
+    batch_size: int,
+    kv_length: int,
+    mask_function: Callable[..., Tensor],
+    attention_mask: Tensor | None,
+    allow_is_causal_skip: bool,
+    **kwargs: Any,
+) -> Tensor | None:
+    """The mask of "packed_sdpa": for a pack, where its examples start (B, T), and for the rest "sdpa"'s own mask.
+
+    transformers denies the causal skip to what it recognises as a pack, and its mask function then says which position
+    sees which; an example starts where a position does not see the one before it.
+    """
+    # transformers passed the positions of the queries (T,) before it passed their number and device.
+    cache_position = kwargs.get("cache_position")
+    q_length = kwargs["q_length"] if cache_position is None else len(cache_position)
+    device = kwargs["device"] if cache_position is None else cache_position.device
+    if allow_is_causal_skip or attention_mask is not None or q_length != kv_length or q_length == 1:
+        return sdpa_mask(
+            batch_size=batch_size,
+            kv_length=kv_length,
+            mask_function=mask_function,
+            attention_mask=attention_mask,
+            allow_is_causal_skip=allow_is_causal_skip,
+            **kwargs,
+        )
+    rows_B1 = torch.arange(batch_size, device=device)[:, None]
+    positions_1T = torch.arange(q_length, device=device)[None, :]
+    head = torch.zeros_like(rows_B1)
+    sees_previous_BT = mask_function(rows_B1, head, positions_1T[:, 1:], positions_1T[:, :-1])
+    return torch.cat([torch.ones_like(rows_B1, dtype=torch.bool), ~sees_previous_BT], dim=1)
+
+
+def attend_by_example(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention (B, T, heads, head size) of query, key and value (B, heads, T, head size).
+
+    Raises:
+        ValueError: positions start again, but an attention mask or a cache beside them kept transformers from taking
+            the row for a pack: its examples would see each other.
+    """
+    starts_BT = attention_mask if attention_mask is not None and attention_mask.dim() == 2 else None
+    if starts_BT is None:
+        if query.shape[2] == key.shape[2] > 1 and position_ids is not None:
+            _check_no_pack(attention_mask, position_ids)
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    rows = [
+        _attend_row(module, query[[b]], key[[b]], value[[b]], starts_T, kwargs)
+        if len(starts_BT) > 1
+        else _attend_row(module, query, key, value, starts_T, kwargs)
+        for b, starts_T in enumerate(starts_BT)
+    ]
+    return (rows[0] if len(rows) == 1 else torch.cat(rows)), None
+
+
+def _attend_row(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, starts_T: Tensor, kwargs: dict[str, Any]
+) -> Tensor:
+    """One row's examples, each by itself. Splits, not slices: the backward of a slice fills a tensor of full length."""
+    starts = [*starts_T.nonzero().flatten().tolist(), len(starts_T)]
+    lengths = [end - start for start, end in pairwise(starts)]
+    parts = zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
+    return torch.cat([sdpa_attention_forward(module, *part, None, **kwargs)[0] for part in parts], dim=1)
+
+
+def _check_no_pack(mask_B1TT: Tensor | None, position_ids_BT: Tensor) -> None:
+    starts_again_BT = position_ids_BT[:, 1:] != position_ids_BT[:, :-1] + 1
+    if mask_B1TT is not None:  # left padding starts again too, at a position that does not see the one before
+        sees_previous_BT = mask_B1TT[:, 0].diagonal(offset=-1, dim1=-2, dim2=-1)
+        if sees_previous_BT.dtype != torch.bool:
+            sees_previous_BT = sees_previous_BT == 0
+        starts_again_BT = starts_again_BT & sees_previous_BT
+    if starts_again_BT.any():
+        raise ValueError(
+            "position_ids start again within a row, as in a pack, but an attention mask or a cache stands beside them: "
+            "its examples would attend to each other; leave attention_mask out and use_cache off"
+        )
+
+
+AttentionInterface.register(PACKED_SDPA, attend_by_example)
+AttentionMaskInterface.register(PACKED_SDPA, mark_example_starts)
