@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, HiggsAudioV2ForConditionalGeneration
 
 from higgs_trainer.data.audio import read_audio
 from higgs_trainer.data.mel_codec import MelCodec
-from higgs_trainer.data.prepare import write_encoded
+from higgs_trainer.data.prepared import write_encoded
 from higgs_trainer.demo.blank_model import write_blank_model
 from higgs_trainer.recipe import read_recipe
 from higgs_trainer.run import train

@@ -36,10 +36,14 @@ class Problem:
 class ManifestError(UserError):
     """Everything wrong with a manifest and the files it names, together, in the order of its lines."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], *, total: int | None = None) -> None:
+        """``total``: how many there are, where `problems` are only the first of very many."""
         self.problems = tuple(problems)
-        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        total = len(self.problems) if total is None else total
+        count = "1 problem" if total == 1 else f"{total} problems"
         listed = "\n".join(f"  {problem}" for problem in self.problems)
+        if total > len(self.problems):
+            listed += f"\n  ... and {total - len(self.problems)} more"
         super().__init__(f"{count} in the manifest; nothing was written:\n{listed}")
 
 

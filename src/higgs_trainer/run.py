@@ -20,7 +20,7 @@ from higgs_trainer.data.codec import Codec
 from higgs_trainer.data.collator import PackingCollator, PaddingCollator
 from higgs_trainer.data.examples import ExampleDataset
 from higgs_trainer.data.packing import BatchPlan, PackPlan, Plan, PlannedExamples, measure_tokens
-from higgs_trainer.data.prepare import check_codec, read_prepared
+from higgs_trainer.data.prepared import check_codec, read_prepared
 from higgs_trainer.data.prompt import Context, SpokenClip
 from higgs_trainer.errors import RecipeError
 from higgs_trainer.guard import LabelLeakError

@@ -10,7 +10,7 @@ import torch
 from higgs_trainer.cli import main
 from higgs_trainer.data.audio import write_audio
 from higgs_trainer.data.mel_codec import MelCodec
-from higgs_trainer.data.prepare import read_prepared
+from higgs_trainer.data.prepared import read_prepared
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from higgs_trainer.data.manifest import Clip, read_manifest
+from higgs_trainer.data.manifest import read_manifest
+from higgs_trainer.data.utterance import Clip
 from higgs_trainer.errors import ManifestError, UserError
 
 
@@ -112,7 +113,7 @@ BAD_ROWS = {
         "[SPEAKER2], but there are 2 references",
     ),
     "missing file": ({"audio": "c.wav", "text": "x"}, "'audio' is missing: c.wav"),
-    "a folder": ({"audio": ".", "text": "x"}, "'audio' is missing: ."),
+    "a folder": ({"audio": ".", "text": "x"}, "'audio' is a folder: ."),
     "NUL in a path": ({"audio": "a\0.wav", "text": "x"}, "'audio' is no path"),
     "a name too long": ({"audio": "a" * 5000, "text": "x"}, "'audio' is no path"),
     "outside": ({"audio": "../outside.wav", "text": "x"}, "'audio' leaves the manifest's folder"),

@@ -1,17 +1,18 @@
 """A manifest becomes a prepared folder, whole or not at all."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from higgs_trainer.data.audio import write_audio
-from higgs_trainer.data.manifest import Utterance
-from higgs_trainer.data.prepare import CARD_NAME, build_features, check_codec, prepare, read_prepared
+from higgs_trainer.data.prepare import prepare
+from higgs_trainer.data.prepared import CARD_NAME, build_features, check_codec, read_prepared
 from higgs_trainer.errors import CheckpointError, ManifestError, UserError
 
 FRAME_SAMPLES = 960
@@ -23,6 +24,7 @@ class CountingCodec:
 
     name: str = "counting"
     fingerprint: str = "f1"
+    revision: str | None = None
     sample_rate_hz: int = 24_000
     frames_per_second: float = 25.0
     num_codebooks: int = 3
@@ -34,6 +36,9 @@ class CountingCodec:
         self.calls += 1
         num_frames = len(waveform_S) // FRAME_SAMPLES
         return self.first + 100 * torch.arange(num_frames)[:, None] + torch.arange(3)
+
+    def encode_batch(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
+        return [self.encode(waveform_S) for waveform_S in waveforms]
 
     def decode(self, codes_FK: Tensor) -> Tensor:
         raise NotImplementedError
@@ -52,8 +57,8 @@ def manifest(tmp_path: Path) -> Path:
     return tmp_path / "m.jsonl"
 
 
-def quiet(rows: Sequence[Utterance], description: str) -> Sequence[Utterance]:
-    return rows
+def quiet(items: Iterable[Any], description: str, total: int | None) -> Iterable[Any]:
+    return items
 
 
 def test_rows_and_card(manifest: Path, tmp_path: Path) -> None:
@@ -103,7 +108,7 @@ def test_a_failure_while_encoding_leaves_nothing(manifest: Path, tmp_path: Path)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(CheckpointError, match=r"outside \[0, 40000\)"):
         prepare(manifest, tmp_path / "out", codec=CountingCodec(first=39_500), progress=quiet)
-    with pytest.raises(CheckpointError, match=r"shape \(5, 3\).*expected \(frames, 4\)"):
+    with pytest.raises(CheckpointError, match=r"shape \(7, 3\).*expected \(frames, 4\)"):
         prepare(manifest, tmp_path / "out", codec=CountingCodec(num_codebooks=4), progress=quiet)
     assert sorted(tmp_path.iterdir()) == before
 

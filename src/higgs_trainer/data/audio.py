@@ -1,8 +1,11 @@
 """Audio files to and from waveforms: float32, mono, 24 kHz, in [-1, 1]."""
 
+import base64
+import io
 import math
 import os
 import re
+import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,15 @@ LENGTH_UNKNOWN = 2**31 - 2**16
 SHORTEST_SECONDS = 0.1  # below this there is no word, and fewer than three codec frames
 MOST_CHANNELS = 2  # the mean of two is what a listener hears; of 5.1 it is not
 RATES_HZ = range(1_000, 768_001)  # what is outside is a damaged header
+
+KINDS = {
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 @dataclass(frozen=True)
@@ -59,15 +71,15 @@ def decode_file(path: str | Path, *, max_seconds: float = math.inf) -> Decoded:
         AudioError: it is no regular file, cannot be decoded, breaks off, is not finite, is longer than
             `max_seconds`, or has more than `MOST_CHANNELS` channels or a rate outside `RATES_HZ`.
     """
-    if not Path(path).is_file():  # opening a pipe or a device would wait for ever
-        raise AudioError(path, f"cannot be read as audio ({name_kind(Path(path))})", "give a recording")
     try:
+        if (kind := name_kind(Path(path))) != "a file":  # opening a pipe or a device would wait for ever
+            raise AudioError(path, f"cannot be read as audio ({kind})", "give a recording")
         with soundfile.SoundFile(path) as file:
             rate_hz, announced_samples, log = file.samplerate, file.frames, file.extra_info
             _check_header(path, file, max_seconds)
             most = -1 if math.isinf(max_seconds) else int(max_seconds * rate_hz) + 1
             samples_SC = file.read(most, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: a name that ends in .raw
+    except (soundfile.LibsndfileError, OSError, ValueError, TypeError) as error:  # TypeError: *.raw
         raise AudioError(path, f"cannot be read as audio ({error})", "convert it to WAV or FLAC") from error
     decoded = Decoded(samples_SC, rate_hz)
     if decoded.seconds > max_seconds:  # a header may announce less, or nothing
@@ -88,16 +100,17 @@ def to_waveform(decoded: Decoded) -> Tensor:
 
 
 def name_kind(path: Path) -> str:
-    """What stands in a recording's place: "a folder", "a pipe", ..."""
-    kinds = {
-        path.is_dir: "a folder",
-        path.is_fifo: "a pipe",
-        path.is_char_device: "a device",
-        path.is_block_device: "a device",
-        path.is_socket: "a socket",
-        path.is_file: "a file",
-    }
-    return next((name for is_kind, name in kinds.items() if is_kind()), "no such file")
+    """What stands in a recording's place: "a file", "a folder", "a pipe", ... or "no such file".
+
+    Raises:
+        OSError: nobody can look: a loop of links, a name too long, no permission.
+        ValueError: the path holds a NUL.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "no such file"
+    return KINDS.get(stat.S_IFMT(mode), "no file")
 
 
 def _check_header(path: str | Path, file: soundfile.SoundFile, max_seconds: float) -> None:
@@ -147,3 +160,11 @@ def write_audio(path: str | Path, waveform_S: Tensor) -> None:
         os.replace(unfinished, path)
     finally:
         Path(unfinished).unlink(missing_ok=True)
+
+
+def encode_data_uri(waveform_S: Tensor) -> str:
+    """MP3, which every browser plays and which takes a tenth of a WAV file, as a data URI for an HTML page."""
+    samples = waveform_S.detach().float().cpu().clamp(-1.0, 1.0).numpy()
+    encoded = io.BytesIO()
+    soundfile.write(encoded, samples, SAMPLE_RATE_HZ, format="MP3", subtype="MPEG_LAYER_III")
+    return "data:audio/mpeg;base64," + base64.b64encode(encoded.getvalue()).decode("ascii")

@@ -8,29 +8,22 @@ Fields (`audio` and `text` are required; docs/data_formats.md and docs/tasks.md 
     turns                       [{audio, text, speaker}, ...]: what was said before, oldest first
 
 Paths are relative to the manifest's folder and, unless allowed, stay inside it, links resolved.
-What this module does not look at is the sound itself: `prepare.py` decodes the files.
+What this module does not look at is the sound itself: `inspection.py` has the files decoded.
 """
 
 import filecmp
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from higgs_trainer.data.importers import RawRow, open_source
+from higgs_trainer.data.audio import name_kind
+from higgs_trainer.data.importers import RawRow, Source, open_source
 from higgs_trainer.data.text import TextRules, clean_text, find_speakers, find_special_tokens
+from higgs_trainer.data.utterance import TASKS, Clip, Task, Utterance
 from higgs_trainer.errors import ManifestError, Problem, name_the_near_one
-
-Task = Literal[
-    "single_speaker",
-    "multi_speaker",
-    "zero_shot_cloning",
-    "multi_speaker_cloning",
-    "reference_in_system",
-    "several_turns",
-]
-TASKS: tuple[Task, ...] = get_args(Task)
 
 REQUIRED_FIELDS = ("audio", "text")
 STRING_FIELDS = (*REQUIRED_FIELDS, "speaker", "language", "scene", "task", "ref_audio", "ref_text")
@@ -40,42 +33,11 @@ CLIP_FIELDS = ("audio", "text", "speaker")
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
-    """A recording that stands before the target in the prompt: a reference, or an earlier turn.
+class CheckedRow:
+    """A row after it was checked: an utterance, or everything that is wrong with it."""
 
-    ``text`` is None only in a reference of the system message, where the prompt does not say it.
-    """
-
-    audio: Path
-    text: str | None
-    speaker: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Utterance:
-    """A manifest row. `utterance_id` is the audio file's stem and the row's number: `hello-00017`.
-
-    ``text_changes`` names what `clean_text` did to the row's texts. ``file`` and ``line`` say where the row stands.
-    """
-
-    utterance_id: str
-    audio: Path
-    text: str
-    speaker: str | None
-    language: str | None
-    scene: str | None
-    references: tuple[Clip, ...]
-    turns: tuple[Clip, ...]
-    task: Task
-    reward: float | None
-    text_changes: tuple[str, ...]
-    file: Path
-    line: int
-
-    @property
-    def clips(self) -> tuple[Clip, ...]:
-        """The clips that stand before the target, in the prompt's order."""
-        return self.references + self.turns
+    utterance: Utterance | None
+    problems: tuple[Problem, ...]
 
 
 def derive_task(text: str, num_references: int, num_turns: int) -> Task:
@@ -104,34 +66,37 @@ def read_manifest(
         ManifestError: all problems of all rows, each with its line.
         UserError: the manifest cannot be read.
     """
-    utterances, problems = check_manifest(
-        path, allow_outside=allow_outside, allow_own_reference=allow_own_reference, text_rules=text_rules
+    rows = list(
+        check_rows(
+            open_source(path),
+            allow_outside=allow_outside,
+            allow_own_reference=allow_own_reference,
+            text_rules=text_rules,
+        )
     )
-    if problems:
+    if problems := [problem for row in rows for problem in row.problems]:
         raise ManifestError(problems)
-    return utterances
+    return [row.utterance for row in rows if row.utterance is not None]
 
 
-def check_manifest(
-    path: str | Path,
+def check_rows(
+    source: Source,
     *,
     allow_outside: bool = False,
     allow_own_reference: bool = False,
     text_rules: TextRules = TextRules(),
-) -> tuple[list[Utterance], list[Problem]]:
-    """The rows that are right, and the problems of the others; UserError when the file cannot be read."""
-    source = open_source(path)
-    utterances: list[Utterance] = []
-    problems: list[Problem] = []
+) -> Iterator[CheckedRow]:
+    """Read and check row after row; nothing is kept. UserError where the file cannot be read."""
+    folder = source.folder.resolve()
+    is_empty = True
     for row in source:
-        checker = _RowChecker(row, source.folder, allow_outside, allow_own_reference, text_rules)
+        is_empty = False
+        checker = _RowChecker(row, folder, allow_outside, allow_own_reference, text_rules)
         utterance = checker.check()
-        problems += checker.problems
-        if utterance is not None:
-            utterances.append(utterance)
-    if not utterances and not problems:
-        problems.append(Problem(source.path, 0, "it holds no rows", "write one JSON object a line"))
-    return utterances, problems
+        yield CheckedRow(utterance, tuple(checker.problems))
+    if is_empty:
+        problem = Problem(source.path, 0, "it holds no rows", "write one JSON object a line")
+        yield CheckedRow(None, (problem,))
 
 
 class _RowChecker:
@@ -237,21 +202,24 @@ class _RowChecker:
         """The file that a field names, or None and a problem."""
         if not _is_text(value):
             return None
-        folder = self.folder.resolve()
-        path = folder / str(value)
+        path = self.folder / str(value)
         try:
-            real, is_file = path.resolve(), path.is_file()
+            kind = name_kind(path)
+            real = path.resolve() if path.is_symlink() else _resolve_folder(path.parent) / path.name
         except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL, a name too long
             self.add(f"{shown!r} is no path ({error})", "give the path of a file")
             return None
-        if not self.allow_outside and not real.is_relative_to(folder):
+        if not self.allow_outside and not real.is_relative_to(self.folder):
             self.add(
                 f"{shown!r} leaves the manifest's folder: {value}",
                 "move the file there, or pass --allow-outside",
             )
             return None
-        if not is_file:
-            self.add(f"{shown!r} is missing: {value}", f"no such file under {folder}")
+        if kind == "no such file":
+            self.add(f"{shown!r} is missing: {value}", f"no such file under {self.folder}")
+            return None
+        if kind != "a file":
+            self.add(f"{shown!r} is {kind}: {value}", "give the path of a file")
             return None
         return path
 
@@ -339,6 +307,12 @@ class _RowChecker:
                 "the chat template lays speakers out behind a scene: describe one, such as 'A quiet room.'",
             )
         return "reference_in_system"
+
+
+@functools.lru_cache(1024)
+def _resolve_folder(folder: Path) -> Path:
+    """Most rows of a manifest share a few folders, and links are resolved by a system call for each part of a path."""
+    return folder.resolve()
 
 
 def holds_the_same(one: Path, other: Path) -> bool:

@@ -1,83 +1,75 @@
 """Manifest -> prepared dataset: every row checked, every recording encoded once, written whole or not at all.
 
-A prepared folder is a `datasets` dataset with a `dataset_card.json` beside it. A recording is kept as its
-codes, uint16, frame after frame: F*K numbers, to be read back as `codes.reshape(num_frames, num_codebooks)`.
+Read `prepare` first: five steps, each in a module of its own. What they leave for one another lies in the unfinished
+folder (`unfinished.py`), so that memory does not grow with the manifest and a killed run goes on where it was.
 """
 
-import json
 import shutil
-import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+import sqlite3
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from higgs_trainer import __version__
-from higgs_trainer.data.audio import SAMPLE_RATE_HZ, read_audio
+from higgs_trainer.data.audio import SAMPLE_RATE_HZ
+from higgs_trainer.data.code_store import CodeStore
 from higgs_trainer.data.codec import Codec, load_codec
-from higgs_trainer.data.manifest import Utterance, check_manifest
-from higgs_trainer.data.references import pair_references
+from higgs_trainer.data.encoding import Encoder, encode_recordings
+from higgs_trainer.data.importers import Source, open_source
+from higgs_trainer.data.inspection import (
+    Progress,
+    check_rejected,
+    find_notes,
+    iterate_accepted,
+    judge_corpus,
+    measure_rows,
+    pair_accepted,
+    read_rows,
+    write_rejected,
+)
+from higgs_trainer.data.manifest import check_rows
+from higgs_trainer.data.prepared import REJECTED_NAME, DatasetCard, check_output, write_prepared
+from higgs_trainer.data.processes import Processes
+from higgs_trainer.data.recordings import Limits
+from higgs_trainer.data.report_page import write_report_page
 from higgs_trainer.data.text import TextRules
-from higgs_trainer.errors import AudioError, CheckpointError, ManifestError, Problem, UserError
-
-if TYPE_CHECKING:
-    from datasets import Dataset, Features
-
-CARD_NAME = "dataset_card.json"
-OWN_NAMES = (
-    CARD_NAME,
-    "dataset_info.json",
-    "state.json",
-)  # and the *.arrow files: all that is in one
-
-Progress = Callable[[Sequence[Utterance], str], Iterable[Utterance]]
-"""Wraps the rows being worked through, with a description: how a progress bar is drawn."""
-
-
-@dataclass(frozen=True)
-class DatasetCard:
-    """What a prepared folder holds, and which codec its codes belong to. ``tasks`` and ``text_changes`` count rows;
-    the rows' own columns of these names say which."""
-
-    codec_name: str
-    codec_fingerprint: str
-    num_codebooks: int
-    codebook_size: int
-    frames_per_second: float
-    utterances: int
-    tasks: dict[str, int]
-    text_changes: dict[str, int]
-    hours: float
-    manifest: str
-    higgs_trainer_version: str
-
-
-@dataclass(frozen=True)
-class PreparedDataset:
-    """A prepared folder, opened. `rows` has the columns that `build_features` lists."""
-
-    rows: "Dataset"
-    card: DatasetCard
+from higgs_trainer.data.unfinished import (
+    DATASET,
+    ROWS,
+    lock_unfinished,
+    move_into_place,
+    open_table_file,
+    unfinished_folder,
+)
+from higgs_trainer.data.utterance import Utterance
+from higgs_trainer.errors import CheckpointError
 
 
 @dataclass(frozen=True)
 class PreparedSummary:
-    """What `prepare` wrote, and where."""
+    """What `prepare` wrote, and where. `resumed` counts the clips that an earlier run had encoded; `notes` are
+    sentences on what is no mistake but should be known."""
 
     folder: Path
     card: DatasetCard
+    resumed: int = 0
+    notes: tuple[str, ...] = ()
 
 
-def show_progress(rows: Sequence[Utterance], description: str) -> Iterable[Utterance]:
+def show_progress(items: Iterable[Any], description: str, total: int | None) -> Iterable[Any]:
     """A rich progress bar on stderr; where that is no terminal, one line at the end."""
     from rich.console import Console
     from rich.progress import track
 
-    return track(rows, description, console=Console(stderr=True))
+    return track(items, description, total=total, console=Console(stderr=True))
+
+
+def skip_progress(items: Iterable[Any], description: str, total: int | None) -> Iterable[Any]:
+    """Nothing is shown: for all processes but the first."""
+    return items
 
 
 def prepare(
@@ -89,106 +81,118 @@ def prepare(
     allow_own_reference: bool = False,
     text_rules: TextRules = TextRules(),
     pair_seed: int | None = None,
+    limits: Limits = Limits(),
+    max_rejected: int = 0,
+    loudness_lufs: float | None = None,
+    batch_seconds: float = 60.0,
+    report: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress = show_progress,
 ) -> PreparedSummary:
     """Check every row, then encode every recording once and write `output`.
 
-    With ``pair_seed``, single-speaker rows are given references (`pair_references`).
+    Under `accelerate launch` each process checks and encodes its share; the first one reads, judges and writes. A run
+    that was killed is resumed by the same call.
+
+    Args:
+        pair_seed: draw references for single-speaker rows (`pair_references`).
+        max_rejected: so many bad rows are left out and listed in `rejected.jsonl`; with more, nothing is written.
+        loudness_lufs: bring every recording to this loudness first.
+        batch_seconds: how much sound of equal length the codec is given at once.
+        report: where to write an HTML page about the corpus, also where it is refused.
 
     Raises:
         ManifestError: all that is wrong with rows and recordings, together; nothing was written.
-        UserError: the manifest cannot be read, or `output` is not empty and `overwrite` was not asked for.
+        UserError: the manifest cannot be read, `output` is not empty and `overwrite` was not asked for, or another
+            run is preparing it.
         CheckpointError: there is no such codec.
     """
     manifest, output = Path(manifest), Path(output)
-    check_output(output, overwrite=overwrite)
-    utterances, problems = check_manifest(
-        manifest,
-        allow_outside=allow_outside,
-        allow_own_reference=allow_own_reference,
-        text_rules=text_rules,
+    encoder = Encoder(_load_codec(codec), loudness_lufs)
+    processes = Processes.join()
+    quietly = progress if processes.is_first else skip_progress
+    folder = unfinished_folder(output)
+    source = open_source(manifest)
+    rows = check_rows(
+        source, allow_outside=allow_outside, allow_own_reference=allow_own_reference, text_rules=text_rules
     )
-    if pair_seed is not None:
-        utterances, unpaired = pair_references(utterances, seed=pair_seed)
-        problems += unpaired
-    _check_recordings(utterances, problems, progress)
-    if isinstance(codec, str | Path):
-        codec = load_codec(codec)
-    if codec.sample_rate_hz != SAMPLE_RATE_HZ:
+
+    with ExitStack() as stack:
+
+        def read() -> list[str]:
+            check_output(output, overwrite=overwrite)
+            stack.enter_context(lock_unfinished(output))
+            return read_rows(progress(rows, "reading rows", None), folder)
+
+        def judge() -> int:
+            judge_corpus(folder, processes, limits)
+            if pair_seed is not None:
+                pair_accepted(folder, seed=pair_seed)
+            if report is not None:
+                write_report_page(folder, Path(report), title=manifest.name)
+            return check_rejected(folder, max_rejected)
+
+        notes = processes.share(read)
+        measure_rows(folder, processes, limits, quietly)
+        processes.wait()
+        rejected = processes.share(judge)
+        store = stack.enter_context(CodeStore(folder, encoder.settings, processes.index))
+        resumed = encode_recordings(
+            folder, encoder, store, processes, batch_seconds=batch_seconds, progress=quietly
+        )
+        processes.wait()
+        card = processes.share(lambda: _write(output, folder, encoder, store, rejected, manifest.name))
+        return PreparedSummary(
+            output, card, resumed, (*notes, *_describe_unused(source), *find_notes(folder))
+        )
+
+
+def _load_codec(codec: Codec | str | Path) -> Codec:
+    loaded = load_codec(codec) if isinstance(codec, str | Path) else codec
+    if loaded.sample_rate_hz != SAMPLE_RATE_HZ:
         raise CheckpointError(
-            f"the codec {codec.name} works at {codec.sample_rate_hz} Hz, not at {SAMPLE_RATE_HZ} Hz"
+            f"the codec {loaded.name} works at {loaded.sample_rate_hz} Hz, not at {SAMPLE_RATE_HZ} Hz"
         )
-    return _save(_encode_rows(utterances, codec, progress), output, codec, manifest.name)
+    return loaded
 
 
-def check_output(output: Path, *, overwrite: bool) -> None:
-    """Raise UserError unless `output` is new, empty, or nothing but a prepared folder to be overwritten."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if not overwrite:
-        raise UserError(f"{output} is not empty; give another folder, or --overwrite")
-    if not (output / CARD_NAME).is_file():
-        raise UserError(f"{output} is no prepared dataset and is not overwritten; give another folder")
-    strangers = [
-        path.name for path in output.iterdir() if path.name not in OWN_NAMES and path.suffix != ".arrow"
-    ]
-    if strangers:
-        raise UserError(
-            f"{output} holds {', '.join(sorted(strangers))} too; move that, or give another folder"
-        )
+def _describe_unused(source: Source) -> list[str]:
+    """What stood in the source and has no place in a manifest."""
+    return [f"{count} rows have a {name!r}, which is not used" for name, count in source.unused.items()]
 
 
-def _check_recordings(utterances: Sequence[Utterance], problems: list[Problem], progress: Progress) -> None:
-    """Every problem of every row, those of its recordings included, raised together."""
-    for utterance in progress(utterances, "checking recordings"):
-        for path in (utterance.audio, *(clip.audio for clip in utterance.clips)):
-            try:
-                read_audio(path)
-            except AudioError as error:
-                what = f"{path} {error.what}"
-                problems.append(Problem(utterance.file, utterance.line, what, error.what_to_do))
-    if problems:
-        raise ManifestError(sorted(problems, key=lambda problem: problem.line))
-
-
-def build_features() -> "Features":
-    """The columns of a prepared dataset.
-
-    What stands before the target in the prompt, references first and then earlier turns, lies end to end in
-    ``context_codes``; ``context_frames`` and ``context_texts`` have one entry a clip. Flat columns, since nested ones
-    read many times slower.
-    """
-    from datasets import Features, Sequence, Value
-
-    text, codes = Value("string"), Sequence(Value("uint16"))
-    return Features(
-        utterance_id=text,
-        text=text,
-        speaker=text,
-        language=text,
-        scene=text,
-        task=text,
-        codes=codes,
-        num_frames=Value("int32"),
-        num_references=Value("int32"),
-        context_texts=Sequence(text),
-        context_frames=Sequence(Value("int32")),
-        context_codes=codes,
-        duration_seconds=Value("float32"),
-        reward=Value("float32"),
-        text_changes=Sequence(text),
+def _write(
+    output: Path, folder: Path, encoder: Encoder, store: CodeStore, rejected: int, source: str
+) -> DatasetCard:
+    """The dataset, whole, in the output's place."""
+    whole = folder / DATASET
+    shutil.rmtree(whole, ignore_errors=True)  # what a run left that was killed while it wrote
+    store.look_again()
+    tables = open_table_file(folder / ROWS)
+    num_codebooks = encoder.codec.num_codebooks
+    rows = (_build_row(tables, store, num_codebooks, *numbered) for numbered in iterate_accepted(tables))
+    card = write_prepared(
+        rows,
+        whole,
+        codec=encoder.codec,
+        source=source,
+        loudness_lufs=encoder.loudness_lufs,
+        rejected=rejected,
     )
+    tables.close()
+    if rejected:
+        write_rejected(folder, whole / REJECTED_NAME)
+    move_into_place(whole, output)
+    return card
 
 
-def _encode_rows(utterances: Sequence[Utterance], codec: Codec, progress: Progress) -> dict[str, list[Any]]:
-    rows = [_encode_row(utterance, codec) for utterance in progress(utterances, "encoding")]
-    return {name: [row[name] for row in rows] for name in build_features()}
-
-
-def _encode_row(utterance: Utterance, codec: Codec) -> dict[str, Any]:
-    codes, num_frames, duration_seconds = _encode_file(utterance.audio, codec)
-    context = [_encode_file(clip.audio, codec)[:2] for clip in utterance.clips]
+def _build_row(
+    tables: sqlite3.Connection, store: CodeStore, num_codebooks: int, number: int, utterance: Utterance
+) -> dict[str, Any]:
+    """A row of `build_features`, its codes found by their recordings' content."""
+    query = "SELECT content_hash, seconds FROM recordings WHERE number = ? ORDER BY place"
+    (content_hash, seconds), *context = tables.execute(query, (number,)).fetchall()
+    codes, *context_codes = (store.get(hash_) for hash_, _ in ((content_hash, seconds), *context))
     return {
         "utterance_id": utterance.utterance_id,
         "text": utterance.text,
@@ -197,129 +201,13 @@ def _encode_row(utterance: Utterance, codec: Codec) -> dict[str, Any]:
         "scene": utterance.scene,
         "task": utterance.task,
         "codes": codes,
-        "num_frames": num_frames,
+        "num_frames": len(codes) // num_codebooks,
         "num_references": len(utterance.references),
         "context_texts": [clip.text for clip in utterance.clips],
-        "context_frames": [num_frames for _, num_frames in context],
-        "context_codes": np.concatenate([np.empty(0, np.uint16), *(codes for codes, _ in context)]),
-        "duration_seconds": duration_seconds,
+        "context_frames": [len(clip_codes) // num_codebooks for clip_codes in context_codes],
+        "context_codes": np.concatenate([np.empty(0, np.uint16), *context_codes]),
+        "duration_seconds": seconds,
         "reward": utterance.reward,
         "text_changes": list(utterance.text_changes),
+        "content_hash": content_hash,
     }
-
-
-def _encode_file(path: Path, codec: Codec) -> tuple[np.ndarray, int, float]:
-    """(codes, flat uint16, F*K), F, seconds."""
-    waveform_S = read_audio(path)
-    codes_FK = codec.encode(waveform_S)
-    if codes_FK.ndim != 2 or codes_FK.shape[1] != codec.num_codebooks or len(codes_FK) == 0:
-        raise CheckpointError(
-            f"the codec {codec.name} made codes of shape {tuple(codes_FK.shape)} from {path}; "
-            f"expected (frames, {codec.num_codebooks})"
-        )
-    if codes_FK.min() < 0 or codes_FK.max() >= codec.codebook_size:
-        raise CheckpointError(
-            f"the codec {codec.name} made codes outside [0, {codec.codebook_size}) from {path}"
-        )
-    return codes_FK.flatten().numpy().astype(np.uint16), len(codes_FK), len(waveform_S) / SAMPLE_RATE_HZ
-
-
-def write_encoded(
-    clips: Sequence[tuple[str, str, np.ndarray]], output: str | Path, *, codec: Codec, source: str
-) -> PreparedSummary:
-    """Write a prepared folder from clips that are codes already: (utterance id, text, codes (F, K)) each.
-
-    ``source`` stands in the card in the manifest's place. Raises UserError where `output` is not empty.
-    """
-    output = Path(output)
-    check_output(output, overwrite=False)
-    columns: dict[str, list[Any]] = {name: [None] * len(clips) for name in build_features()}
-    columns["utterance_id"] = [utterance_id for utterance_id, _, _ in clips]
-    columns["text"] = [text for _, text, _ in clips]
-    columns["codes"] = [codes_FK.flatten().astype(np.uint16) for _, _, codes_FK in clips]
-    columns["num_frames"] = [len(codes_FK) for _, _, codes_FK in clips]
-    columns["duration_seconds"] = [len(codes_FK) / codec.frames_per_second for _, _, codes_FK in clips]
-    columns["task"] = ["single_speaker"] * len(clips)
-    columns["num_references"] = [0] * len(clips)
-    for name in ("context_texts", "context_frames", "context_codes", "text_changes"):
-        columns[name] = [[] for _ in clips]
-    return _save(columns, output, codec, source)
-
-
-def _save(columns: dict[str, list[Any]], output: Path, codec: Codec, source: str) -> PreparedSummary:
-    from datasets import Dataset
-
-    with _write_whole(output) as unfinished:
-        rows = Dataset.from_dict(columns, features=build_features())
-        card = build_card(rows, codec, source)
-        rows.save_to_disk(unfinished)
-        (unfinished / CARD_NAME).write_text(json.dumps(asdict(card), indent=2) + "\n", encoding="utf-8")
-    return PreparedSummary(output, card)
-
-
-def build_card(rows: "Dataset", codec: Codec, source: str) -> DatasetCard:
-    """The card of freshly encoded rows."""
-    return DatasetCard(
-        codec_name=codec.name,
-        codec_fingerprint=codec.fingerprint,
-        num_codebooks=codec.num_codebooks,
-        codebook_size=codec.codebook_size,
-        frames_per_second=codec.frames_per_second,
-        utterances=len(rows),
-        tasks=dict(Counter(rows["task"])),
-        text_changes=dict(Counter(change for changes in rows["text_changes"] for change in changes)),
-        hours=round(sum(rows["duration_seconds"]) / 3600, 6),
-        manifest=source,
-        higgs_trainer_version=__version__,
-    )
-
-
-@contextmanager
-def _write_whole(output: Path) -> Iterator[Path]:
-    """A temporary folder beside `output`: takes its place at the end, or vanishes if anything goes wrong."""
-    output = output.resolve()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
-    try:
-        yield unfinished
-        unfinished.chmod(0o755)  # mkdtemp makes folders that only their owner can read
-        if output.exists():
-            shutil.rmtree(output)
-        unfinished.replace(output)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def read_prepared(folder: str | Path) -> PreparedDataset:
-    """Open a prepared folder.
-
-    Raises:
-        CheckpointError: it is not one, or is damaged.
-    """
-    from datasets import load_from_disk
-
-    folder = Path(folder)
-    make_one = f"make one with: higgs-trainer prepare MANIFEST -o {folder}"
-    if not (folder / CARD_NAME).is_file():
-        raise CheckpointError(f"{folder} is no prepared dataset (no {CARD_NAME}); {make_one}")
-    try:
-        card = DatasetCard(**json.loads((folder / CARD_NAME).read_text(encoding="utf-8")))
-        rows = load_from_disk(folder)
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder} is damaged or of another version ({error}); {make_one}") from error
-    if len(rows) != card.utterances or rows.features != build_features():
-        raise CheckpointError(f"the rows of {folder} are not those of its {CARD_NAME}; {make_one}")
-    rows = rows.with_format(
-        "numpy", columns=["codes", "context_codes", "context_frames"], output_all_columns=True
-    )
-    return PreparedDataset(rows, card)
-
-
-def check_codec(card: DatasetCard, codec: Codec) -> None:
-    """Raise CheckpointError when the codes behind `card` were not made by `codec`."""
-    if card.codec_fingerprint != codec.fingerprint:
-        raise CheckpointError(
-            f"{card.manifest} was encoded by the codec {card.codec_name} ({card.codec_fingerprint}), but the "
-            f"model speaks through {codec.name} ({codec.fingerprint}), where these codes are other sounds; "
-            "prepare the data again with --codec and the model's codec"
-        )

@@ -5,7 +5,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from higgs_trainer.data.manifest import Clip, Utterance, holds_the_same
+from higgs_trainer.data.manifest import holds_the_same
+from higgs_trainer.data.utterance import Clip, Utterance
 from higgs_trainer.errors import Problem
 
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from higgs_trainer.data.mel_codec import MelCodec
-from higgs_trainer.data.prepare import write_encoded
+from higgs_trainer.data.prepared import write_encoded
 from higgs_trainer.demo.blank_model import write_blank_model
 from higgs_trainer.demo.new_voice import (
     NUM_REFERENCES,

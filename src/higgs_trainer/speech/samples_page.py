@@ -3,17 +3,14 @@
 One HTML file without scripts that holds its audio, so it can be moved, mailed and opened offline.
 """
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
-import soundfile
 from torch import Tensor
 
-from higgs_trainer.data.audio import SAMPLE_RATE_HZ
+from higgs_trainer.data.audio import encode_data_uri
 from higgs_trainer.speech.evaluate import SpeechScores, word_error_rate
 
 TEMPLATE = "samples_page.html.jinja"
@@ -82,16 +79,8 @@ def write_samples_page(
 
 def _show(text: str, clip: Clip) -> dict[str, str | bool]:
     return {
-        "audio": _encode_data_uri(clip.waveform_S) if len(clip.waveform_S) else "",
+        "audio": encode_data_uri(clip.waveform_S) if len(clip.waveform_S) else "",
         "transcript": clip.transcript,
         "is_right": word_error_rate([text], [clip.transcript]) == 0.0,
         "stopped": clip.stopped,
     }
-
-
-def _encode_data_uri(waveform_S: Tensor) -> str:
-    """MP3, which every browser plays and which takes a tenth of a WAV file, as a data URI."""
-    samples = waveform_S.detach().float().cpu().clamp(-1.0, 1.0).numpy()
-    encoded = io.BytesIO()
-    soundfile.write(encoded, samples, SAMPLE_RATE_HZ, format="MP3", subtype="MPEG_LAYER_III")
-    return "data:audio/mpeg;base64," + base64.b64encode(encoded.getvalue()).decode("ascii")

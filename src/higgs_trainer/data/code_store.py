@@ -1,0 +1,68 @@
+"""Codes on disk by the content of their recordings: what a run that was killed leaves to the next."""
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+CODES_SCHEMA = """
+CREATE TABLE IF NOT EXISTS codes (settings TEXT, content_hash TEXT, codes BLOB, PRIMARY KEY (settings, content_hash));
+"""
+
+
+class CodeStore:
+    """Codes by the content hash of their recording, made under `settings` (codec and loudness).
+
+    Every process writes a file of its own and reads those of all, also of runs that were killed.
+    """
+
+    def __init__(self, folder: Path, settings: str, process_index: int) -> None:
+        self.folder = folder
+        self.settings = settings
+        self._path = folder / f"codes-{process_index:05d}.sqlite"
+        self._writer: sqlite3.Connection | None = None
+        self._readers: list[sqlite3.Connection] = []
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Find the files that other processes have made since."""
+        connections = [sqlite3.connect(path) for path in sorted(self.folder.glob("codes-*.sqlite"))]
+        has_table = (
+            "SELECT 1 FROM sqlite_master WHERE name = 'codes'"  # not in a file whose process died at once
+        )
+        self._readers = [reader for reader in connections if reader.execute(has_table).fetchone()]
+
+    def add(self, hashes: Sequence[str], codes: Sequence[np.ndarray]) -> None:
+        """Keep a batch of codes, (F*K,) uint16 each: all of them or, where the process dies meanwhile, none."""
+        if self._writer is None:
+            self._writer = sqlite3.connect(self._path)
+            self._writer.executescript(CODES_SCHEMA)
+        rows = [(self.settings, key, values.tobytes()) for key, values in zip(hashes, codes, strict=True)]
+        with self._writer:
+            self._writer.executemany("INSERT OR IGNORE INTO codes VALUES (?, ?, ?)", rows)
+
+    def get(self, content_hash: str) -> np.ndarray:
+        """The codes of a recording that was encoded."""
+        if (codes := self.find(content_hash)) is None:
+            raise KeyError(f"no codes of the recording {content_hash} in {self.folder}")
+        return codes
+
+    def find(self, content_hash: str) -> np.ndarray | None:
+        """The codes of a recording, (F*K,) uint16, or None where nobody has encoded it."""
+        for reader in self._readers:
+            query = "SELECT codes FROM codes WHERE settings = ? AND content_hash = ?"
+            if (row := reader.execute(query, (self.settings, content_hash)).fetchone()) is not None:
+                return np.frombuffer(row[0], dtype=np.uint16)
+        return None
+
+    def __enter__(self) -> "CodeStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for connection in (*self._readers, *filter(None, [self._writer])):
+            connection.close()
+        self._readers, self._writer = [], None

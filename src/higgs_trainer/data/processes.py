@@ -1,0 +1,61 @@
+"""The processes that one run is spread over: one alone, or those of `accelerate launch` and `torchrun`."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from higgs_trainer.errors import HiggsTrainerError, UserError
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=30)  # one process may encode for days after another has finished
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process and how many there are. Process 0 does what is done once."""
+
+    index: int = 0
+    count: int = 1
+    _state: Any = None
+
+    @classmethod
+    def join(cls) -> "Processes":
+        """The processes that a launcher started, found by accelerate; this one alone without a launcher."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        from accelerate import PartialState
+
+        state = PartialState(timeout=PATIENCE)
+        return cls(state.process_index, state.num_processes, state)
+
+    @property
+    def is_first(self) -> bool:
+        return self.index == 0
+
+    def wait(self) -> None:
+        """Until every process has come here."""
+        if self.count > 1:
+            self._state.wait_for_everyone()
+
+    def share(self, make: Callable[[], T]) -> T:
+        """What process 0 makes, in all of them. Where it raises an error of this package, all of them raise."""
+        if self.count == 1:
+            return make()
+        from accelerate.utils import broadcast_object_list
+
+        made: list[Any] = [None, False]
+        error: HiggsTrainerError | None = None
+        if self.is_first:
+            try:
+                made = [make(), True]
+            except HiggsTrainerError as raised:
+                error = raised
+        value, is_made = broadcast_object_list(made)
+        if error is not None:
+            raise error
+        if not is_made:
+            raise UserError("process 0 stopped; its message says why")
+        return value
