@@ -49,7 +49,7 @@ $(BOSON)/.installed: constraints-boson.txt
 	@touch $@
 
 test-boson: $(BOSON)/.installed
-	PYTHONPATH=src $(BOSON)/bin/python -m pytest -n 2 tests/boson tests/unit/test_guard_*.py
+	PYTHONPATH=src $(BOSON)/bin/python -m pytest -n 2 tests/boson tests/unit/test_guard_*.py tests/routes
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from catalogue import BATCHES, GuardedTrainer, Wrapper, adalora, batch_of, lora
 from torch import Tensor, nn
 from transformers import Trainer, default_data_collator
@@ -164,6 +165,10 @@ def test_the_run_equals_one_without_a_leak(case: Case, smoothing: float, tmp_pat
         assert torch.equal(weight, reference)
 
 
+@pytest.mark.skipif(
+    transformers.__version__.startswith("4."),
+    reason="the Trainer of 4.46 counts no targets for a model that takes no loss keywords",
+)
 def test_four_times_one_equals_one_times_four(tmp_path: Path) -> None:
     """The count of the whole step reaches the loss, so accumulation changes nothing but the rounding."""
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import transformers
 from catalogue import COLUMNS, ROUTES, Route, expected_cell, run
 from distributed import DDP_ROUTES, SHARDED, run_distributed
 from table import PAGE, read_table
@@ -12,6 +13,12 @@ CASES = [
 ]
 
 
+# Under transformers 4.46 the guarded columns are the same. The stock Trainer is another one, so `none` is not compared,
+# and its PEFT cannot put a SEQ_2_SEQ_LM class around a wrapper at all.
+OLD = transformers.__version__.startswith("4.")
+NOT_IN_OLD = {"PEFT SEQ_2_SEQ_LM, outside a wrapper"}
+
+
 @pytest.fixture(scope="module")
 def page() -> dict[tuple[str, str], list[str]]:
     return read_table(PAGE.read_text())
@@ -19,11 +26,14 @@ def page() -> dict[tuple[str, str], list[str]]:
 
 @pytest.mark.parametrize(("route", "stage"), CASES)
 def test_every_cell(route: Route, stage: str, tmp_path: Path, page: dict[tuple[str, str], list[str]]) -> None:
-    outcomes = {column: run(route, stage, column, tmp_path) for column in COLUMNS}
+    if OLD and route.name in NOT_IN_OLD:
+        pytest.skip("peft 0.13 builds no such model")
+    columns = [column for column in COLUMNS if not (OLD and column == "none")]
+    outcomes = {column: run(route, stage, column, tmp_path) for column in columns}
     cells = {column: outcome.cell for column, outcome in outcomes.items()}
-    assert cells == {column: expected_cell(route, stage, column) for column in COLUMNS}
+    assert cells == {column: expected_cell(route, stage, column) for column in columns}
     assert outcomes["all"].died == ""
-    assert page[route.name, stage] == list(cells.values())
+    assert page[route.name, stage][-len(columns) :] == list(cells.values())
 
 
 @pytest.mark.slow
