@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from higgs_trainer.batch import IGNORED
-from higgs_trainer.training.losses import LossWeights, count_cells, cross_entropy_sums, mean_over_codebooks
+from higgs_trainer.training.losses import (
+    LossWeights,
+    count_cells,
+    count_correct,
+    cross_entropy_sums,
+    mean_over_codebooks,
+    text_cross_entropy_sum,
+)
 
 N, K, C = 11, 3, 7  # pairwise different, odd: a transposition fails
 
@@ -78,3 +85,49 @@ def test_counts_are_of_each_codebook():
 def test_a_wrong_number_of_weights_is_named():
     with pytest.raises(ValueError, match=r"2 weights.*3 codebooks"):
         LossWeights(codebooks=(1.0, 2.0)).of_codebooks(3)
+
+
+def test_right_answers_are_counted_for_each_codebook():
+    logits_NKC, targets_NK = draw()
+    expected = [
+        sum(targets_NK[n, k] == logits_NKC[n, k].argmax() for n in range(N) if targets_NK[n, k] != IGNORED)
+        for k in range(K)
+    ]
+    assert count_correct(logits_NKC, targets_NK).tolist() == [int(count) for count in expected]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_text_term_is_the_reference(smoothing):
+    M, V = 13, 17
+    generator = torch.Generator().manual_seed(1)
+    logits_MV = torch.randn(M, V, generator=generator, dtype=torch.float64) * 3
+    targets_M = torch.randint(V, (M,), generator=generator)
+    targets_M[::5] = IGNORED
+    supervised = int((targets_M != IGNORED).sum())
+    loss = text_cross_entropy_sum(logits_MV, targets_M, label_smoothing=smoothing) / supervised
+    expected = reference_loss(logits_MV[:, None].numpy(), targets_M[:, None].numpy(), (1.0,), smoothing)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_half_precision_logits_are_summed_in_float32():
+    logits_NKC, targets_NK = draw()
+    halves = logits_NKC.bfloat16()
+    sums_K = cross_entropy_sums(halves, targets_NK)
+    assert sums_K.dtype == torch.float32
+    assert torch.allclose(sums_K, cross_entropy_sums(halves.double(), targets_NK).float(), rtol=1e-5)
+
+
+def test_the_gradient_is_that_of_the_reference():
+    """By finite differences of the NumPy loss, at some cells of every codebook."""
+    logits_NKC, targets_NK = draw()
+    weights = (3.0, 1.5, 0.25)
+    logits_NKC.requires_grad_()
+    mean_over_codebooks(
+        cross_entropy_sums(logits_NKC, targets_NK), count_cells(targets_NK), weights
+    ).backward()
+    for n, k, c in [(0, 0, 1), (3, 1, 6), (7, 2, 0), (10, 0, 5), (5, 2, 4)]:
+        nudged = [logits_NKC.detach().numpy().copy() for _ in range(2)]
+        nudged[0][n, k, c] += 1e-5
+        nudged[1][n, k, c] -= 1e-5
+        up, down = (reference_loss(logits, targets_NK.numpy(), weights) for logits in nudged)
+        assert float(logits_NKC.grad[n, k, c]) == pytest.approx((up - down) / 2e-5, rel=1e-4, abs=1e-9)

@@ -1,0 +1,131 @@
+"""The loss of a batch against NumPy, from codes and the text of the definition alone; and against transformers' own.
+
+The definition: the hidden state at position p predicts what stands at p + 1. Supervised are the codes of the target
+turn and one end of stream a codebook; begin and fill cells, prompts and references are not. Codebook k is delayed by k
+columns behind an all-begin column.
+
+    audio_loss = sum_k w_k * (sum of cross-entropies over the cells of k / their number) / sum_k w_k
+
+Everything in float64, at sizes that are odd and pairwise different.
+"""
+
+import numpy as np
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from higgs_trainer.data.collator import PackingCollator, PaddingCollator
+from higgs_trainer.data.examples import ExampleDataset
+from higgs_trainer.model.families import HIGGS_AUDIO_V2
+from higgs_trainer.training.losses import LossWeights
+from higgs_trainer.training.trainer import HiggsAudioTrainer
+from tiny import NUM_CODEBOOKS, NUM_CODES, make_row, tiny_checkpoint
+
+UNEQUAL = (3.0, 2.0, 1.5, 1.2, 1.0, 0.8, 0.7, 0.6)
+ROWS = [
+    make_row(seed, num_frames=frames, ref_frames=ref)
+    for seed, (frames, ref) in enumerate([(5, 0), (17, 3), (1, 11)])
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    checkpoint = tiny_checkpoint()
+    with torch.no_grad():
+        checkpoint.model.audio_lm_head.weight.mul_(
+            30
+        )  # far from uniform, so that every cell's loss is another
+    checkpoint.model.double()
+    return checkpoint
+
+
+def cross_entropy(logits_C, target, smoothing):
+    log_probability_C = logits_C - logits_C.max()
+    log_probability_C = log_probability_C - np.log(np.exp(log_probability_C).sum())
+    return -(1 - smoothing) * log_probability_C[target] - smoothing * log_probability_C.mean()
+
+
+def reference_loss(checkpoint, rows, weights, smoothing):
+    """From the logits at every position of each row alone, and the row's codes."""
+    ids = checkpoint.stream_ids
+    losses_of_k = [[] for _ in range(NUM_CODEBOOKS)]
+    for row in rows:
+        example = ExampleDataset([row], checkpoint.tokenizer, ids)[0]
+        with torch.no_grad():
+            logits = checkpoint.model(
+                input_ids=example.input_ids[None],
+                audio_input_ids=example.columns_PK[None],
+                audio_input_ids_mask=torch.ones(1, len(example.columns_PK), dtype=torch.bool),
+            ).logits
+        logits_TKC = logits[0].numpy().reshape(len(example.input_ids), NUM_CODEBOOKS, -1)
+        codes_FK = np.asarray(row["codes"]).reshape(-1, NUM_CODEBOOKS)
+        end_id = checkpoint.model.config.audio_stream_eos_id
+        tokens = example.input_ids.tolist()
+        is_audio_T = np.isin(
+            tokens, [checkpoint.model.config.audio_token_id, checkpoint.model.config.audio_delay_token_id]
+        )
+        num_columns = len(codes_FK) + NUM_CODEBOOKS + 1
+        positions = np.flatnonzero(is_audio_T)[
+            -num_columns:
+        ]  # of the target's columns, the all-begin one first
+        for k in range(NUM_CODEBOOKS):
+            for frame, code in enumerate([*codes_FK[:, k], end_id]):
+                before = positions[1 + k + frame] - 1
+                losses_of_k[k].append(cross_entropy(logits_TKC[before, k], code, smoothing))
+    means_K = np.array([np.mean(losses) for losses in losses_of_k])
+    return float((np.array(weights) * means_K).sum() / np.sum(weights))
+
+
+def build_trainer(checkpoint, tmp_path, *, packing=True, weights=None, smoothing=0.0):
+    padding = PaddingCollator(checkpoint.model.config.pad_token_id, checkpoint.stream_ids.end, NUM_CODEBOOKS)
+    return HiggsAudioTrainer(
+        model=checkpoint.model.train(),
+        args=TrainingArguments(
+            output_dir=str(tmp_path), use_cpu=True, report_to="none", label_smoothing_factor=smoothing
+        ),
+        data_collator=PackingCollator(NUM_CODEBOOKS) if packing else padding,
+        family=HIGGS_AUDIO_V2,
+        weights=LossWeights(codebooks=weights),
+    )
+
+
+def loss_of(trainer, checkpoint, rows):
+    dataset = ExampleDataset(rows, checkpoint.tokenizer, checkpoint.stream_ids)
+    batch = trainer.data_collator([dataset[i] for i in range(len(rows))])
+    return float(trainer.compute_loss(trainer.model, batch))
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("weights", [None, UNEQUAL])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_is_the_definition(checkpoint, tmp_path, packing, weights, smoothing):
+    trainer = build_trainer(checkpoint, tmp_path, packing=packing, weights=weights, smoothing=smoothing)
+    expected = reference_loss(checkpoint, ROWS, weights or (1.0,) * NUM_CODEBOOKS, smoothing)
+    assert loss_of(trainer, checkpoint, ROWS) == pytest.approx(expected, rel=1e-6)
+
+
+def test_it_is_not_the_mean_of_the_examples_means(checkpoint, tmp_path):
+    """The definition's numbers are over all cells: with clips of different lengths that is another number."""
+    trainer = build_trainer(checkpoint, tmp_path)
+    each = [loss_of(trainer, checkpoint, [row]) for row in ROWS]
+    assert loss_of(trainer, checkpoint, ROWS) != pytest.approx(np.mean(each), rel=1e-3)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_transformers_own_loss_agrees_where_it_is_right(checkpoint, tmp_path, packing):
+    """It is right in one forward of right-padded or single rows, without text labels, given our supervised cells: their
+    sum over codebooks, which is our mean times their number."""
+    trainer = build_trainer(checkpoint, tmp_path, packing=packing)
+    rows = ROWS[:1] if packing else ROWS
+    dataset = ExampleDataset(rows, checkpoint.tokenizer, checkpoint.stream_ids)
+    batch = trainer.data_collator([dataset[i] for i in range(len(rows))])
+    with torch.no_grad():
+        native = type(checkpoint.model).forward(  # beneath the guard, which would take the labels away
+            checkpoint.model,
+            input_ids=batch["input_ids"],
+            audio_input_ids=batch["audio_input_ids"],
+            audio_input_ids_mask=batch["audio_input_ids_mask"],
+            audio_labels=batch["audio_labels"],
+        )
+    assert loss_of(trainer, checkpoint, rows) == pytest.approx(float(native.loss) / NUM_CODEBOOKS, rel=1e-6)
+    assert native.logits.shape[-1] == NUM_CODEBOOKS * (NUM_CODES + 2)
