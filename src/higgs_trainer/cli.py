@@ -78,7 +78,10 @@ def set_options(
 
 @app.command()
 def prepare(
-    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="JSON lines: one utterance a row.")],
+    manifest: Annotated[
+        Path,
+        typer.Argument(metavar="DATA", help="A manifest, or data in any known format.", show_default=False),
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where the dataset is written.")
     ],
@@ -124,9 +127,9 @@ def prepare(
 ) -> None:
     """Check recordings and transcripts, and encode them once.
 
-    A row of MANIFEST has **audio** (a path from its folder) and **text**, and may have speaker,
-    language, scene, and ref_audio with ref_text: a clip of the same voice, for cloning. Everything wrong is reported
-    together, with file and line, before anything is written. A run that was killed goes on where it was; under
+    DATA is our own manifest, JSON lines with **audio** (a path from its folder), **text** and whatever else
+    docs/data_formats.md lists, or one of the other formats there. Everything wrong is reported together, with file
+    and line, before anything is written. A run that was killed goes on where it was; under
     **accelerate launch -m higgs_trainer prepare ...** each process encodes its share.
     """
     from higgs_trainer.data.prepare import prepare
@@ -164,6 +167,28 @@ def prepare(
         typer.echo(f"note: {note}")
     for name, counts in (("tasks", card.tasks), ("changed in texts", card.text_changes)):
         typer.echo(f"{name}: {', '.join(f'{count} {what}' for what, count in counts.items()) or 'nothing'}")
+
+
+@app.command()
+def convert_manifest(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Data in any known format.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT.jsonl", help="Where the manifest is written.")
+    ],
+) -> None:
+    """Write data in any known format as a manifest of ours: JSON lines.
+
+    Known are CSV, TSV, LJSpeech, folders with texts, train-higgs-audio, ms-swift, Qwen3-TTS and Hugging Face datasets
+    (docs/data_formats.md). Recordings stay where they are.
+    """
+    from higgs_trainer.data.conversion import convert_manifest
+
+    done = convert_manifest(data, output)
+    typer.echo(f"{done.output}: {done.rows} rows, read as: {done.format_name}")
+    for name, count in done.unused.items():
+        typer.echo(f"note: {count} rows have a {name!r}, which a manifest has no place for")
 
 
 @app.command(context_settings=OVERRIDES)

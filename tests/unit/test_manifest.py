@@ -118,7 +118,6 @@ BAD_ROWS = {
     "a name too long": ({"audio": "a" * 5000, "text": "x"}, "'audio' is no path"),
     "outside": ({"audio": "../outside.wav", "text": "x"}, "'audio' leaves the manifest's folder"),
     "outside, absolute": ({"audio": "/etc/hostname", "text": "x"}, "'audio' leaves the manifest's folder"),
-    "reference without words": ({"audio": "a.wav", "text": "x", "ref_audio": "b.wav"}, "without 'ref_text'"),
     "reference without sound": ({"audio": "a.wav", "text": "x", "ref_text": "y"}, "without 'ref_audio'"),
     "reference missing": (
         {"audio": "a.wav", "text": "x", "ref_audio": "c.wav", "ref_text": "y"},
@@ -208,6 +207,12 @@ def test_the_task_follows_from_the_fields(folder: Path, task: str) -> None:
     (row,) = read_manifest(write_rows(folder, {"audio": "a.wav", "text": "x", **TASKS[task]}))
     assert row.task == task
     assert len(row.clips) == sum(len(TASKS[task].get(field, ())) for field in ("references", "turns"))
+
+
+def test_a_reference_without_words(folder: Path) -> None:
+    row = {"audio": "a.wav", "text": "x", "ref_audio": "b.wav"}
+    ((line, what, _),) = find_problems(folder, row | {"ref_text": "y"}, row)
+    assert (line, what) == (2, "'ref_audio' without 'ref_text'")
 
 
 def test_a_reference_in_the_system_message_needs_no_words(folder: Path) -> None:

@@ -14,7 +14,7 @@ What this module does not look at is the sound itself: `inspection.py` has the f
 import filecmp
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def check_rows(
     is_empty = True
     for row in source:
         is_empty = False
-        checker = _RowChecker(row, folder, allow_outside, allow_own_reference, text_rules)
+        checker = _RowChecker(row, folder, source.trusted, allow_outside, allow_own_reference, text_rules)
         utterance = checker.check()
         yield CheckedRow(utterance, tuple(checker.problems))
     if is_empty:
@@ -106,12 +106,14 @@ class _RowChecker:
         self,
         row: RawRow,
         folder: Path,
+        trusted: Set[Path],
         allow_outside: bool,
         allow_own_reference: bool,
         text_rules: TextRules,
     ) -> None:
         self.row = row
         self.folder = folder
+        self.trusted = trusted
         self.allow_outside = allow_outside
         self.allow_own_reference = allow_own_reference
         self.text_rules = text_rules
@@ -209,7 +211,8 @@ class _RowChecker:
         except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL, a name too long
             self.add(f"{shown!r} is no path ({error})", "give the path of a file")
             return None
-        if not self.allow_outside and not real.is_relative_to(self.folder):
+        inside = any(real.is_relative_to(place) for place in (self.folder, *self.trusted))
+        if not self.allow_outside and not inside:
             self.add(
                 f"{shown!r} leaves the manifest's folder: {value}",
                 "move the file there, or pass --allow-outside",

@@ -112,7 +112,7 @@ def prepare(
     processes = Processes.join()
     quietly = progress if processes.is_first else skip_progress
     folder = unfinished_folder(output)
-    source = open_source(manifest)
+    source = open_source(manifest, audio_folder=folder / "recordings")
     rows = check_rows(
         source, allow_outside=allow_outside, allow_own_reference=allow_own_reference, text_rules=text_rules
     )
@@ -157,8 +157,11 @@ def _load_codec(codec: Codec | str | Path) -> Codec:
 
 
 def _describe_unused(source: Source) -> list[str]:
-    """What stood in the source and has no place in a manifest."""
-    return [f"{count} rows have a {name!r}, which is not used" for name, count in source.unused.items()]
+    """The format that was found, unless it is ours, and what stood in it that has no place in a manifest."""
+    found = [] if source.format_name == "JSON lines" else [f"{source.path} is read as: {source.format_name}"]
+    return found + [
+        f"{count} rows have a {name!r}, which is not used" for name, count in source.unused.items()
+    ]
 
 
 def _write(

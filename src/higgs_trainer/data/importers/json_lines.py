@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from higgs_trainer.data.importers.raw_row import RawRow, describe_problem
+from higgs_trainer.data.importers.source import RawRow, Source, describe_problem
 from higgs_trainer.errors import Problem, UserError
 
 SUFFIXES = (".jsonl", ".ndjson")
@@ -24,8 +24,13 @@ def matches(path: Path) -> bool:
     return path.is_file() and (first_line(path).startswith("{") or path.suffix.lower() in SUFFIXES)
 
 
-def read_rows(path: Path, unused: Counter[str]) -> Iterator[RawRow]:
+def read_rows(source: Source) -> Iterator[RawRow]:
     """Every line that is not blank, as it stands: a field that is not the manifest's is the checker's to refuse."""
+    return read_objects(source.path)
+
+
+def read_objects(path: Path) -> Iterator[RawRow]:
+    """Every line that is not blank, as an object."""
     for line, text in read_lines(path):
         if isinstance(text, Problem):
             yield RawRow(path, line, line, None, (text,))
@@ -78,12 +83,7 @@ def first_line(path: Path) -> str:
 
 def first_objects(path: Path) -> list[dict[str, Any]]:
     """The objects among the first `ROWS_LOOKED_AT` lines, for telling formats apart; no message is made of the rest."""
-    objects = []
-    for line, text in islice(read_lines(path), ROWS_LOOKED_AT):
-        if isinstance(text, str) and text.strip().startswith("{"):
-            fields = parse_row(path, line, text).fields
-            objects += [fields] if fields is not None else []
-    return objects
+    return [row.fields for row in islice(read_objects(path), ROWS_LOOKED_AT) if row.fields is not None]
 
 
 def parse_row(path: Path, line: int, text: str) -> RawRow:
