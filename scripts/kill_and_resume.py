@@ -30,13 +30,12 @@ from higgs_trainer.demo.blank_model import write_blank_model
 STEPS_A_KILL, SAVE_STEPS = 12, 3
 RECIPE = """
 model: {{name_or_path: model}}
-data: {{train: prepared, eval: prepared, code_noise: 0.3}}
+data: {{train: prepared, eval: prepared, code_noise: 0.3, tokens_per_pack: 150}}
 adapter: {{r: 4, lora_dropout: 0.2}}
 training:
   output_dir: out
   max_steps: {max_steps}
   learning_rate: 1e-3
-  per_device_train_batch_size: 2
   gradient_accumulation_steps: 2
   logging_steps: 1
   eval_strategy: steps

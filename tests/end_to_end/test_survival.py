@@ -54,6 +54,19 @@ def train_here(recipe, *overrides):
     train(read_recipe(recipe, overrides))
 
 
+def test_a_run_that_is_resumed_after_its_last_step_trains_no_more(recipe, tmp_path):
+    """Killed between the last checkpoint and the result; the last step is not the last of an epoch."""
+    out = tmp_path / "out"
+    train_here(recipe, "--output_dir", str(out), "--max_steps", "4")
+    first, losses = (out / "adapter_model.safetensors").read_bytes(), house["read_losses"](out)
+    (out / "adapter_model.safetensors").unlink()
+    train_here(recipe, "--output_dir", str(out), "--max_steps", "4")
+    assert (out / "adapter_model.safetensors").read_bytes() == first
+    assert house["read_losses"](out) == losses
+    assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-4"]
+    assert not list(out.rglob("training_args.bin"))
+
+
 def file_size_limit(size_bytes):
     """A full disk, as a limit on the size of a file (the error is "File too large")."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes))
@@ -79,20 +92,8 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(recipe, tmp_p
 @pytest.mark.slow
 def test_sigterm_saves_says_how_to_go_on_and_exits_143(recipe, tmp_path):
     out = tmp_path / "out"
-    overrides = [
-        "--output_dir",
-        str(out),
-        "--max_steps",
-        "2000",
-        "--save_strategy",
-        "no",
-        "--eval_strategy",
-        "no",
-    ]
-    command = [sys.executable, "-m", "higgs_trainer", "train", str(recipe), *overrides]
-    run = subprocess.Popen(
-        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    without = ["--save_strategy", "no", "--eval_strategy", "no"]
+    run = start(recipe, "--output_dir", str(out), "--max_steps", "2000", *without)
     while run.poll() is None and house["last_step"](out) < 4:
         time.sleep(0.01)
     run.send_signal(signal.SIGTERM)

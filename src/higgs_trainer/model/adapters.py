@@ -41,11 +41,12 @@ def add_lora(
     """
     targets = resolve_targets(model, family, target_modules)
     _check_layers(model, layers_to_transform)
+    if exclude_modules:  # PEFT 0.13, which Boson's model needs, has no such field
+        options["exclude_modules"] = list(exclude_modules)
     try:
         config = LoraConfig(
             task_type=None,
             target_modules=targets,
-            exclude_modules=list(exclude_modules) or None,
             modules_to_save=check_modules_to_save(model, modules_to_save) or None,
             layers_to_transform=None if layers_to_transform is None else list(layers_to_transform),
             rank_pattern=dict(rank_pattern or {}),
@@ -104,8 +105,10 @@ def check_modules_to_save(model: nn.Module, names: Sequence[str]) -> list[str]:
 
 
 def _check_layers(model: PreTrainedModel, layers: Sequence[int] | None) -> None:
-    num_layers = model.config.num_hidden_layers
-    if absent := [layer for layer in layers or () if not 0 <= layer < num_layers]:
+    if layers is None:
+        return
+    num_layers = model.config.get_text_config().num_hidden_layers
+    if absent := [layer for layer in layers if not 0 <= layer < num_layers]:
         raise RecipeError(
             f"adapter.layers_to_transform: no layer {', '.join(map(str, absent))}; "
             f"the model's are 0 to {num_layers - 1}"

@@ -124,7 +124,7 @@ class CompleteCheckpoints:
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, *device: Any) -> Any:
         """Trainer's; none where the last step is done: a run resumed from there would train one more."""
         trainer: Any = self
-        if trainer.state.global_step >= trainer.state.max_steps:
+        if 0 < trainer.state.max_steps <= trainer.state.global_step:
             trainer.control.should_training_stop = True
             return [], None
         return super().get_batch_samples(epoch_iterator, num_batches, *device)  # type: ignore[misc]
@@ -156,7 +156,7 @@ class CompleteCheckpoints:
                 raise
             finally:
                 self._is_saving = False
-            if state.best_global_step == state.global_step:
+            if state.best_model_checkpoint == str(unfinished):
                 state.best_model_checkpoint = str(target)
             trainer.accelerator.wait_for_everyone()
             if trainer.args.should_save:
