@@ -4,7 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import HiggsAudioV2ForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import (
+    HiggsAudioV2ForConditionalGeneration,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from higgs_trainer.demo.blank_model import build_config, build_tokenizer
 from higgs_trainer.model.loading import Checkpoint
@@ -18,8 +22,15 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer([" ".join(WORDS)] * 20, vocab_size=300)
 
 
-def tiny_checkpoint(*, hidden_size: int = 32, num_layers: int = 2, seed: int = 0, **sizes: Any) -> Checkpoint:
-    tokenizer = tiny_tokenizer()
+def tiny_checkpoint(
+    *,
+    hidden_size: int = 32,
+    num_layers: int = 2,
+    seed: int = 0,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    **sizes: Any,
+) -> Checkpoint:
+    tokenizer = tokenizer or tiny_tokenizer()
     config = build_config(
         tokenizer,
         num_codebooks=NUM_CODEBOOKS,

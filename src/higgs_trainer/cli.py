@@ -252,9 +252,15 @@ def generate(
     text_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Sentences, one a line.")] = None,
     codec: Annotated[str | None, typer.Option(metavar="NAME", help="Default: the model's own.")] = None,
     ref_audio: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A clip of the voice to clone.")
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A clip of the voice to clone; again for [SPEAKER1] and so on."),
     ] = None,
-    ref_text: Annotated[str | None, typer.Option(help="What is said in that clip.")] = None,
+    ref_text: Annotated[
+        list[str] | None, typer.Option(help="What is said in that clip; once for each.")
+    ] = None,
+    reference_in_system: Annotated[
+        bool, typer.Option("--reference-in-system", help="Put the clips behind the scene, without words.")
+    ] = False,
     scene: Annotated[str | None, typer.Option(help="Where the speaker is, in words.")] = None,
     temperature: Annotated[
         float | None,
@@ -275,8 +281,9 @@ def generate(
 ) -> None:
     """Speak one sentence, or each line of a file."""
     texts = _read_texts(text, text_file)
-    if (ref_audio is None) != (ref_text is None):
-        raise UserError("--ref-audio and --ref-text are a recording and its words; give both or neither")
+    references = _pair_references(ref_audio or [], ref_text or [], words_needed=not reference_in_system)
+    if reference_in_system and not (references and scene):
+        raise UserError("--reference-in-system puts clips behind a scene; give --ref-audio and --scene")
     from higgs_trainer.speech.generate import Sampling, generate_files
 
     generate_files(
@@ -284,8 +291,8 @@ def generate(
         texts,
         output,
         codec=codec,
-        ref_audio=ref_audio,
-        ref_text=ref_text,
+        references=references,
+        references_in_system=reference_in_system,
         scene=scene,
         sampling=Sampling(
             greedy=greedy,
@@ -298,6 +305,20 @@ def generate(
         batch_size=batch_size,
     )
     typer.echo(f"{output}: {len(texts)} spoken, in the order of index.jsonl")
+
+
+def _pair_references(
+    ref_audio: Sequence[Path], ref_text: Sequence[str], *, words_needed: bool
+) -> list[tuple[Path, str | None]]:
+    """Each clip with its words. A clip without words, or words without a clip, would pair the rest wrongly."""
+    if not words_needed and not ref_text:
+        return [(path, None) for path in ref_audio]
+    if len(ref_audio) != len(ref_text):
+        raise UserError(
+            "--ref-audio and --ref-text are a recording and its words; "
+            f"give as many of the one as of the other (here {len(ref_audio)} and {len(ref_text)})"
+        )
+    return list(zip(ref_audio, ref_text, strict=True))
 
 
 def _read_texts(text: str | None, text_file: Path | None) -> list[str]:

@@ -152,8 +152,18 @@ def test_generate_speaks_each_line(generated: list[Any], tmp_path: Path) -> None
     )
     ((model, texts, output, options),) = generated
     assert (model, texts, output) == ("m", ["one", "two"], Path("o"))
-    assert (options["sampling"].top_k, options["sampling"].greedy, options["ref_audio"]) == (7, False, None)
+    assert (options["sampling"].top_k, options["sampling"].greedy, options["references"]) == (7, False, [])
     assert options["sampling"].temperature is None
+
+
+def test_generate_takes_several_voices(generated: list[Any]) -> None:
+    voices = ["--ref-audio", "a.wav", "--ref-text", "A.", "--ref-audio", "b.wav", "--ref-text", "B."]
+    assert run("generate", "--model", "m", "--output", "o", "--text", "[SPEAKER1] hi", *voices) == 0
+    in_system = ["--ref-audio", "a.wav", "--reference-in-system", "--scene", "A hall."]
+    assert run("generate", "--model", "m", "--output", "o", "--text", "hi", *in_system) == 0
+    (*_, first), (*_, second) = generated
+    assert first["references"] == [(Path("a.wav"), "A."), (Path("b.wav"), "B.")]
+    assert (second["references"], second["references_in_system"]) == ([(Path("a.wav"), None)], True)
 
 
 WRONG_TEXTS = {
@@ -162,7 +172,18 @@ WRONG_TEXTS = {
     "empty": (["--text", " "], "--text: empty line 1"),
     "no file": (["--text-file", "none.txt"], "none.txt cannot be read"),
     "an empty line": (["--text-file", "t.txt"], "t.txt: empty line 2"),
-    "a reference without words": (["--text", "a", "--ref-audio", "a.wav"], "give both or neither"),
+    "a reference without words": (
+        ["--text", "a", "--ref-audio", "a.wav"],
+        "give as many of the one as of the other",
+    ),
+    "a clip too many": (
+        ["--text", "a", "--ref-audio", "a.wav", "--ref-audio", "b.wav", "--ref-text", "a"],
+        "(here 2 and 1)",
+    ),
+    "no scene for the clips": (
+        ["--text", "a", "--ref-audio", "a.wav", "--reference-in-system"],
+        "give --ref-audio and --scene",
+    ),
 }
 
 

@@ -1,11 +1,15 @@
 """What an example supervises: the target turn, each code once, the end of stream, nothing of the reference."""
 
+import pytest
 import torch
 
+from conversations import TARGET_FRAMES, TASKS
 from higgs_trainer.batch import IGNORED
 from higgs_trainer.data.collator import PaddingCollator
 from higgs_trainer.data.examples import encode_example
-from tiny import NUM_CODEBOOKS, make_row, tiny_checkpoint
+from higgs_trainer.data.prompt import encode_conversation
+from higgs_trainer.model.families import family_of
+from tiny import NUM_CODEBOOKS, NUM_CODES, make_row, tiny_checkpoint
 
 CHECKPOINT = tiny_checkpoint()
 IDS = CHECKPOINT.stream_ids
@@ -60,3 +64,73 @@ def test_padding_stands_at_the_right_and_is_never_supervised():
     assert (batch["audio_labels"][0, P:] == IGNORED).all()
     assert batch["audio_input_ids_mask"].sum(dim=1).tolist() == [P, len(long.columns_PK)]
     assert batch["utterance_ids"] == ["clip-3", "clip-3"]
+
+
+def row_of(task, **changes):
+    """A task's conversation as a prepared row."""
+    text, context = TASKS[task]
+    row = {
+        **make_row(3, num_frames=TARGET_FRAMES, text=text),
+        "scene": context.scene,
+        "task": "reference_in_system" if context.references_in_system else "derived",
+        "num_references": len(context.references),
+        "context_texts": [clip.text for clip in context.clips],
+        "context_frames": [len(clip.codes_FK) for clip in context.clips],
+        "context_codes": torch.cat(
+            [torch.empty(0, NUM_CODEBOOKS), *(clip.codes_FK for clip in context.clips)]
+        ),
+    }
+    return row | changes
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_prepared_row_says_what_its_context_says(task):
+    text, context = TASKS[task]
+    example = encode_example(row_of(task), CHECKPOINT.tokenizer, IDS)
+    ids = encode_conversation(CHECKPOINT.tokenizer, text, context, TARGET_FRAMES, num_codebooks=NUM_CODEBOOKS)
+    assert torch.equal(example.input_ids, ids)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_clip_of_the_context_is_supervised(task):
+    alone = encode_example(row_of("single speaker"), CHECKPOINT.tokenizer, IDS)
+    example = encode_example(row_of(task), CHECKPOINT.tokenizer, IDS)
+    num_context = len(example.columns_PK) - len(alone.columns_PK)
+    assert num_context == sum(len(clip.codes_FK) + NUM_CODEBOOKS + 1 for clip in TASKS[task][1].clips)
+    assert (example.targets_PK[:num_context] == IGNORED).all()
+    assert torch.equal(example.targets_PK[num_context:], alone.targets_PK)
+    assert example.keep_T.sum() == alone.keep_T.sum() == TARGET_FRAMES + NUM_CODEBOOKS
+    # Of the text, the end of the target turn alone.
+    assert (example.labels != IGNORED).nonzero().flatten().tolist() == [
+        len(example.input_ids) - 2,
+        len(example.input_ids) - 1,
+    ]
+
+
+@pytest.mark.parametrize("task", [task for task, (_, context) in TASKS.items() if context.clips])
+def test_every_clip_of_the_context_reaches_the_logits(task):
+    row = row_of(task)
+    starts = [sum(row["context_frames"][:i]) for i in range(len(row["context_frames"]))]
+    for start in starts:
+        changed = row["context_codes"].clone()
+        changed[start, 0] = (changed[start, 0] + 1) % NUM_CODES
+        rows = [row, row | {"context_codes": changed}]
+        before, after = (logits_of(encode_example(each, CHECKPOINT.tokenizer, IDS)) for each in rows)
+        assert before.shape == after.shape == (TARGET_FRAMES + NUM_CODEBOOKS, NUM_CODEBOOKS * (NUM_CODES + 2))
+        assert not torch.allclose(before, after, atol=1e-6)
+
+
+def logits_of(example):
+    batch = collate([example])
+    inputs = family_of(CHECKPOINT.model).contract.split(batch).model_inputs
+    with torch.no_grad():
+        return CHECKPOINT.model.eval()(**inputs).logits
+
+
+def test_the_reward_reaches_the_batch_and_never_the_model():
+    rows = [make_row(1) | {"reward": 0.25}, make_row(2)]
+    batch = collate([encode_example(row, CHECKPOINT.tokenizer, IDS) for row in rows])
+    assert batch["rewards"] == [0.25, None]
+    split = family_of(CHECKPOINT.model).contract.split(batch)
+    assert "rewards" not in split.model_inputs
+    assert split.metadata["rewards"] == [0.25, None]

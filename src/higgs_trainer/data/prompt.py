@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from higgs_trainer.data.delay_pattern import count_columns
-from higgs_trainer.data.text import find_speakers, find_special_tokens
+from higgs_trainer.data.text import TextRules, clean_text, find_speakers, find_special_tokens
 from higgs_trainer.errors import UserError
 
 SYSTEM_MESSAGE = "Generate audio following instruction."
@@ -70,6 +70,8 @@ class Context:
 def build_messages(text: str, context: Context = Context()) -> list[Message]:
     """The conversation that ends with the text to be spoken: system, perhaps scene, clips as earlier turns, user.
 
+    Texts are put in order as `prepare` does it, so that a sentence typed for generation is tokenized as in training.
+
     Raises:
         UserError: references in the system message without a scene, which the chat template cannot lay out; or an
             earlier turn without its words.
@@ -84,8 +86,8 @@ def build_messages(text: str, context: Context = Context()) -> list[Message]:
     for clip in earlier:
         if not clip.text:
             raise UserError("an earlier turn of the prompt is a clip and its words; give its text")
-        messages += [_say("user", clip.text), _audio()]
-    return [*messages, _say("user", text)]
+        messages += [_say_words(clip.text), _audio()]
+    return [*messages, _say_words(text)]
 
 
 def _tag_references(context: Context) -> tuple[SpokenClip, ...]:
@@ -177,6 +179,10 @@ def _refuse_special_tokens(message: Message) -> None:
     for part in message["content"]:
         for token in find_special_tokens(part.get("text", "")):
             raise UserError(f"the text {part['text']!r} holds the special token {token!r}; take it out")
+
+
+def _say_words(text: str) -> Message:
+    return _say("user", clean_text(text, TextRules()).text)
 
 
 def _say(role: str, text: str) -> Message:

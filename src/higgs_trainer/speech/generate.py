@@ -192,14 +192,17 @@ def generate_files(
     output: str | Path,
     *,
     codec: str | None = None,
-    ref_audio: Path | None = None,
-    ref_text: str | None = None,
+    references: Sequence[tuple[Path, str | None]] = (),
+    references_in_system: bool = False,
     scene: str | None = None,
     sampling: Sampling = Sampling(),
     batch_size: int = 8,
 ) -> tuple[list[Spoken], list[Tensor]]:
     """Speak ``texts`` with a model folder, trained or base, into WAV files and ``index.jsonl`` in ``output``; returns
     the clips and their waveforms (S,).
+
+    ``references``: clips of voices to clone, and their words: one, or one for each of [SPEAKER0], [SPEAKER1] and so on.
+    (`Context` says what ``references_in_system`` and ``scene`` do.)
 
     Raises ``UserError`` where ``output`` holds files already, and
     ``CheckpointError`` where model or codec cannot be loaded.
@@ -212,13 +215,13 @@ def generate_files(
         raise UserError(f"{output} is not empty; give another folder for the WAV files")
     checkpoint = load_trained(model)
     its_codec = load_codec_of(checkpoint, codec)
-    references = () if ref_audio is None else (SpokenClip(ref_text, its_codec.encode(read_audio(ref_audio))),)
+    clips = tuple(SpokenClip(words, its_codec.encode(read_audio(path))) for path, words in references)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("speaking", total=len(texts))
         spoken = speak(
             checkpoint,
             texts,
-            context=Context(scene, references),
+            context=Context(scene, clips, references_in_system=references_in_system),
             sampling=sampling,
             batch_size=batch_size,
             on_done=lambda count: progress.advance(task, count),
