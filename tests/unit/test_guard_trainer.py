@@ -360,3 +360,29 @@ def test_the_lines_that_users_search_for(tmp_path: Path, caplog: pytest.LogCaptu
     assert found == ["WARNING"]
     assert [level for level, line in lines if line.startswith(removed)] == ["DEBUG"]
     assert ("DEBUG", "Calling StrictLM with: ['input_ids', 'attention_mask']") in lines
+
+
+@pytest.mark.parametrize("layers", [{1}, {2}, {3}, {4}, {5}, {1, 2, 3, 4, 5}])
+def test_a_key_that_model_and_loss_share_reaches_both(tmp_path: Path, layers: set[int]) -> None:
+    """As ``label_audio_ids`` of Boson's model: the contract lists it as an input and as a target."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    class SharingTrainer(LabelGuardMixin, Trainer):
+        guard_contract = Contract(
+            "IgnoringLM",
+            inputs=frozenset({"input_ids", "attention_mask", "labels"}),
+            targets=frozenset({"labels"}),
+        )
+
+        def compute_guarded_loss(
+            self, model: nn.Module, model_inputs: Any, targets: Any, metadata: Any, num_items_in_batch: Any
+        ) -> tuple[Tensor, Any]:
+            seen.append((model_inputs["labels"], targets["labels"]))
+            outputs = model(**model_inputs)
+            return next_token_loss(outputs, targets["labels"]), outputs
+
+    trainer = make_trainer(tmp_path, make_model(IgnoringLM), kind=SharingTrainer, guard_layers=layers)
+    trainer.train()
+    assert len(seen) == 2
+    assert all(torch.equal(given, target) for given, target in seen)
+    assert not trainer.guard.leaks
