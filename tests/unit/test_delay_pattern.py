@@ -1,4 +1,7 @@
-"""The delay pattern against transformers' processor, and its own inverse."""
+"""The delay pattern against transformers' processor and Boson's function, and its own inverse."""
+
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +27,17 @@ def test_the_layout_is_the_processors(F, K):
     expected_PK = processor.build_delay_pattern(framed_1KF)[0].T
     assert torch.equal(apply_delay(codes_FK, begin_id=BEGIN, end_id=END), expected_PK)
     assert len(expected_PK) == count_columns(F, K)
+
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "boson_delay_pattern.json"  # its README says how it was made
+
+
+@pytest.mark.parametrize("clip", json.loads(GOLDEN.read_text()))
+def test_columns_and_targets_are_bosons(clip):
+    codes_FK = torch.tensor(clip["codes"]).T
+    columns_PK = apply_delay(codes_FK, begin_id=1024, end_id=1025)
+    assert torch.equal(columns_PK, torch.tensor(clip["columns"]).T)
+    assert torch.equal(supervised_targets(codes_FK, end_id=1025), torch.tensor(clip["labels"]).T)
 
 
 @pytest.mark.parametrize(("F", "K"), [(1, 8), (5, 3), (13, 8)])
