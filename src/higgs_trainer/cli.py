@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -34,6 +34,7 @@ OverridesArgument = Annotated[
         show_default=False,
     ),
 ]
+Dtype = Literal["float32", "bfloat16", "float16"]
 OVERRIDES = {"ignore_unknown_options": True}
 
 
@@ -336,6 +337,27 @@ def _read_texts(text: str | None, text_file: Path | None) -> list[str]:
     if empty:
         raise UserError(f"{place}: empty line {', '.join(empty)}; write a sentence there, or remove it")
     return [line.strip() for line in lines]
+
+
+@app.command()
+def merge(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="The folder that training wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="For the merged model.")],
+    base: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The base model, if it is not where the adapter says.")
+    ] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Of the weights that are written. Default: the base's own.")
+    ] = None,
+    max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Of one file of weights.")] = "5GB",
+) -> None:
+    """Write base and adapter as one model, which plain transformers opens."""
+    from higgs_trainer.model.merging import merge_adapter
+
+    merged = merge_adapter(adapter, output, base=base, dtype=dtype, max_shard_size=max_shard_size)
+    typer.echo(f"{output}: merged, in {merged.dtype}")
+    if merged.left_out:
+        typer.echo(f"left out, for transformers has no place for them: {', '.join(merged.left_out)}")
 
 
 @app.command()

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -22,6 +24,7 @@ from higgs_trainer.model import attention as attention  # registers "packed_sdpa
 ADAPTER_CONFIG = "adapter_config.json"
 CODEC_FOLDER = "codec"
 COMPANIONS = (CODEC_FOLDER, "preprocessor_config.json", "processor_config.json")
+HUB_FILES = ["*.safetensors", "*.json", "*.jinja", f"{CODEC_FOLDER}/*"]
 
 
 @dataclass(frozen=True)
@@ -51,24 +54,40 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    name_or_path: str | Path, *, dtype: str = "float32", attn_implementation: str = "sdpa"
+    name_or_path: str | Path,
+    *,
+    dtype: str = "float32",
+    attn_implementation: str = "sdpa",
+    use_text_head: bool = False,
 ) -> Checkpoint:
     """Load a native Higgs Audio v2 model and its tokenizer from a folder or the hub.
 
+    Args:
+        use_text_head: load the head over text too. Nothing here uses it, and transformers leaves it out without a word;
+            what writes the model again would lose it.
+
     Raises:
-        CheckpointError: no model of that name, another kind of model, or stream tokens that collide with codes.
+        CheckpointError: no model of that name, another kind of model, weights that are missing, or stream tokens that
+            collide with codes.
     """
     name = str(name_or_path)
     try:
         config = AutoConfig.from_pretrained(name)
         if config.model_type != HiggsAudioV2ForConditionalGeneration.config_class.model_type:
             raise CheckpointError(f"{name} is a {config.model_type} model, not a higgs_audio_v2 checkpoint")
-        model = HiggsAudioV2ForConditionalGeneration.from_pretrained(
-            name, dtype=getattr(torch, dtype), attn_implementation=attn_implementation, use_safetensors=True
+        model, found = HiggsAudioV2ForConditionalGeneration.from_pretrained(
+            name,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            use_text_head=use_text_head,
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{name} cannot be loaded as a Higgs Audio model: {error}") from error
+    if missing := sorted(found["missing_keys"]):  # transformers goes on with random ones
+        raise CheckpointError(f"{name} lacks weights of a Higgs Audio model: {', '.join(missing)}")
     if config.codebook_size <= max(config.audio_stream_bos_id, config.audio_stream_eos_id):
         raise CheckpointError(
             f"{name}: codebook_size {config.codebook_size} leaves no room for the stream tokens "
@@ -94,14 +113,34 @@ def load_trained(folder: str | Path, *, dtype: str = "float32") -> Checkpoint:
     return Checkpoint(str(folder), PeftModel.from_pretrained(base.model, str(folder)), base.tokenizer)
 
 
+def open_folder(name_or_path: str | Path) -> Path:
+    """The files of a model: its folder, or the hub's copy on this machine, downloaded where it is not here yet."""
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    try:
+        return Path(snapshot_download(str(name_or_path), allow_patterns=HUB_FILES))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{name_or_path} is no folder, and not found on the hub: {error}") from error
+
+
+def list_weights(folder: Path) -> frozenset[str]:
+    """The names of all weights in a folder's safetensors files."""
+    names: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            names.update(file.keys())
+    return frozenset(names)
+
+
 def copy_companions(source: str, target: Path) -> None:
-    """Copy what belongs to a model besides weights and tokenizer, so that the new folder can be used alone: its codec
-    and its feature extractor. A hub name as ``source`` has nothing here to copy."""
+    """Copy what belongs to a model besides weights and tokenizer, so that the new folder can be used alone: its codec,
+    feature extractor and processor. ``source``: a folder, or a hub name."""
+    folder = open_folder(source)
     for name in COMPANIONS:
-        if (Path(source) / name).is_dir():
-            shutil.copytree(Path(source) / name, target / name, dirs_exist_ok=True)
-        elif (Path(source) / name).is_file():
-            shutil.copy(Path(source) / name, target / name)
+        if (folder / name).is_dir():
+            shutil.copytree(folder / name, target / name, dirs_exist_ok=True)
+        elif (folder / name).is_file():
+            shutil.copy(folder / name, target / name)
 
 
 def load_codec_of(checkpoint: Checkpoint, name: str | None = None) -> Codec:

@@ -1,0 +1,118 @@
+"""What merging costs in precision: ``python benchmarks/merge.py ADAPTER [--text-file FILE] [--clips 16] [--json]``.
+
+ADAPTER is a folder that training wrote; ``make demo`` leaves one in runs/demo/after. The base with the adapter beside
+it, in float32, speaks the texts greedily: the reference. Each row is another way to run the same model:
+
+    merged             the merged model; both its weights and its arithmetic have the row's dtype
+    weights only       merged weights rounded to the row's dtype, arithmetic in float32
+    unmerged           base and adapter side by side in the row's dtype: what is lost without merging
+
+Columns: the largest and the mean difference of a logit, over all cells of the reference's clips, with the reference's
+codes before each; the share of cells whose likeliest code is another; the share of clips that are spoken otherwise, to
+any code, when each goes on from its own codes.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from higgs_trainer.data.examples import encode_example
+from higgs_trainer.demo.new_voice import quiet_transformers
+from higgs_trainer.model.loading import Checkpoint, load_checkpoint, load_trained
+from higgs_trainer.model.merging import merge_adapter
+from higgs_trainer.speech.generate import Sampling, Spoken, speak
+
+STRINGS = Path(__file__).parents[1] / "src" / "higgs_trainer" / "assets" / "demo" / "unheard_strings.txt"
+SAMPLING = Sampling(greedy=True, max_seconds=8.0)
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def list_ways(adapter: Path, scratch: Path) -> Iterator[tuple[str, str, Checkpoint]]:
+    """(what, dtype, model), each made only when it is its turn."""
+    for dtype in DTYPES:
+        merge_adapter(adapter, scratch / dtype, dtype=dtype)
+        yield "merged", dtype, load_checkpoint(scratch / dtype, dtype=dtype)
+        if dtype != "float32":
+            yield "weights only", dtype, load_checkpoint(scratch / dtype, dtype="float32")
+            yield "unmerged", dtype, load_trained(adapter, dtype=dtype)
+
+
+@torch.no_grad()
+def compute_logits(checkpoint: Checkpoint, clips: list[Spoken]) -> list[Tensor]:
+    """For each clip, float32 (N, K, C): N columns, each predicted from the clip's own columns before it."""
+    model, ids = checkpoint.model.eval(), checkpoint.stream_ids
+    found = []
+    for clip in clips:
+        row: dict[str, Any] = {"utterance_id": clip.text, "text": clip.text, "scene": None, "reward": None}
+        row |= {"task": "single_speaker", "num_references": 0, "context_texts": [], "context_frames": []}
+        row |= {"context_codes": [], "codes": clip.codes_FK.flatten(), "duration_seconds": 0.0}
+        example = encode_example(row, checkpoint.tokenizer, ids)
+        columns_1PK = example.columns_PK[None]
+        logits_NC = model(
+            input_ids=example.input_ids[None],
+            audio_input_ids=columns_1PK,
+            audio_input_ids_mask=torch.ones_like(columns_1PK[..., 0], dtype=torch.bool),
+            logits_to_keep=example.keep_T[None],
+        ).logits
+        found.append(logits_NC.float().reshape(-1, ids.num_codebooks, model.config.codebook_size))
+    return found
+
+
+def compare(
+    logits: list[Tensor], reference_logits: list[Tensor], said: list[Spoken], reference: list[Spoken]
+) -> dict[str, Any]:
+    """One row's figures."""
+    logits_NKC, reference_NKC = torch.cat(logits), torch.cat(reference_logits)
+    difference = (logits_NKC - reference_NKC).abs()
+    others = [not torch.equal(a.codes_FK, b.codes_FK) for a, b in zip(said, reference, strict=True)]
+    return {
+        "largest_logit_difference": float(difference.max()),
+        "mean_logit_difference": float(difference.mean()),
+        "other_codes": float((logits_NKC.argmax(-1) != reference_NKC.argmax(-1)).float().mean()),
+        "clips_spoken_otherwise": sum(others) / len(others),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("adapter", type=Path)
+    parser.add_argument("--text-file", type=Path, default=STRINGS)
+    parser.add_argument("--clips", type=int, default=16)
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON on the last line")
+    arguments = parser.parse_args()
+    quiet_transformers()
+    texts = arguments.text_file.read_text(encoding="utf-8").splitlines()[: arguments.clips]
+
+    unmerged = load_trained(arguments.adapter)
+    reference = speak(unmerged, texts, sampling=SAMPLING)
+    reference_logits = compute_logits(unmerged, reference)
+    rows = []
+    print("| | dtype | largest logit difference | mean | other codes | clips spoken otherwise |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as scratch:
+        for what, dtype, checkpoint in list_ways(arguments.adapter, Path(scratch)):
+            said = speak(checkpoint, texts, sampling=SAMPLING)
+            row = compare(compute_logits(checkpoint, reference), reference_logits, said, reference)
+            rows.append({"what": what, "dtype": dtype, **row})
+            print(
+                f"| {what} | {dtype} | {row['largest_logit_difference']:.1e} | {row['mean_logit_difference']:.1e} "
+                f"| {row['other_codes']:.2%} | {row['clips_spoken_otherwise']:.0%} |",
+                flush=True,
+            )
+    cells = sum(logits_NKC.shape[0] * logits_NKC.shape[1] for logits_NKC in reference_logits)
+    largest = float(torch.cat(reference_logits).abs().max())
+    print(f"{len(texts)} clips, {cells} cells, largest logit {largest:.1f}")
+    if arguments.json:
+        print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()
