@@ -102,6 +102,12 @@ def prepare(
         typer.Option("--pair-references", help="Draw references from the same speaker's other clips."),
     ] = False,
     seed: Annotated[int, typer.Option(help="For --pair-references.")] = 0,
+    expand_numbers: Annotated[
+        bool, typer.Option("--expand-numbers", help="Whole numbers in words, by each row's language.")
+    ] = False,
+    tags: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Write control tags otherwise, by this table.")
+    ] = None,
     max_rejected: Annotated[
         int, typer.Option(metavar="N", min=0, help="Leave out up to N bad rows; rejected.jsonl says why.")
     ] = 0,
@@ -135,6 +141,7 @@ def prepare(
     """
     from higgs_trainer.data.prepare import prepare
     from higgs_trainer.data.recordings import Limits
+    from higgs_trainer.data.text import TextRules, read_tags
 
     done = prepare(
         manifest,
@@ -143,6 +150,7 @@ def prepare(
         overwrite=overwrite,
         allow_outside=allow_outside,
         allow_own_reference=allow_own_reference,
+        text_rules=TextRules(expand_numbers, read_tags(tags) if tags else {}),
         pair_seed=seed if pair_references else None,
         max_rejected=max_rejected,
         report=report,

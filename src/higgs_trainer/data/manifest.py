@@ -4,8 +4,8 @@ Fields (`audio` and `text` are required; docs/data_formats.md and docs/tasks.md 
 
     audio, text, speaker, language, scene, task, reward
     ref_audio, ref_text         one reference, the short way
-    references                  [{audio, text, speaker}, ...]: the first is [SPEAKER0], and so on
-    turns                       [{audio, text, speaker}, ...]: what was said before, oldest first
+    references                  [{audio, text, speaker, language}, ...]: the first is [SPEAKER0], and so on
+    turns                       [{audio, text, speaker, language}, ...]: what was said before, oldest first
 
 Paths are relative to the manifest's folder and, unless allowed, stay inside it, links resolved.
 What this module does not look at is the sound itself: `inspection.py` has the files decoded.
@@ -21,6 +21,7 @@ from typing import Any
 
 from higgs_trainer.data.audio import name_kind
 from higgs_trainer.data.importers import RawRow, Source, open_source
+from higgs_trainer.data.numbers import find_language
 from higgs_trainer.data.text import TextRules, clean_text, find_speakers, find_special_tokens
 from higgs_trainer.data.utterance import TASKS, Clip, Task, Utterance
 from higgs_trainer.errors import ManifestError, Problem, name_the_near_one
@@ -29,7 +30,7 @@ REQUIRED_FIELDS = ("audio", "text")
 STRING_FIELDS = (*REQUIRED_FIELDS, "speaker", "language", "scene", "task", "ref_audio", "ref_text")
 CLIP_LIST_FIELDS = ("references", "turns")
 FIELDS = (*STRING_FIELDS, *CLIP_LIST_FIELDS, "reward")
-CLIP_FIELDS = ("audio", "text", "speaker")
+CLIP_FIELDS = ("audio", "text", "speaker", "language")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ class _RowChecker:
             return None
         self._check_names_and_types(fields)
         audio = self._find_audio("audio", fields.get("audio"))
-        text = self._read_text("text", fields.get("text"))
+        text = self._read_text("text", fields.get("text"), fields.get("language"))
         in_system = fields.get("task") == "reference_in_system"
         references = self._read_references(fields, text_needed=not in_system)
         turns = self._read_clips("turns", fields.get("turns"), text_needed=True)
@@ -188,7 +189,7 @@ class _RowChecker:
             elif name == "scene" and (tokens := find_special_tokens(value)):
                 self.add(f"{shown} holds the special token {tokens[0]!r}", "take it out of the description")
 
-    def _read_text(self, shown: str, value: object) -> str | None:
+    def _read_text(self, shown: str, value: object, language_name: object) -> str | None:
         """A transcript, put in order; None where `_check_strings` has complained or there is none."""
         if not _is_text(value):
             return None
@@ -196,7 +197,15 @@ class _RowChecker:
         if tokens := find_special_tokens(value):
             self.add(f"{shown!r} holds the special token {tokens[0]!r}", "take it out of the transcript")
             return None
-        clean = clean_text(value, self.text_rules)
+        language = None
+        if self.text_rules.expand_numbers:
+            language = find_language(language_name) if isinstance(language_name, str) else None
+            if language is None:
+                what = "has no 'language'" if language_name is None else f"is in {language_name!r}"
+                mend = "whose numbers cannot be expanded: name one that num2words knows, such as 'en'"
+                self.add(f"{shown!r} {what}", f"{mend}, or leave --expand-numbers out")
+                return None
+        clean = clean_text(value, self.text_rules, language)
         self.text_changes.update(dict.fromkeys(clean.changes))
         return clean.text
 
@@ -240,7 +249,7 @@ class _RowChecker:
             )
             self.add(f"{given} without {other}", "a reference is a recording and its words: give both")
         audio = self._find_audio("ref_audio", short.get("ref_audio"))
-        text = self._read_text("ref_text", short.get("ref_text"))
+        text = self._read_text("ref_text", short.get("ref_text"), fields.get("language"))
         return [] if audio is None else [Clip(audio, text, fields.get("speaker"))]
 
     def _read_clips(self, field: str, value: object, *, text_needed: bool) -> list[Clip]:
@@ -261,7 +270,8 @@ class _RowChecker:
                 self.add(f"no {place + name!r}", f"give the clip its {name}")
         self._check_strings(place, fields, CLIP_FIELDS)
         audio = self._find_audio(f"{place}audio", fields.get("audio"))
-        text = self._read_text(f"{place}text", fields.get("text"))
+        language = fields.get("language") or (self.row.fields or {}).get("language")
+        text = self._read_text(f"{place}text", fields.get("text"), language)
         return None if audio is None else Clip(audio, text, fields.get("speaker"))
 
     def _check_own_audio(self, audio: Path | None, clips: Sequence[Clip], name: str) -> None:
