@@ -64,12 +64,20 @@ def find_start(output_dir: str | Path, resume_from_checkpoint: str | Path | bool
 
 
 @contextmanager
-def naming_what_fails(target: Path, advice: str) -> Iterator[None]:
-    """Turns what a full disk raises in the libraries that write into a ``SaveError``."""
+def naming_what_fails(target: Path, advice: str, *, unfinished: Path | None = None) -> Iterator[None]:
+    """Turns what a full disk raises in the libraries that write into a ``SaveError``, and removes ``unfinished``.
+
+    torch.save says nothing of a disk, but "unexpected pos", so the room that was left is added.
+    """
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save raises RuntimeError
-        raise SaveError(f"{target} could not be written ({error}); {advice}") from error
+    except (OSError, SafetensorError, RuntimeError) as error:
+        free_mb = shutil.disk_usage(target.parent).free / 1e6
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise SaveError(
+            f"{target} could not be written ({error}; {free_mb:,.1f} MB were free); {advice}"
+        ) from error
 
 
 def flush_to_disk(folder: Path) -> None:
@@ -147,22 +155,18 @@ class CompleteCheckpoints:
         unfinished = target.parent / ASIDE / target.name
         complete = list_checkpoints(target.parent)
         advice = f"{complete[-1]} is complete" if complete else "no checkpoint was complete before it"
-        with naming_what_fails(target, f"{advice}; make room and go on with --resume_from_checkpoint true"):
+        advice += "; make room and go on with --resume_from_checkpoint true"
+        with naming_what_fails(target, advice, unfinished=unfinished):
             self._is_saving = True
             try:
                 super()._save_checkpoint(model, trial)  # type: ignore[misc]
-            except BaseException:
-                shutil.rmtree(unfinished, ignore_errors=True)
-                raise
             finally:
                 self._is_saving = False
             if state.best_model_checkpoint == str(unfinished):
                 state.best_model_checkpoint = str(target)
             trainer.accelerator.wait_for_everyone()
             if trainer.args.should_save:
-                state.save_to_json(
-                    str(unfinished / TRAINER_STATE_NAME)
-                )  # with the best checkpoint's final name
+                state.save_to_json(str(unfinished / TRAINER_STATE_NAME))  # the best one's name is right now
                 flush_to_disk(unfinished)
                 move_into_place(unfinished, target)
                 self._remove_oldest(target.parent)
