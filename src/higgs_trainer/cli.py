@@ -247,8 +247,9 @@ def train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     from higgs_trainer.run import train
 
     summary = train(settings)
-    typer.echo(summary.cascade)
-    typer.echo(f"{summary.output_dir}: done")
+    if summary.is_main:
+        typer.echo(summary.cascade)
+        typer.echo(f"{summary.output_dir}: done")
 
 
 @app.command()

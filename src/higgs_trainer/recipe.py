@@ -122,7 +122,7 @@ class TrainingRecipe:
     full_determinism: bool = False
     dataloader_num_workers: int = 0
     dataloader_pin_memory: bool = True
-    ddp_find_unused_parameters: bool | None = None
+    ddp_find_unused_parameters: bool | None = False
     logging_strategy: When = "steps"
     logging_steps: int | float = 10
     logging_first_step: bool = False

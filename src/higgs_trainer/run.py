@@ -27,7 +27,7 @@ from higgs_trainer.guard import LabelLeakError
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import Family, family_of
 from higgs_trainer.model.loading import Checkpoint, copy_companions, load_checkpoint, load_codec_of
-from higgs_trainer.model.parameters import count_trainable, format_trainable, freeze
+from higgs_trainer.model.parameters import count_trainable, format_trainable, freeze, freeze_text_head
 from higgs_trainer.recipe import Recipe, TrainingRecipe, training_arguments, write_recipe
 from higgs_trainer.speech.generate import Sampling, speak, write_spoken
 from higgs_trainer.training.callbacks import MetricsFile, ReadableProgress, SpeakSamples
@@ -63,11 +63,13 @@ class Run:
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What a finished run reports. ``metrics`` are Trainer's, of the last log and of the run."""
+    """What a finished run reports. ``metrics`` are Trainer's, of the last log and of the run. Of several processes one
+    ``is_main``, and speaks."""
 
     output_dir: Path
     metrics: dict[str, float]
     cascade: str
+    is_main: bool = True
 
 
 def build_run(recipe: Recipe) -> Run:
@@ -86,12 +88,14 @@ def build_run(recipe: Recipe) -> Run:
         adapted = add_lora(checkpoint.model, family, **asdict(recipe.adapter))
         checkpoint = replace(checkpoint, model=adapted)
     freeze(checkpoint.model, recipe.model.freeze)
+    if not recipe.loss.text_weight:
+        freeze_text_head(checkpoint.model)
     arguments = _build_arguments(recipe)
     trainer = HiggsAudioTrainer(
         model=checkpoint.model,
         args=arguments,
         train_dataset=_plan_training(train_examples, recipe, arguments, checkpoint),
-        eval_dataset=eval_set,
+        eval_dataset=_plan_evaluation(eval_set, arguments) if eval_set else None,
         processing_class=checkpoint.tokenizer,
         data_collator=_build_collator(recipe, family, checkpoint),
         family=family,
@@ -123,7 +127,9 @@ def train(recipe: Recipe) -> TrainingSummary:
 
     metrics = {**_last_logged(trainer), **result.metrics}
     _write_result(run, metrics)
-    return TrainingSummary(output_dir, metrics, trainer.guard.ledger.cascade())
+    return TrainingSummary(
+        output_dir, metrics, trainer.guard.ledger.cascade(), trainer.is_world_process_zero()
+    )
 
 
 def _build_watchers(run: Run) -> Iterator[TrainerCallback]:
@@ -258,6 +264,16 @@ def _plan_training(
         return PlannedExamples(examples, plan)
     noisy = NoisyExamples(examples, code_noise=data.code_noise, num_codes=checkpoint.num_codes, seed=seed)
     return PlannedExamples(noisy, plan)
+
+
+def _plan_evaluation(
+    examples: ExampleDataset, arguments: TrainingArguments
+) -> ExampleDataset | PlannedExamples:
+    """On several processes, batches shared out here: accelerate would repeat examples to make them equally many."""
+    if arguments.world_size == 1:
+        return examples
+    batch_size, ranks = arguments.per_device_eval_batch_size, arguments.world_size
+    return PlannedExamples(examples, BatchPlan(len(examples), batch_size=batch_size, seed=0, num_ranks=ranks))
 
 
 def _build_collator(

@@ -1,11 +1,12 @@
 """Freezing by kind of module stops exactly these parameters; the table of what is trained adds up."""
 
 import pytest
+from transformers import HiggsAudioV2ForConditionalGeneration
 
 from higgs_trainer.errors import RecipeError
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import family_of
-from higgs_trainer.model.parameters import KINDS, count_trainable, format_trainable, freeze
+from higgs_trainer.model.parameters import KINDS, count_trainable, format_trainable, freeze, freeze_text_head
 from tiny import tiny_checkpoint
 
 PARTS = {
@@ -45,6 +46,12 @@ def test_a_kind_that_matches_nothing_lists_near_ones():
 def test_something_is_left_to_train():
     with pytest.raises(RecipeError, match="nothing is left to train"):
         freeze(tiny_checkpoint().model, list(PARTS))
+
+
+def test_a_text_head_without_a_loss_is_not_trained():
+    model = HiggsAudioV2ForConditionalGeneration(tiny_checkpoint().model.config, use_text_head=True)
+    freeze_text_head(model)
+    assert {name for name, p in model.named_parameters() if not p.requires_grad} == {"text_lm_head.weight"}
 
 
 def test_the_table_adds_up():

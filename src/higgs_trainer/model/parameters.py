@@ -45,6 +45,12 @@ def freeze(model: nn.Module, kinds: Sequence[str]) -> None:
         raise RecipeError(f"model.freeze: nothing is left to train; there are {', '.join(present)}")
 
 
+def freeze_text_head(model: nn.Module) -> None:
+    """Stop training the head over text. Without a loss of text it gets no gradient, for which DDP would wait."""
+    for parameter in _parameters_of(model, "text_head"):
+        parameter.requires_grad_(False)
+
+
 def _parameters_of(model: nn.Module, kind: str) -> list[nn.Parameter]:
     return [
         parameter

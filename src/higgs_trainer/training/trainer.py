@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -148,7 +149,12 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         super().log(logs, *start_time)  # transformers 4.46 knows no start_time
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Trainer's loop; its mean of batch means is replaced by the loss over all cells of the set."""
+        """Trainer's loop; its mean of batch means is replaced by the loss over all cells of the set.
+
+        Raises:
+            ValueError: on several processes, a set that does not divide by ranks and batch size.
+        """
+        self._check_nothing_is_repeated(args[0] if args else kwargs["dataloader"])
         self.evaluation_totals = LossTotals()
         output = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval") + "_"
@@ -158,6 +164,15 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
             text_loss = output.metrics.get(f"{prefix}text_loss", 0.0)
             output.metrics[f"{prefix}loss"] = self.weights.audio * audio_loss + self.weights.text * text_loss
         return output
+
+    def _check_nothing_is_repeated(self, dataloader: DataLoader[Any]) -> None:
+        ranks, batch_size = self.accelerator.num_processes, self.args.eval_batch_size
+        examples: Any = dataloader.dataset
+        if ranks > 1 and len(examples) % (ranks * batch_size):
+            raise ValueError(
+                f"accelerate would repeat examples, so that each of {ranks} processes has equally many batches of "
+                f"{batch_size}: give PlannedExamples(examples, BatchPlan(..., num_ranks={ranks})) of data/packing.py"
+            )
 
     def _take(self, prefix: str, totals: LossTotals) -> dict[str, float]:
         """The totals over all ranks as metrics; they start again at nothing."""
