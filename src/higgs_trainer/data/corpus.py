@@ -90,6 +90,22 @@ def _describe_pace(tables: sqlite3.Connection, pace: Pace, usual: float) -> Prob
     return Problem(Path(file), line, what, "is this its transcript? correct it, or raise --max-pace-factor")
 
 
+def find_own_references(tables: sqlite3.Connection) -> Iterator[tuple[int, Problem]]:
+    """Rows whose reference or earlier turn is their own recording in another file: (row's number, problem).
+
+    Copies byte for byte are found earlier, when the row is read.
+    """
+    query = """
+        SELECT DISTINCT target.number, clip.path, target.file, target.line FROM recordings target
+        JOIN recordings clip ON clip.number = target.number AND clip.place > 0
+        WHERE target.place = 0 AND clip.content_hash = target.content_hash
+    """
+    for number, path, file, line in tables.execute(query):
+        what = f"{path}, a reference or an earlier turn, sounds as the row's own audio"
+        what_to_do = "the target would leak in: give another recording, or pass --allow-own-reference"
+        yield number, Problem(Path(file), line, what, what_to_do)
+
+
 def find_duplicates(tables: sqlite3.Connection, limits: Limits) -> Iterator[tuple[int, Problem]]:
     """Rows whose recording, whatever its name and format, is an earlier row's: (row's number, problem).
 

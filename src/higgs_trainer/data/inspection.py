@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from higgs_trainer.data.audio import SAMPLE_RATE_HZ
-from higgs_trainer.data.corpus import count_spoken, find_duplicates, find_odd_paces
+from higgs_trainer.data.corpus import count_spoken, find_duplicates, find_odd_paces, find_own_references
 from higgs_trainer.data.manifest import CheckedRow
 from higgs_trainer.data.processes import Processes
 from higgs_trainer.data.recordings import Limits, Recording, check_recording, measure_recording
@@ -121,7 +121,9 @@ def _measure_row(
         tables.execute(f"INSERT INTO recordings ({names}) VALUES (:{', :'.join(values)})", values)
 
 
-def judge_corpus(folder: Path, processes: Processes, limits: Limits) -> None:
+def judge_corpus(
+    folder: Path, processes: Processes, limits: Limits, *, allow_own_reference: bool = False
+) -> None:
     """Gather what all processes found, and add what only the whole corpus shows."""
     tables = open_table_file(folder / ROWS)
     with tables:
@@ -132,6 +134,8 @@ def judge_corpus(folder: Path, processes: Processes, limits: Limits) -> None:
                     tables.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
             part.close()
         found = [*find_odd_paces(tables, limits), *find_duplicates(tables, limits)]
+        if not allow_own_reference:
+            found += find_own_references(tables)
         for number, problem in found:
             add_problems(tables, number, [problem])
     tables.close()

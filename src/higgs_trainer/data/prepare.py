@@ -125,7 +125,7 @@ def prepare(
             return read_rows(progress(rows, "reading rows", None), folder)
 
         def judge() -> int:
-            judge_corpus(folder, processes, limits)
+            judge_corpus(folder, processes, limits, allow_own_reference=allow_own_reference)
             if pair_seed is not None:
                 pair_accepted(folder, seed=pair_seed)
             if report is not None:
