@@ -1,5 +1,6 @@
 """What holds for every test: no network, one thread, caches of its own. Set before anything heavy is imported."""
 
+import gc
 import os
 import socket
 from pathlib import Path
@@ -42,3 +43,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def same_numbers_every_time() -> None:
     """Start each test from the same random state, whatever ran before it."""
     torch.manual_seed(0)
+
+
+def pytest_collection_finish() -> None:
+    """Trainer collects garbage at every start and end; what the imports made need not be looked at each time."""
+    gc.collect()
+    gc.freeze()
