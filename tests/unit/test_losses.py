@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from higgs_trainer.batch import IGNORED
+from higgs_trainer.training import losses
 from higgs_trainer.training.losses import (
     LossWeights,
     count_cells,
-    count_correct,
+    count_correct_first,
     cross_entropy_sums,
     mean_over_codebooks,
     text_cross_entropy_sum,
@@ -87,13 +89,12 @@ def test_a_wrong_number_of_weights_is_named():
         LossWeights(codebooks=(1.0, 2.0)).of_codebooks(3)
 
 
-def test_right_answers_are_counted_for_each_codebook():
+def test_right_answers_of_the_first_codebook_are_counted():
     logits_NKC, targets_NK = draw()
-    expected = [
-        sum(targets_NK[n, k] == logits_NKC[n, k].argmax() for n in range(N) if targets_NK[n, k] != IGNORED)
-        for k in range(K)
-    ]
-    assert count_correct(logits_NKC, targets_NK).tolist() == [int(count) for count in expected]
+    supervised = [n for n in range(N) if targets_NK[n, 0] != IGNORED]
+    expected = sum(int(targets_NK[n, 0] == logits_NKC[n, 0].argmax()) for n in supervised)
+    assert 0 < expected < len(supervised)
+    assert int(count_correct_first(logits_NKC, targets_NK)) == expected
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -131,3 +132,49 @@ def test_the_gradient_is_that_of_the_reference():
         nudged[1][n, k, c] -= 1e-5
         up, down = (reference_loss(logits, targets_NK.numpy(), weights) for logits in nudged)
         assert float(logits_NKC.grad[n, k, c]) == pytest.approx((up - down) / 2e-5, rel=1e-4, abs=1e-9)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("rows", [1, 5, 1000])
+def test_the_cross_entropy_is_torchs_whatever_rows_are_taken_at_a_time(smoothing, rows, monkeypatch):
+    monkeypatch.setattr(losses, "ROWS_ON_A_CPU", rows)
+    logits_NKC, targets_NK = draw()
+    logits_NKC.requires_grad_()
+    upstream_K = torch.tensor([0.5, -2.0, 3.0], dtype=torch.float64)
+
+    def torchs():
+        cells = torch.nn.functional.cross_entropy(
+            logits_NKC.flatten(0, 1), targets_NK.flatten(), reduction="none", label_smoothing=smoothing
+        )
+        return cells.reshape(N, K).sum(dim=0)
+
+    ours, expected = cross_entropy_sums(logits_NKC, targets_NK, label_smoothing=smoothing), torchs()
+    assert torch.allclose(ours, expected, rtol=1e-12)
+    gradients = [torch.autograd.grad(sums_K @ upstream_K, logits_NKC)[0] for sums_K in (ours, expected)]
+    assert torch.allclose(*gradients, rtol=1e-12, atol=1e-15)
+
+
+def test_no_row_at_all_keeps_the_graph():
+    logits_NKC = torch.zeros(0, K, C, requires_grad=True)
+    sums_K = cross_entropy_sums(logits_NKC, torch.zeros(0, K, dtype=torch.long))
+    assert sums_K.tolist() == [0.0] * K
+    sums_K.sum().backward()
+    assert logits_NKC.grad.shape == (0, K, C)
+
+
+def test_nothing_of_the_logits_size_is_made_but_their_gradient():
+    class Watch(TorchDispatchMode):
+        made: list
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and result.untyped_storage().nbytes() >= logits_NKC.nbytes:
+                self.made.append(result.untyped_storage().data_ptr())
+            return result
+
+    logits_NKC = torch.randn(400, K, C, requires_grad=True)
+    targets_NK = torch.zeros(400, K, dtype=torch.long)
+    with Watch() as watch:
+        watch.made = []
+        (gradient,) = torch.autograd.grad(cross_entropy_sums(logits_NKC, targets_NK).sum(), logits_NKC)
+    assert set(watch.made) <= {logits_NKC.untyped_storage().data_ptr(), gradient.untyped_storage().data_ptr()}

@@ -10,13 +10,18 @@ Sums and counts are kept apart until the division, so a batch may be cut into mi
 gives the same gradient. A codebook without a cell in the step takes no part in either sum.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from higgs_trainer.batch import IGNORED
+
+ROWS_ON_A_CPU = 128
+ROWS_ON_A_GPU = 16384
 
 
 @dataclass(frozen=True)
@@ -37,24 +42,67 @@ class LossWeights:
         return weights
 
 
+class _CrossEntropy(torch.autograd.Function):
+    """Cross-entropies of cells, some rows of logits at a time, in float32 at least.
+
+    ``F.cross_entropy`` keeps the log-probabilities of all logits for the backward and then fills two more tensors of
+    their size. Here nothing of that size is made but the gradient: the backward takes the softmax of a few rows again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_MC: Tensor, targets_M: Tensor, label_smoothing: float) -> Tensor:
+        ctx.save_for_backward(logits_MC, targets_M)
+        ctx.label_smoothing = label_smoothing
+        losses = []
+        for logits_RC, targets_R in _split_rows(logits_MC, targets_M):
+            log_probabilities_RC = logits_RC.to(_accumulator(logits_RC)).log_softmax(dim=-1)
+            losses_R = -log_probabilities_RC.gather(1, targets_R.clamp(min=0)[:, None])[:, 0]
+            if label_smoothing:
+                losses_R = torch.lerp(losses_R, -log_probabilities_RC.mean(dim=-1), label_smoothing)
+            losses.append(losses_R.masked_fill(targets_R == IGNORED, 0.0))
+        return torch.cat(losses) if losses else logits_MC.new_zeros(0, dtype=_accumulator(logits_MC))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_M: Tensor) -> tuple[Tensor, None, None]:
+        logits_MC, targets_M = ctx.saved_tensors
+        smoothing, C = ctx.label_smoothing, logits_MC.shape[-1]
+        gradient_MC = torch.empty_like(logits_MC)
+        grad_M = grad_M.masked_fill(targets_M == IGNORED, 0.0)
+        for logits_RC, targets_R, grad_R, out_RC in _split_rows(logits_MC, targets_M, grad_M, gradient_MC):
+            errors_RC = logits_RC.to(_accumulator(logits_RC)).softmax(dim=-1)
+            if smoothing:
+                errors_RC -= smoothing / C
+            right_R1 = targets_R.clamp(min=0)[:, None]
+            errors_RC.scatter_add_(1, right_R1, errors_RC.new_full(right_R1.shape, smoothing - 1))
+            torch.mul(errors_RC, grad_R[:, None], out=errors_RC)
+            out_RC.copy_(errors_RC)
+        return gradient_MC, None, None
+
+
+def _split_rows(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Rows that go together: as many as a CPU's cache holds, and on a GPU so many that the calls cost nothing."""
+    rows = ROWS_ON_A_CPU if tensors[0].device.type == "cpu" else ROWS_ON_A_GPU
+    return zip(*(tensor.split(rows) for tensor in tensors), strict=True) if len(tensors[0]) else iter(())
+
+
+def _accumulator(logits: Tensor) -> torch.dtype:
+    return torch.promote_types(logits.dtype, torch.float32)
+
+
 def cross_entropy_sums(logits_NKC: Tensor, targets_NK: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Sum of cross-entropies over the supervised cells of each codebook: (K,), float32."""
+    """Sum of cross-entropies over the supervised cells of each codebook: (K,), in float32 at least."""
     N, K, C = logits_NKC.shape
-    cells_NK = F.cross_entropy(
-        logits_NKC.reshape(N * K, C).float(),
-        targets_NK.reshape(N * K),
-        ignore_index=IGNORED,
-        reduction="none",
-        label_smoothing=label_smoothing,
-    ).reshape(N, K)
-    return cells_NK.sum(dim=0)
+    cells: Tensor = _CrossEntropy.apply(
+        logits_NKC.reshape(N * K, C), targets_NK.reshape(N * K), label_smoothing
+    )
+    return cells.reshape(N, K).sum(dim=0)
 
 
 def text_cross_entropy_sum(logits_MV: Tensor, targets_M: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Sum of cross-entropies over supervised text tokens: a scalar, float32; 0 where there is none."""
-    return F.cross_entropy(
-        logits_MV.float(), targets_M, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing
-    )
+    """Sum of cross-entropies over supervised text tokens: a scalar, in float32 at least; 0 where there is none."""
+    cells: Tensor = _CrossEntropy.apply(logits_MV, targets_M, label_smoothing)
+    return cells.sum()
 
 
 def count_cells(targets: Tensor) -> Tensor:
@@ -62,9 +110,9 @@ def count_cells(targets: Tensor) -> Tensor:
     return (targets != IGNORED).flatten(0, -2).sum(dim=0)
 
 
-def count_correct(logits_NKC: Tensor, targets_NK: Tensor) -> Tensor:
-    """How many supervised cells of each codebook the most likely code gets right: (K,)."""
-    return (logits_NKC.argmax(dim=-1) == targets_NK).sum(dim=0)
+def count_correct_first(logits_NKC: Tensor, targets_NK: Tensor) -> Tensor:
+    """How many supervised cells of codebook 0, which carries the words, the most likely code gets right: a scalar."""
+    return (logits_NKC[:, 0].argmax(dim=-1) == targets_NK[:, 0]).sum()
 
 
 def mean_over_codebooks(sums_K: Tensor, counts_K: Tensor, weights: tuple[float, ...]) -> Tensor:

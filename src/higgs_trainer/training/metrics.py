@@ -12,14 +12,16 @@ FRAMES_PER_SECOND = 25
 
 
 class LossTotals:
-    """Sums of cross-entropies, cells and right answers of each codebook (K,) since the last `clear`; and of text."""
+    """Sums of cross-entropies and cells of each codebook (K,), and right answers of the first, since the last `clear`;
+    and of text."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
         """Forget everything and start the clock again."""
-        self._sums: Tensor | None = None  # (3, K): cross-entropies, cells, right answers
+        self._sums: Tensor | None = None  # (2, K): cross-entropies, cells
+        self._correct: Tensor | None = None  # right answers of codebook 0
         self._text: Tensor | None = None  # (2,): cross-entropies, tokens
         self._since = time.perf_counter()
 
@@ -33,10 +35,11 @@ class LossTotals:
         """K; 0 before anything was added."""
         return 0 if self._sums is None else self._sums.shape[1]
 
-    def add(self, sums_K: Tensor, cells_K: Tensor, correct_K: Tensor) -> None:
+    def add(self, sums_K: Tensor, cells_K: Tensor, correct_first: Tensor) -> None:
         """Add one micro-batch."""
-        addend = torch.stack([sums_K.detach().double(), cells_K.double(), correct_K.double()])
+        addend = torch.stack([sums_K.detach().double(), cells_K.double()])
         self._sums = addend if self._sums is None else self._sums + addend
+        self._correct = correct_first if self._correct is None else self._correct + correct_first
 
     def add_text(self, text_sum: Tensor, tokens: int) -> None:
         """Add the text of one micro-batch."""
@@ -49,6 +52,7 @@ class LossTotals:
         reduced._since = self._since
         if self._sums is not None:
             reduced._sums = accelerator.reduce(self._sums, reduction="sum")
+            reduced._correct = accelerator.reduce(self._correct, reduction="sum")
         if self._text is not None:
             reduced._text = accelerator.reduce(self._text, reduction="sum")
         return reduced
@@ -56,9 +60,9 @@ class LossTotals:
     def metrics(self, prefix: str, weights: tuple[float, ...]) -> dict[str, float]:
         """``audio_loss``, ``text_loss`` where there is one, ``codebook_k_loss``, ``codebook_0_accuracy``,
         ``audio_seconds_per_second``."""
-        if self._sums is None:
+        if self._sums is None or self._correct is None:
             return {}
-        sums_K, cells_K, correct_K = self._sums
+        sums_K, cells_K = self._sums
         per_codebook = (sums_K / cells_K.clamp(min=1)).tolist()
         elapsed_seconds = time.perf_counter() - self._since
         text = {} if self._text is None else {f"{prefix}text_loss": float(self._text[0] / self._text[1])}
@@ -66,6 +70,6 @@ class LossTotals:
             f"{prefix}audio_loss": float(mean_over_codebooks(sums_K, cells_K, weights)),
             **text,
             **{f"{prefix}codebook_{k}_loss": value for k, value in enumerate(per_codebook)},
-            f"{prefix}codebook_0_accuracy": float(correct_K[0] / cells_K[0].clamp(min=1)),
+            f"{prefix}codebook_0_accuracy": float(self._correct / cells_K[0].clamp(min=1)),
             f"{prefix}audio_seconds_per_second": float(cells_K[0]) / FRAMES_PER_SECOND / elapsed_seconds,
         }

@@ -25,7 +25,7 @@ from higgs_trainer.training.checkpoints import CompleteCheckpoints
 from higgs_trainer.training.losses import (
     LossWeights,
     count_cells,
-    count_correct,
+    count_correct_first,
     cross_entropy_sums,
     mean_over_codebooks,
     text_cross_entropy_sum,
@@ -110,7 +110,7 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         smoothing = self.args.label_smoothing_factor if model.training else 0.0
         totals = self.training_totals if model.training else self.evaluation_totals
         sums_K = cross_entropy_sums(logits_NKC, targets_NK, label_smoothing=smoothing)
-        totals.add(sums_K, count_cells(targets_NK), count_correct(logits_NKC, targets_NK))
+        totals.add(sums_K, count_cells(targets_NK), count_correct_first(logits_NKC, targets_NK))
         weights = self.weights.of_codebooks(len(sums_K))
         loss = self.weights.audio * mean_over_codebooks(sums_K, step_cells_K, weights)
         if self.weights.text:
