@@ -146,12 +146,22 @@ class TrainingRecipe:
 
 @dataclass(frozen=True)
 class SamplesRecipe:
-    """Sentences spoken after training, in the reference's voice where there is one."""
+    """Sentences spoken at each evaluation and after training: `texts`, in the reference's voice where there is one, and
+    the first `held_out` of `data.eval`, each with its own references."""
 
     texts: tuple[str, ...] = ()
     ref_audio: Path | None = None
     ref_text: str | None = None
     max_seconds: float = 10.0
+    held_out: int = 0
+
+
+@dataclass(frozen=True)
+class EarlyStoppingRecipe:
+    """Stop when `training.metric_for_best_model` has not improved by `threshold` in `patience` evaluations."""
+
+    patience: int
+    threshold: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -165,6 +175,7 @@ class Recipe:
     loss: LossRecipe = field(default_factory=LossRecipe)
     guard: GuardRecipe = field(default_factory=GuardRecipe)
     samples: SamplesRecipe = field(default_factory=SamplesRecipe)
+    early_stopping: EarlyStoppingRecipe | None = None
 
 
 EXAMPLES_PER_BATCH = 8  # without packing, where the recipe does not say
@@ -178,6 +189,9 @@ MINIMA = {
     "loss.audio_weight": 0,
     "loss.text_weight": 0,
     "samples.max_seconds": 0.1,
+    "samples.held_out": 0,
+    "early_stopping.patience": 1,
+    "early_stopping.threshold": 0,
     "training.learning_rate": 0,
     "training.warmup_steps": 0,
     "training.per_device_train_batch_size": 1,
@@ -247,6 +261,14 @@ def _check_together(recipe: Recipe) -> Iterator[str]:
         yield "training.bf16 and training.fp16 exclude each other; keep one"
     if training.load_best_model_at_end and training.eval_strategy == "no":
         yield "training.load_best_model_at_end needs training.eval_strategy"
+    if training.metric_for_best_model is not None and training.eval_strategy == "no":
+        yield "training.metric_for_best_model is measured in evaluations; it needs training.eval_strategy"
+    if training.save_strategy == "best" and training.metric_for_best_model is None:
+        yield "training.save_strategy best needs training.metric_for_best_model"
+    if recipe.early_stopping is not None and training.metric_for_best_model is None:
+        yield "early_stopping needs training.metric_for_best_model"
+    if samples.held_out and recipe.data.eval is None:
+        yield "samples.held_out needs data.eval, a prepared folder"
     if recipe.model.freeze and recipe.adapter is not None:
         yield "model.freeze is for full fine-tuning; beside an adapter the model is frozen already: leave one out"
     if (samples.ref_audio is None) != (samples.ref_text is None):

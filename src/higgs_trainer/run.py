@@ -12,17 +12,26 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from higgs_trainer.data.audio import read_audio
 from higgs_trainer.data.code_noise import NoisyExamples
 from higgs_trainer.data.codec import Codec
 from higgs_trainer.data.collator import PackingCollator, PaddingCollator
-from higgs_trainer.data.examples import ExampleDataset
+from higgs_trainer.data.examples import ExampleDataset, read_context
 from higgs_trainer.data.packing import BatchPlan, PackPlan, Plan, PlannedExamples, measure_tokens
 from higgs_trainer.data.prepared import check_codec, read_prepared
 from higgs_trainer.data.prompt import Context, SpokenClip
-from higgs_trainer.errors import RecipeError
+from higgs_trainer.errors import RecipeError, name_the_near_one
 from higgs_trainer.guard import LabelLeakError
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import Family, family_of
@@ -40,6 +49,7 @@ from higgs_trainer.training.checkpoints import (
 )
 from higgs_trainer.training.checks import CheckResult, check_examples, check_leaks, check_model
 from higgs_trainer.training.losses import LossWeights
+from higgs_trainer.training.metrics import list_held_out_metrics
 from higgs_trainer.training.stopping import EndWhenAsked
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 
@@ -58,6 +68,7 @@ class Run:
     checkpoint: Checkpoint
     codec: Codec
     train_examples: ExampleDataset
+    held_out: ExampleDataset | None
     trainer: HiggsAudioTrainer
 
 
@@ -83,7 +94,7 @@ def build_run(recipe: Recipe) -> Run:
     codec = load_codec_of(checkpoint, recipe.model.codec)
     family = family_of(checkpoint.model)
     train_examples = _load_examples(recipe.data.train, checkpoint, codec)
-    eval_set = _load_examples(recipe.data.eval, checkpoint, codec) if recipe.data.eval else None
+    held_out = _load_examples(recipe.data.eval, checkpoint, codec) if recipe.data.eval else None
     if recipe.adapter is not None:
         adapted = add_lora(checkpoint.model, family, **asdict(recipe.adapter))
         checkpoint = replace(checkpoint, model=adapted)
@@ -95,17 +106,20 @@ def build_run(recipe: Recipe) -> Run:
         model=checkpoint.model,
         args=arguments,
         train_dataset=_plan_training(train_examples, recipe, arguments, checkpoint),
-        eval_dataset=_plan_evaluation(eval_set, arguments) if eval_set else None,
+        eval_dataset=_plan_evaluation(held_out, arguments) if held_out else None,
         processing_class=checkpoint.tokenizer,
         data_collator=_build_collator(recipe, family, checkpoint),
         family=family,
         weights=_build_weights(recipe, family, checkpoint.stream_ids.num_codebooks),
         guard_policy=recipe.guard.policy,
         use_muon=recipe.training.optim == "muon",
+        tokens_per_pack=recipe.data.tokens_per_pack if recipe.data.packing else None,
     )
     for their_log in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(their_log)
-    return Run(recipe, checkpoint, codec, train_examples, trainer)
+    run = Run(recipe, checkpoint, codec, train_examples, held_out, trainer)
+    _check_what_is_watched(run)
+    return run
 
 
 def train(recipe: Recipe) -> TrainingSummary:
@@ -132,12 +146,34 @@ def train(recipe: Recipe) -> TrainingSummary:
     )
 
 
+def _check_what_is_watched(run: Run) -> None:
+    """``RecipeError`` for what would otherwise be found out at the first evaluation: after an epoch, perhaps."""
+    recipe, best = run.recipe, run.recipe.training.metric_for_best_model
+    known = list_held_out_metrics(
+        run.checkpoint.stream_ids.num_codebooks, with_text=bool(recipe.loss.text_weight)
+    )
+    if best is not None and f"eval_{best.removeprefix('eval_')}" not in known:
+        raise RecipeError(
+            f"training.metric_for_best_model: {best!r} is never logged; {name_the_near_one(best, known)}"
+        )
+    if recipe.samples.held_out > len(run.held_out or ()):
+        raise RecipeError(
+            f"samples.held_out is {recipe.samples.held_out}, but data.eval has {len(run.held_out or ())} utterances"
+        )
+    if run.trainer.is_fsdp_enabled and (recipe.samples.texts or recipe.samples.held_out):
+        raise RecipeError(
+            "samples are spoken by one process, which under FSDP holds only a part; leave them out"
+        )
+
+
 def _build_watchers(run: Run) -> Iterator[TrainerCallback]:
     recipe, output_dir = run.recipe, run.recipe.training.output_dir
     yield MetricsFile(output_dir / METRICS_FILE_NAME)
     if not recipe.training.disable_tqdm:
         yield ReadableProgress()
-    if recipe.samples.texts:
+    if recipe.early_stopping is not None:
+        yield EarlyStoppingCallback(recipe.early_stopping.patience, recipe.early_stopping.threshold)
+    if recipe.samples.texts or recipe.samples.held_out:
         yield SpeakSamples(lambda folder: _speak_samples(run, folder), output_dir / "samples")
 
 
@@ -304,22 +340,32 @@ def _build_weights(recipe: Recipe, family: Family, num_codebooks: int) -> LossWe
 def _build_arguments(recipe: Recipe) -> TrainingArguments:
     """``RecipeError`` where transformers refuses what the recipe's own checks cannot know: ``optim``, ``report_to``."""
     try:
-        return TrainingArguments(**training_arguments(recipe))
+        arguments = TrainingArguments(**training_arguments(recipe))
+        get_reporting_integration_callbacks(arguments.report_to)  # raises for a name that there is not
     except (ValueError, ImportError) as error:
         raise RecipeError(f"training: {error}") from error
+    # "flyte" is the one that transformers does not look for.
+    if missing := set(arguments.report_to) - {*get_available_reporting_integrations(), "flyte"}:
+        raise RecipeError(
+            f"training.report_to: {', '.join(sorted(missing))} is not installed; pip install it, for TensorBoard "
+            "'higgs-trainer[tensorboard]'"
+        )
+    return arguments
 
 
 def _speak_samples(run: Run, folder: Path) -> None:
+    """The recipe's sentences, then the held-out ones, each as it stands in the data."""
     samples = run.recipe.samples
     references: tuple[SpokenClip, ...] = ()
     if samples.ref_audio is not None:
         references = (SpokenClip(samples.ref_text, run.codec.encode(read_audio(samples.ref_audio))),)
-    spoken = speak(
-        run.checkpoint,
-        samples.texts,
-        context=Context(references=references),
-        sampling=Sampling(max_seconds=samples.max_seconds, seed=run.recipe.training.seed),
-    )
+    sampling = Sampling(max_seconds=samples.max_seconds, seed=run.recipe.training.seed)
+    spoken = speak(run.checkpoint, samples.texts, context=Context(references=references), sampling=sampling)
+    for i in range(samples.held_out):
+        assert run.held_out is not None  # `_check_what_is_watched`
+        row = run.held_out.rows[i]
+        context = read_context(row, run.checkpoint.stream_ids.num_codebooks)
+        spoken += speak(run.checkpoint, [row["text"]], context=context, sampling=sampling)
     write_spoken(spoken, run.codec, folder)
 
 

@@ -173,6 +173,10 @@ training: {per_device_train_batch_size: 0}
 TOGETHER = {
     "evaluation without data": ("eval_strategy: steps", "", "data.eval"),
     "two precisions": ("bf16: true, fp16: true", "", "exclude each other"),
+    "metric without evaluation": ("metric_for_best_model: loss", "", "eval_strategy"),
+    "held-out sentences without data": ("seed: 1", "samples: {held_out: 2}", "data.eval"),
+    "early stopping without a metric": ("seed: 1", "early_stopping: {patience: 2}", "metric_for_best_model"),
+    "best without a metric": ("save_strategy: best", "", "metric_for_best_model"),
     "best without evaluation": ("load_best_model_at_end: true", "", "eval_strategy"),
     "a batch of packs": ("per_device_train_batch_size: 4", "", "a batch is one pack"),
     "reference without words": ("seed: 1", "samples: {ref_audio: a.wav}", "give both or neither"),
@@ -286,7 +290,7 @@ model: {name_or_path: ./base, codec: embedded}
 data: {train: prepared}
 adapter: {lora_dropout: 1e-5, modules_to_save: [audio_lm_head], rank_pattern: {q_proj: 4}, init_lora_weights: pissa}
 loss: {codebook_weights: [1, 2e-9]}
-training: {output_dir: a, run_name: "1e5", metric_for_best_model: "no", warmup_steps: 0.1, resume_from_checkpoint: true}
+training: {output_dir: a, run_name: "1e5", hub_model_id: "no", warmup_steps: 0.1, resume_from_checkpoint: true}
 samples: {texts: ["null", "true", "3", "é: #"], ref_audio: a.wav, ref_text: "2e-6"}
 """
     recipe = read(folder, text)

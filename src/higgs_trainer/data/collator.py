@@ -48,8 +48,8 @@ class PackingCollator:
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
         """Items -> ``input_ids``, ``position_ids``, ``audio_input_ids``, ``audio_input_ids_mask``, ``logits_to_keep``
-        (model inputs), ``labels``, ``audio_labels`` (targets), ``utterance_ids``, ``durations_seconds``, ``rewards``
-        (metadata)."""
+        (model inputs), ``labels``, ``audio_labels`` (targets), ``utterance_ids``, ``durations_seconds``, ``rewards``,
+        ``num_tokens`` (metadata)."""
         examples = _flatten(items)
         columns_PK = torch.cat([example.columns_PK for example in examples])
         batch: dict[str, Any] = {
@@ -98,6 +98,7 @@ def _metadata(examples: Sequence[Example]) -> dict[str, Any]:
         "utterance_ids": [example.utterance_id for example in examples],
         "durations_seconds": [example.duration_seconds for example in examples],
         "rewards": [example.reward for example in examples],
+        "num_tokens": [len(example.input_ids) for example in examples],
     }
 
 

@@ -2,10 +2,15 @@
 
 import json
 import os
-from collections.abc import Callable
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from higgs_trainer.training.checkpoints import naming_what_fails
@@ -20,8 +25,19 @@ SHOWN = {
     "grad_norm": "gradient {:.2f}",
     "learning_rate": "rate {:.1e}",
     "audio_seconds_per_second": "{:.0f} s of audio a second",
-    "packing_fill": "packs {:.0%} full",
+    "fill": "{:.0%} full",
 }
+
+
+@contextmanager
+def keeping_random_state() -> Iterator[None]:
+    """Every generator goes on afterwards as if nothing had been drawn."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=devices):
+        yield
+    random.setstate(python_state)
+    np.random.set_state(numpy_state)
 
 
 class ReadableProgress(ProgressCallback):
@@ -91,7 +107,10 @@ class MetricsFile(TrainerCallback):
 
 
 class SpeakSamples(TrainerCallback):
-    """After each evaluation and at the end, speaks into ``folder/step-N``, by the code that ``generate`` uses."""
+    """After each evaluation and at the end, speaks into ``folder/step-N``, by the code that ``generate`` uses.
+
+    Speaking draws random numbers, and training goes on with those that it would have had without.
+    """
 
     def __init__(self, speak_into: Callable[[Path], None], folder: Path) -> None:
         self.speak_into = speak_into
@@ -111,5 +130,7 @@ class SpeakSamples(TrainerCallback):
         folder = self.folder / f"step-{state.global_step}"
         if state.is_world_process_zero and not folder.exists():
             unfinished = folder.with_name(f"_unfinished-{folder.name}")
-            self.speak_into(unfinished)
+            shutil.rmtree(unfinished, ignore_errors=True)
+            with keeping_random_state():
+                self.speak_into(unfinished)
             os.replace(unfinished, folder)

@@ -8,6 +8,7 @@ One training step, top to bottom:
     backward, step         Trainer's and Accelerate's
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         weights: of the loss's terms.
         guard_policy: ``"divert"`` or ``"raise"``.
         use_muon: Muon on the layers' matrices in place of ``args.optim``.
+        tokens_per_pack: as many as a pack could hold, where batches are packs; ``fill`` is logged against it.
         The rest are ``Trainer``'s own.
     """
 
@@ -57,6 +59,7 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         weights: LossWeights = LossWeights(),
         guard_policy: str = "divert",
         use_muon: bool = False,
+        tokens_per_pack: int | None = None,
         **kwargs: Any,
     ) -> None:
         if weights.text and not family.has_text_logits:
@@ -67,6 +70,7 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         self.family = family
         self.weights = weights
         self.use_muon = use_muon
+        self.tokens_per_pack = tokens_per_pack
         self.guard_contract = family.contract
         self.guard_policy = guard_policy
         self.training_totals = LossTotals()
@@ -95,7 +99,7 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
     ) -> tuple[Tensor, Any]:
         """The loss of one micro-batch, divided by the counts of the whole step, and the model's outputs."""
         if model.training:
-            self.step_utterances += metadata.get("utterance_ids", [])
+            self._note(model_inputs, metadata)
         check_pack(model_inputs)
         outputs = model(**model_inputs)
         aligned = self.family.align(outputs, model_inputs, targets)
@@ -132,6 +136,13 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
             loss = loss * self.accelerator.num_processes
         return loss, outputs
 
+    def _note(self, model_inputs: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+        """Who is in this step, and how full its batches are."""
+        self.step_utterances += metadata.get("utterance_ids", [])
+        if "num_tokens" in metadata:
+            room = self.tokens_per_pack or model_inputs["input_ids"].numel()
+            self.training_totals.add_tokens(sum(metadata["num_tokens"]), room)
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Trainer's choice by ``args.optim``, unless Muon was asked for."""
         if not self.use_muon:
@@ -147,6 +158,13 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         if "loss" in logs:
             logs = {**logs, **self._take("", self.training_totals)}
         super().log(logs, *start_time)  # transformers 4.46 knows no start_time
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Trainer's, with what callbacks do afterwards; its seconds are not training's."""
+        started = time.perf_counter()
+        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        self.training_totals.leave_out(time.perf_counter() - started)
+        return metrics
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Trainer's loop; its mean of batch means is replaced by the loss over all cells of the set.
