@@ -166,6 +166,8 @@ def prepare(
         ),
         batch_seconds=batch_seconds,
     )
+    if done.process_index > 0:
+        return
     card = done.card
     typer.echo(f"{done.folder}: {card.utterances} utterances, {card.hours:.2f} h, codec {card.codec_name}")
     if done.resumed:

@@ -42,18 +42,20 @@ class CodeStore:
         with self._writer:
             self._writer.executemany("INSERT OR IGNORE INTO codes VALUES (?, ?, ?)", rows)
 
-    def get(self, content_hash: str) -> np.ndarray:
-        """The codes of a recording that was encoded."""
-        if (codes := self.find(content_hash)) is None:
-            raise KeyError(f"no codes of the recording {content_hash} in {self.folder}")
-        return codes
+    def __contains__(self, content_hash: str) -> bool:
+        return self._find(content_hash) is not None
 
-    def find(self, content_hash: str) -> np.ndarray | None:
-        """The codes of a recording, (F*K,) uint16, or None where nobody has encoded it."""
+    def get(self, content_hash: str) -> np.ndarray:
+        """The codes of a recording, (F*K,) uint16. Raises KeyError where nobody has encoded it."""
+        if (codes := self._find(content_hash)) is None:
+            raise KeyError(f"no codes of the recording {content_hash} in {self.folder}")
+        return np.frombuffer(codes, dtype=np.uint16)
+
+    def _find(self, content_hash: str) -> bytes | None:
+        query = "SELECT codes FROM codes WHERE settings = ? AND content_hash = ?"
         for reader in self._readers:
-            query = "SELECT codes FROM codes WHERE settings = ? AND content_hash = ?"
             if (row := reader.execute(query, (self.settings, content_hash)).fetchone()) is not None:
-                return np.frombuffer(row[0], dtype=np.uint16)
+                return bytes(row[0])
         return None
 
     def __enter__(self) -> "CodeStore":

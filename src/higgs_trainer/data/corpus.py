@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from higgs_trainer.data.recordings import Limits
+from higgs_trainer.data.recordings import Limits, name_recording
 from higgs_trainer.errors import Problem
 
 FEWEST_ROWS = 30  # of one language, below which nothing is said about its pace
-SPREADS = 5.0  # robust standard deviations that are always allowed, in a corpus of uneven pace
+SPREADS = 3.0  # robust standard deviations that are always allowed, in a corpus of uneven pace
 MAD_TO_SPREAD = 1.4826  # of a normal distribution
 
 TAGS = re.compile(r"\[[^\]]*\]|<[^>]*>")
@@ -84,8 +84,8 @@ def _describe_pace(tables: sqlite3.Connection, pace: Pace, usual: float) -> Prob
     path, file, line, speech_seconds = tables.execute(query, (pace.number, pace.place)).fetchone()
     count = round(pace.per_second * speech_seconds)
     what = (
-        f"{path} has {speech_seconds:.1f} s of speech for {count} {pace.unit}: {pace.per_second:.1f} a second, "
-        f"where the corpus has {usual:.1f}"
+        f"{name_recording(path, file)} has {speech_seconds:.1f} s of speech for {count} {pace.unit}: "
+        f"{pace.per_second:.1f} a second, where the corpus has {usual:.1f}"
     )
     return Problem(Path(file), line, what, "is this its transcript? correct it, or raise --max-pace-factor")
 
@@ -119,7 +119,8 @@ def find_duplicates(tables: sqlite3.Connection, limits: Limits) -> Iterator[tupl
         (_, _, _, _, first_line, first_text, first_prompt), *later = rows
         lines = {(first_text, first_prompt): first_line}
         for _, number, path, file, line, text, prompt in later:
-            what = f"{path} is the recording of line {lines.get((text, prompt), first_line)} again"
+            same_line = lines.get((text, prompt), first_line)
+            what = f"{name_recording(path, file)} is the recording of line {same_line} again"
             if text != first_text:
                 what_to_do = "one of the two transcripts is wrong: find out which"
                 yield number, Problem(Path(file), line, f"{what}, with other words", what_to_do)

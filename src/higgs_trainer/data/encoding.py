@@ -99,7 +99,10 @@ def plan_batches(
     """
     batch: list[Pending] = []
     for content_hash, path, seconds in tables.execute(query):
-        pending = Pending(content_hash, path, math.ceil(seconds * frames_per_second))
+        num_frames = math.ceil(
+            round(seconds * frames_per_second, 6)
+        )  # 7 frames last 7.000000000000001 of them
+        pending = Pending(content_hash, path, num_frames)
         is_full = (len(batch) + 1) * seconds > batch_seconds
         if batch and (is_full or pending.num_frames != batch[0].num_frames):
             yield batch
@@ -118,15 +121,15 @@ def encode_recordings(
     batch_seconds: float,
     progress: Progress,
 ) -> int:
-    """Encode this process's batches but for what the store holds; returns how many clips that were found there."""
+    """Encode this process's batches but for what the store holds; returns how many clips it held for all processes."""
     tables = open_table_file(folder / ROWS)
     plan = list(plan_batches(tables, encoder.codec.frames_per_second, batch_seconds=batch_seconds))
     tables.close()
+    known = processes.share(lambda: sum(clip.content_hash in store for batch in plan for clip in batch))
     share = plan[processes.index :: processes.count]
-    missing = [[clip for clip in batch if store.find(clip.content_hash) is None] for batch in share]
-    clips = sum(map(len, missing))
+    missing = [[clip for clip in batch if clip.content_hash not in store] for batch in share]
     for batch in progress(filter(None, missing), "encoding", sum(map(bool, missing))):
         paths = [clip.path for clip in batch]
         waveforms = [encoder.load_waveform(clip.path, clip.content_hash) for clip in batch]
         store.add([clip.content_hash for clip in batch], encoder.encode(paths, waveforms))
-    return sum(map(len, share)) - clips
+    return known

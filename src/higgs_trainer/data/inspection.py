@@ -18,7 +18,13 @@ from higgs_trainer.data.audio import SAMPLE_RATE_HZ
 from higgs_trainer.data.corpus import count_spoken, find_duplicates, find_odd_paces, find_own_references
 from higgs_trainer.data.manifest import CheckedRow
 from higgs_trainer.data.processes import Processes
-from higgs_trainer.data.recordings import Limits, Recording, check_recording, measure_recording
+from higgs_trainer.data.recordings import (
+    Limits,
+    Recording,
+    check_recording,
+    measure_recording,
+    name_recording,
+)
 from higgs_trainer.data.references import pair_references
 from higgs_trainer.data.unfinished import ROWS, open_table_file
 from higgs_trainer.data.utterance import Utterance, dump_utterance, load_utterance
@@ -100,7 +106,12 @@ def _measure_row(
     for place, (path, text) in enumerate(clips):
         recording, problems = measure(path)
         place_problems = (
-            Problem(utterance.file, utterance.line, f"{path} {what}", what_to_do)
+            Problem(
+                utterance.file,
+                utterance.line,
+                f"{name_recording(path, utterance.file)} {what}",
+                what_to_do,
+            )
             for what, what_to_do in problems
         )
         add_problems(tables, number, place_problems)
@@ -226,9 +237,11 @@ def find_notes(folder: Path) -> list[str]:
             f"have fewer than {SAMPLE_RATE_HZ} samples a second: resampling brings no treble back",
         ),
     ):
-        count, path = tables.execute(
-            f"SELECT COUNT(*), MIN(path) FROM recordings WHERE {accepted} AND {condition}"
+        count, number = tables.execute(
+            f"SELECT COUNT(*), MIN(number) FROM recordings WHERE {accepted} AND {condition}"
         ).fetchone()
         if count:
-            notes.append(f"{count} recordings {what} (such as {path})")
+            query = "SELECT file, line FROM recordings WHERE number = ? AND place = 0"
+            file, line = tables.execute(query, (number,)).fetchone()
+            notes.append(f"{count} recordings {what} (first: {file}:{line})")
     return notes

@@ -9,7 +9,9 @@ from torch import Tensor
 from higgs_trainer.data.audio import SAMPLE_RATE_HZ
 from higgs_trainer.errors import UserError
 
-BLOCK_SECONDS = 0.4  # BS.1770's; a shorter clip is one block
+BLOCK_SAMPLES = round(
+    0.4 * SAMPLE_RATE_HZ
+)  # BS.1770 measures blocks; a shorter clip is repeated until it fills one
 
 
 def check_loudness_library() -> None:
@@ -24,10 +26,9 @@ def measure_loudness(waveform_S: Tensor) -> float:
     """LUFS; minus infinity for what is silent to the measure."""
     import pyloudnorm
 
-    block_seconds = min(BLOCK_SECONDS, len(waveform_S) / SAMPLE_RATE_HZ)
-    meter = pyloudnorm.Meter(SAMPLE_RATE_HZ, block_size=block_seconds)
+    filling_S = waveform_S.repeat(math.ceil(BLOCK_SAMPLES / len(waveform_S)))
     with np.errstate(divide="ignore"):
-        return float(meter.integrated_loudness(waveform_S.double().numpy()))
+        return float(pyloudnorm.Meter(SAMPLE_RATE_HZ).integrated_loudness(filling_S.double().numpy()))
 
 
 def normalize_loudness(waveform_S: Tensor, loudness_lufs: float) -> Tensor:

@@ -14,12 +14,14 @@ What this module does not look at is the sound itself: `inspection.py` has the f
 import filecmp
 import functools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from higgs_trainer.data.audio import name_kind
+from higgs_trainer.data.corpus import TAGS, count_spoken
 from higgs_trainer.data.importers import RawRow, Source, open_source
 from higgs_trainer.data.numbers import find_language
 from higgs_trainer.data.text import TextRules, clean_text, find_speakers, find_special_tokens
@@ -31,6 +33,11 @@ STRING_FIELDS = (*REQUIRED_FIELDS, "speaker", "language", "scene", "task", "ref_
 CLIP_LIST_FIELDS = ("references", "turns")
 FIELDS = (*STRING_FIELDS, *CLIP_LIST_FIELDS, "reward")
 CLIP_FIELDS = ("audio", "text", "speaker", "language")
+
+LONGEST_STRING = 20_000  # characters; a quarter of an hour of fast speech
+HALF_PAIR = re.compile("[\ud800-\udfff]")
+# Control characters, and the mark of a wrong decoding.
+NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +191,15 @@ class _RowChecker:
             elif not value.strip():
                 needed = name in REQUIRED_FIELDS
                 self.add(f"{shown} is empty", "fill it in" if needed else "leave the field out")
-            elif any("\ud800" <= character <= "\udfff" for character in value):
+            elif HALF_PAIR.search(value):
                 self.add(f"{shown} holds half of a surrogate pair", "write the character itself, in UTF-8")
+            elif len(value) > LONGEST_STRING:
+                self.add(f"{shown} has {len(value)} characters", f"split it: {LONGEST_STRING} are allowed")
+            elif not name.endswith("audio") and (broken := NO_TEXT.search(value)):
+                self.add(
+                    f"{shown} holds the character U+{ord(broken[0]):04X}, which no text has",
+                    "it was decoded wrongly, or comes from a damaged file: write it again",
+                )
             elif name == "scene" and (tokens := find_special_tokens(value)):
                 self.add(f"{shown} holds the special token {tokens[0]!r}", "take it out of the description")
 
@@ -196,6 +210,11 @@ class _RowChecker:
         assert isinstance(value, str)
         if tokens := find_special_tokens(value):
             self.add(f"{shown!r} holds the special token {tokens[0]!r}", "take it out of the transcript")
+            return None
+        if len(value) > LONGEST_STRING or HALF_PAIR.search(value) or NO_TEXT.search(value):
+            return None
+        if not TAGS.search(value) and not count_spoken(value)[0]:
+            self.add(f"{shown!r} holds no word", "write what is said, or a tag such as [laugh]")
             return None
         language = None
         if self.text_rules.expand_numbers:
@@ -218,7 +237,10 @@ class _RowChecker:
             kind = name_kind(path)
             real = path.resolve() if path.is_symlink() else _resolve_folder(path.parent) / path.name
         except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL, a name too long
-            self.add(f"{shown!r} is no path ({error})", "give the path of a file")
+            reason = (
+                error.strerror if isinstance(error, OSError) else error
+            )  # without the path, which may be long
+            self.add(f"{shown!r} is no path ({reason})", "give the path of a file")
             return None
         inside = any(real.is_relative_to(place) for place in (self.folder, *self.trusted))
         if not self.allow_outside and not inside:

@@ -50,13 +50,14 @@ from higgs_trainer.errors import CheckpointError
 
 @dataclass(frozen=True)
 class PreparedSummary:
-    """What `prepare` wrote, and where. `resumed` counts the clips that an earlier run had encoded; `notes` are
-    sentences on what is no mistake but should be known."""
+    """What `prepare` wrote, and where. `resumed` counts the recordings that an earlier run had encoded; `notes` are
+    sentences on what is no mistake but should be known; `process_index` is 0 in the one that should print it."""
 
     folder: Path
     card: DatasetCard
-    resumed: int = 0
-    notes: tuple[str, ...] = ()
+    resumed: int
+    notes: tuple[str, ...]
+    process_index: int
 
 
 def show_progress(items: Iterable[Any], description: str, total: int | None) -> Iterable[Any]:
@@ -140,11 +141,10 @@ def prepare(
         resumed = encode_recordings(
             folder, encoder, store, processes, batch_seconds=batch_seconds, progress=quietly
         )
+        notes = [*notes, *_describe_unused(source), *find_notes(folder)]
         processes.wait()
         card = processes.share(lambda: _write(output, folder, encoder, store, rejected, manifest.name))
-        return PreparedSummary(
-            output, card, resumed, (*notes, *_describe_unused(source), *find_notes(folder))
-        )
+    return PreparedSummary(output, card, resumed, tuple(notes), processes.index)
 
 
 def _load_codec(codec: Codec | str | Path) -> Codec:

@@ -7,7 +7,8 @@ A recording is kept as its codes, uint16, frame after frame: F*K numbers, to be 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -123,7 +124,8 @@ def write_prepared(
                 seconds += row["duration_seconds"]
                 digest.update(_hash_row(row))
             stream.write_batch(pyarrow.RecordBatch.from_pylist(chunk, schema=schema))
-    Dataset.from_file(str(unsaved)).save_to_disk(folder)
+    with _without_progress_bars():
+        Dataset.from_file(str(unsaved)).save_to_disk(folder)
     unsaved.unlink()
     card = DatasetCard(
         codec_name=codec.name,
@@ -144,6 +146,20 @@ def write_prepared(
     )
     (folder / CARD_NAME).write_text(json.dumps(asdict(card), indent=2) + "\n", encoding="utf-8")
     return card
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """`datasets` draws one in each process and for each write, however short."""
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    were_disabled = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_disabled:
+            enable_progress_bars()
 
 
 def _hash_row(row: dict[str, Any]) -> bytes:

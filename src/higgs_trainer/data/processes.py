@@ -26,9 +26,11 @@ class Processes:
         """The processes that a launcher started, found by accelerate; this one alone without a launcher."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
+        import torch
         from accelerate import PartialState
 
-        state = PartialState(timeout=PATIENCE)
+        # Without being told so, accelerate takes two processes on a machine without a GPU for two strangers.
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
         return cls(state.process_index, state.num_processes, state)
 
     @property

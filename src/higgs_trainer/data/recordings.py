@@ -4,6 +4,7 @@ Everything here is about one file; what only the whole corpus shows is in `corpu
 """
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +117,12 @@ def check_recording(recording: Recording, limits: Limits) -> list[tuple[str, str
             )
         )
     return problems
+
+
+def name_recording(path: str | Path, file: str | Path) -> str:
+    """A recording as messages show it: from the folder of the manifest that names it, where it lies beneath it."""
+    shown = os.path.relpath(path, Path(file).parent)
+    return str(path) if shown.startswith("..") else shown
 
 
 def to_dbfs(amplitude: float) -> float:

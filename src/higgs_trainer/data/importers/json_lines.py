@@ -16,6 +16,7 @@ from higgs_trainer.errors import Problem, UserError
 
 SUFFIXES = (".jsonl", ".ndjson")
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+BYTES_LOOKED_AT = 4096  # to tell text from anything else
 ROWS_LOOKED_AT = 20  # to tell the formats apart
 
 
@@ -46,9 +47,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | Problem]]:
     """
     try:
         with path.open("rb") as file:
-            is_utf_16 = file.read(2) in UTF_16_MARKS
-        if is_utf_16:
+            beginning = file.read(BYTES_LOOKED_AT)
+        if beginning[:2] in UTF_16_MARKS:
             yield from _read_utf_16(path)
+        elif b"\0" in beginning:
+            raise UserError(f"{path} holds NUL bytes, so it is no text in UTF-8; save it as UTF-8")
         else:
             yield from _read_utf_8(path)
     except OSError as error:

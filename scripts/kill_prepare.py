@@ -1,0 +1,145 @@
+"""Kills `prepare` with SIGKILL at random moments and lets it go on, again and again.
+
+    python scripts/kill_prepare.py --kills 10
+
+There may never be half a dataset. No recording that had been encoded may be encoded again, and in the end the
+dataset must be, byte for byte, that of a run that nobody disturbed. Prints what happened; exits with 1 where anything
+differs. A kill comes at a random number of encoded recordings, and a random moment later: while one is encoded, while
+its codes are written, or while the dataset is put together.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from higgs_trainer.data.audio import write_audio
+from higgs_trainer.data.codec import load_codec
+from higgs_trainer.data.prepare import prepare
+from higgs_trainer.data.unfinished import unfinished_folder
+
+RECORDINGS = 40
+LONGEST_MOMENT_SECONDS = 0.2
+ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+
+
+class LoggingCodec:
+    """The embedded codec; each recording that it is given leaves a line in a file, whatever happens next."""
+
+    def __init__(self, log: Path) -> None:
+        self._codec = load_codec("embedded")
+        self._log = log
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._codec, name)
+
+    def encode_batch(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
+        codes = self._codec.encode_batch(waveforms)
+        with self._log.open("a") as file:
+            file.writelines(f"{len(waveform_S)}\n" for waveform_S in waveforms)
+        return codes
+
+
+def write_recordings(folder: Path) -> Path:
+    """Noises of pairwise different numbers of frames: each is a batch, and its length tells which one was encoded."""
+    rows = []
+    for index in range(RECORDINGS):
+        generator = torch.Generator().manual_seed(index)
+        noise_S = torch.rand(12_000 + 960 * index, generator=generator) - 0.5
+        write_audio(folder / f"{index}.wav", noise_S)
+        rows.append(json.dumps({"audio": f"{index}.wav", "text": f"number {index}"}) + "\n")
+    (folder / "m.jsonl").write_text("".join(rows))
+    return folder / "m.jsonl"
+
+
+def start_prepare(manifest: Path, output: Path, log: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, __file__, "--worker", str(manifest), str(output), str(log)]
+    return subprocess.Popen(command, env=os.environ | ALONE, stderr=subprocess.DEVNULL)
+
+
+def count_encoded(output: Path) -> int:
+    """How many recordings' codes lie in the unfinished folder."""
+    path = unfinished_folder(output) / "codes-00000.sqlite"
+    if not path.exists():
+        return 0
+    connection = sqlite3.connect(path)
+    try:
+        return int(connection.execute("SELECT COUNT(*) FROM codes").fetchone()[0])
+    except sqlite3.OperationalError:  # the table is being made
+        return 0
+    finally:
+        connection.close()
+
+
+def run_and_kill(manifest: Path, output: Path, log: Path, *, at_count: int, moment_seconds: float) -> None:
+    """Start, wait for so many codes and a moment more, kill."""
+    process = start_prepare(manifest, output, log)
+    while process.poll() is None and count_encoded(output) < at_count:
+        time.sleep(0.005)
+    time.sleep(moment_seconds)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "state.json"}
+
+
+def run(kills: int, seed: int, folder: Path) -> bool:
+    """Whether everything was as it should be."""
+    rng = random.Random(seed)
+    manifest = write_recordings(folder)
+    if start_prepare(manifest, folder / "undisturbed", folder / "undisturbed.log").wait() != 0:
+        raise SystemExit("the undisturbed run failed")
+    output, log = folder / "disturbed", folder / "disturbed.log"
+    is_right = True
+    counts = sorted(rng.randrange(RECORDINGS) for _ in range(kills))
+    for kill, at_count in enumerate(counts, start=1):
+        moment_seconds = rng.uniform(0, LONGEST_MOMENT_SECONDS)
+        run_and_kill(manifest, output, log, at_count=at_count, moment_seconds=moment_seconds)
+        print(f"kill {kill}: {count_encoded(output)} of {RECORDINGS} encoded")
+        if output.exists():  # killed after the rename, or never: it is compared below
+            break
+    if not output.exists():
+        is_right &= start_prepare(manifest, output, log).wait() == 0
+    encoded = Counter(log.read_text().split())
+    in_flight = sum(encoded.values()) - RECORDINGS
+    print(f"encoded {sum(encoded.values())} times for {RECORDINGS} recordings and {kills} kills")
+    is_right &= len(encoded) == RECORDINGS and in_flight <= kills
+    same = read_folder(output) == read_folder(folder / "undisturbed")
+    print(f"the dataset is {'that' if same else 'NOT that'} of an undisturbed run")
+    return is_right and same and not unfinished_folder(output).exists()
+
+
+def main() -> None:
+    """Run undisturbed, run with kills, compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--worker", nargs=3, type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        manifest, output, log = arguments.worker
+        torch.set_num_threads(1)
+        prepare(manifest, output, codec=LoggingCodec(log))  # type: ignore[arg-type]
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        is_right = run(arguments.kills, arguments.seed, Path(folder))
+    print("all right" if is_right else "WRONG")
+    sys.exit(0 if is_right else 1)
+
+
+if __name__ == "__main__":
+    main()
