@@ -10,10 +10,11 @@ import soundfile
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
-from higgs_trainer import run as run_module
+from higgs_trainer import assembly
+from higgs_trainer.assembly import build_run
 from higgs_trainer.errors import RecipeError
 from higgs_trainer.recipe import read_recipe
-from higgs_trainer.run import build_run, train
+from higgs_trainer.run import train
 from higgs_trainer.training.metrics import list_held_out_metrics
 
 house = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "kill_and_resume.py"))
@@ -146,6 +147,6 @@ def test_what_would_be_found_out_at_the_first_evaluation_is_an_early_error(recip
 
 
 def test_a_reporter_that_is_not_installed_is_an_early_error(recipe, monkeypatch):
-    monkeypatch.setattr(run_module, "get_available_reporting_integrations", lambda: [])
+    monkeypatch.setattr(assembly, "get_available_reporting_integrations", lambda: [])
     with pytest.raises(RecipeError, match=r"tensorboard is not installed; .*higgs-trainer\[tensorboard\]"):
         build_run(read_recipe(recipe, ["--report_to", "tensorboard"]))
