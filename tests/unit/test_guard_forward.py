@@ -205,6 +205,25 @@ def test_a_forward_that_was_replaced_is_guarded_again(caplog: pytest.LogCaptureF
     assert model(IDS) == "replaced 0"
 
 
+def test_a_removed_guard_that_another_tool_still_calls_lets_everything_pass() -> None:
+    """What wraps the guarded forward keeps it alive; after `remove` it must be as if it were not there."""
+    model = make_model()
+    guard = LabelGuard(model)
+    guarded = model.forward
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        return guarded(*args, **kwargs)
+
+    timed.__wrapped__ = guarded  # type: ignore[attr-defined]
+    model.forward = timed
+    guard.remove()
+    assert model.forward is timed
+    assert model(IDS).logits.shape[1] == IDS.shape[1]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'labels'"):
+        model(IDS, labels=IDS)
+    assert guard.leaks == []
+
+
 def test_one_guard_at_a_time() -> None:
     model = make_model()
     first, second = LabelGuard(model), LabelGuard(model)
@@ -304,6 +323,15 @@ def test_the_recheck_catches_a_broken_split(caplog: pytest.LogCaptureFixture) ->
     with pytest.raises(LabelLeakError, match=r"labels would have reached broken\.forward"):
         model(IDS, labels=IDS)
     assert "CRITICAL: Labels still found in kwargs after removal!" in caplog.text
+    assert "Cleaned kwargs: ['input_ids', 'labels']" in caplog.text
+
+
+def test_layer_4_looks_twice_too(caplog: pytest.LogCaptureFixture) -> None:
+    guard = LabelGuard(
+        make_model(), BrokenContract("broken", frozenset({"input_ids"}), frozenset({"labels"}))
+    )
+    with pytest.raises(LabelLeakError, match=r"labels would have reached broken\.forward"):
+        guard.verify(guard.filter(4, {"input_ids": IDS, "labels": IDS}))
     assert "Cleaned kwargs: ['input_ids', 'labels']" in caplog.text
 
 

@@ -386,3 +386,17 @@ def test_a_key_that_model_and_loss_share_reaches_both(tmp_path: Path, layers: se
     assert len(seen) == 2
     assert all(torch.equal(given, target) for given, target in seen)
     assert not trainer.guard.leaks
+
+
+@pytest.mark.parametrize("averages", [False, True])
+def test_a_loss_averaged_over_devices_is_scaled_by_their_number_as_trainer_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, averages: bool
+) -> None:
+    """The count is then that of all ranks, and DDP's mean over ranks divides once more."""
+    monkeypatch.setattr(GuardedTrainer, "_count_data_ranks", lambda self: 3)
+    trainer = make_trainer(tmp_path, make_model())
+    trainer.args.average_tokens_across_devices = averages  # set late: 4.46 resets it where there is one process
+    batch = collate_with_labels(make_rows(2))
+    loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(5))
+    expected = next_token_loss(trainer.model(batch["input_ids"]), batch["labels"], 5)
+    assert float(loss) == pytest.approx(float(expected) * (3 if averages else 1), rel=1e-6)
