@@ -395,7 +395,8 @@ def test_a_loss_averaged_over_devices_is_scaled_by_their_number_as_trainer_does(
     """The count is then that of all ranks, and DDP's mean over ranks divides once more."""
     monkeypatch.setattr(GuardedTrainer, "_count_data_ranks", lambda self: 3)
     trainer = make_trainer(tmp_path, make_model())
-    trainer.args.average_tokens_across_devices = averages  # set late: 4.46 resets it where there is one process
+    # Set late: transformers 4.46 resets it where there is one process.
+    trainer.args.average_tokens_across_devices = averages
     batch = collate_with_labels(make_rows(2))
     loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(5))
     expected = next_token_loss(trainer.model(batch["input_ids"]), batch["labels"], 5)
