@@ -372,6 +372,21 @@ def merge(
 
 
 @app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A checkpoint in either layout.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="For the other layout.")],
+    max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Of one file of weights.")] = "5GB",
+) -> None:
+    """Turn a checkpoint of Boson's own layout into transformers', or back, weight by weight."""
+    from higgs_trainer.model.conversion import convert_checkpoint
+
+    converted = convert_checkpoint(source, output, max_shard_size=max_shard_size)
+    typer.echo(f"{output}: {converted.num_weights} weights, {converted.model_type}")
+    if converted.left_out:
+        typer.echo(f"left out, for they are computed: {', '.join(converted.left_out)}")
+
+
+@app.command()
 def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where it is written.")

@@ -61,7 +61,7 @@ def build_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToken
         ),
     )
     template = (
-        resources.files("higgs_trainer.demo").joinpath("chat_template.jinja").read_text(encoding="utf-8")
+        resources.files("higgs_trainer.model").joinpath("chat_template.jinja").read_text(encoding="utf-8")
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
