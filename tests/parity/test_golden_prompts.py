@@ -9,7 +9,7 @@ from conversations import TARGET_FRAMES, TASKS, demo_tokenizer
 from higgs_trainer.data.delay_pattern import apply_delay
 from higgs_trainer.data.prompt import encode_conversation, encode_prompt
 from higgs_trainer.speech.generate import Sampling, speak
-from tiny import NUM_CODEBOOKS, NUM_CODES, tiny_checkpoint, tiny_tokenizer
+from tiny import NUM_CODEBOOKS, NUM_CODES, draw_codes, tiny_checkpoint, tiny_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "prompts"
 
@@ -45,14 +45,18 @@ def test_generate_sends_the_golden_tokens_and_every_clip(tokenizer, task, monkey
     text, context = TASKS[task]
     checkpoint, sent = tiny_checkpoint(tokenizer=tokenizer), {}
 
+    said_FK = draw_codes(4, seed=4)
+
     def record(**inputs):
+        """As transformers does it: the columns of the prompt, and behind them what was said."""
         sent.update(inputs)
-        said = torch.full((1, 3, NUM_CODEBOOKS), NUM_CODES)
+        said = apply_delay(said_FK, begin_id=NUM_CODES, end_id=NUM_CODES + 1)[None]
         before = inputs.get("audio_input_ids", torch.empty(1, 0, NUM_CODEBOOKS, dtype=torch.long))
         return torch.cat([before, said], dim=1)
 
     monkeypatch.setattr(checkpoint.model, "generate", record)
-    speak(checkpoint, [text], context=context, sampling=Sampling(max_seconds=0.1))
+    (spoken,) = speak(checkpoint, [text], context=context, sampling=Sampling(max_seconds=0.1))
+    assert torch.equal(spoken.codes_FK, said_FK)  # and nothing of the context
     prompt, _ = read_golden(task)
     assert sent["input_ids"][0].tolist() == prompt
     columns = [apply_delay(clip.codes_FK, begin_id=NUM_CODES, end_id=NUM_CODES + 1) for clip in context.clips]

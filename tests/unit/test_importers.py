@@ -368,6 +368,26 @@ def test_a_hugging_face_dataset_that_cannot_be_read(folder: Path, dataset: Datas
         list(open_source("nobody/nothing"))  # a hub name; the hub is not reached in tests
 
 
+@pytest.mark.parametrize("place", [".", "metadata"])
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_audio_folders(folder: Path, place: str, ending: str) -> None:
+    if ending == "csv":
+        (folder / "metadata.csv").write_text("file_name,transcription,age\na.wav,one,30\nb.wav,two,31\n")
+    else:
+        rows = [
+            {"file_name": f"{n}.wav", "transcription": t, "age": 3} for n, t in (("a", "one"), ("b", "two"))
+        ]
+        write_json_lines(folder / "metadata.jsonl", *rows)
+    source = open_source(folder if place == "." else folder / f"metadata.{ending}")
+    assert source.format_name == "audio folder"
+    assert [row.fields for row in source] == [
+        {"audio": "a.wav", "text": "one"},
+        {"audio": "b.wav", "text": "two"},
+    ]
+    assert source.unused == {"age": 2}
+    assert len(read_manifest(source.path)) == 2
+
+
 def test_what_is_no_data(folder: Path) -> None:
     (folder / "notes").write_text("Dear diary")
     for path in (folder / "notes", folder / "wavs"):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from higgs_trainer.data.importers import (
+    audio_folder,
     hf_dataset,
     json_lines,
     ljspeech,
@@ -35,6 +36,7 @@ class Format:
 
 FORMATS: tuple[Format, ...] = (
     Format("Hugging Face dataset", hf_dataset.matches, hf_dataset.read_rows),
+    Format("audio folder", audio_folder.matches, audio_folder.read_rows),
     Format("train-higgs-audio", train_higgs_audio.matches, train_higgs_audio.read_rows),
     Format("LJSpeech", ljspeech.matches, ljspeech.read_rows),
     Format("ms-swift", ms_swift.matches, ms_swift.read_rows),

@@ -79,7 +79,7 @@ def read_rows(source: Source) -> Iterator[RawRow]:
 def _open(path: Path) -> "Dataset | IterableDataset":
     """The dataset, not decoded; of several splits the one that is named, or the only one."""
     from datasets import DatasetDict, load_dataset, load_from_disk
-    from datasets.exceptions import DatasetNotFoundError
+    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
     local, split = _split_name(path)
     try:
@@ -90,7 +90,7 @@ def _open(path: Path) -> "Dataset | IterableDataset":
             found = load_dataset("parquet", data_files=files, split="train", streaming=True)
         else:
             found = load_dataset(str(local))
-    except (DatasetNotFoundError, OSError, ValueError) as error:
+    except (DatasetGenerationError, DatasetNotFoundError, ImportError, OSError, ValueError) as error:
         raise UserError(f"{path} cannot be opened as a dataset ({error})") from error
     if not isinstance(found, DatasetDict):
         return found
