@@ -46,6 +46,25 @@ def tiny_checkpoint(
     return Checkpoint("tiny", HiggsAudioV2ForConditionalGeneration(config), tokenizer)
 
 
+def talkative_checkpoint(*, end_logit: float = 0.0, seed: int = 0) -> Checkpoint:
+    """Random weights that never draw begin of stream in a clip, and whose likeliest code changes from column to column.
+
+    ``end_logit``: of end of stream; the codes' logits are some ten to either side of 0.
+    """
+    checkpoint = tiny_checkpoint(seed=seed)
+    head_KCD = checkpoint.model.audio_lm_head.weight.data.view(NUM_CODEBOOKS, NUM_CODES + 2, -1)
+    head_KCD *= 40
+    head_KCD[..., 0] = 0.0
+    head_KCD[:, NUM_CODES:] = 0.0
+    head_KCD[:, NUM_CODES, 0], head_KCD[:, NUM_CODES + 1, 0] = -1e4, end_logit
+
+    def set_first_to_one(module: torch.nn.Module, args: Any, hidden_BTD: Tensor) -> Tensor:
+        return torch.cat([torch.ones_like(hidden_BTD[..., :1]), hidden_BTD[..., 1:]], dim=-1)
+
+    checkpoint.model.model.norm.register_forward_hook(set_first_to_one)
+    return checkpoint
+
+
 def draw_codes(num_frames: int, seed: int) -> Tensor:
     return torch.randint(
         NUM_CODES, (num_frames, NUM_CODEBOOKS), generator=torch.Generator().manual_seed(seed)

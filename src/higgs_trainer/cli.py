@@ -13,6 +13,7 @@ from higgs_trainer.guard.leak import LabelLeakError
 
 if TYPE_CHECKING:
     from higgs_trainer.run import CheckReport
+    from higgs_trainer.speech.script import ScriptLine, Voice
 
 app = typer.Typer(
     name="higgs-trainer",
@@ -260,20 +261,25 @@ def generate(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="For WAV files and index.jsonl.")
     ],
-    text: Annotated[str | None, typer.Option(help="A sentence to speak.")] = None,
-    text_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Sentences, one a line.")] = None,
+    text: Annotated[str | None, typer.Option(help="What to say.")] = None,
+    text_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What to say: a sentence a line, or JSON lines.")
+    ] = None,
     codec: Annotated[str | None, typer.Option(metavar="NAME", help="Default: the model's own.")] = None,
     ref_audio: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="A clip of the voice to clone; again for [SPEAKER1] and so on."),
+        typer.Option(metavar="FILE", help="A clip of the voice to clone; again for [SPEAKER1], and so on."),
     ] = None,
     ref_text: Annotated[
-        list[str] | None, typer.Option(help="What is said in that clip; once for each.")
+        list[str] | None, typer.Option(help="What is said in that clip; as often as --ref-audio.")
     ] = None,
+    scene: Annotated[str | None, typer.Option(help="Where the speaker is, or who, in words.")] = None,
     reference_in_system: Annotated[
         bool, typer.Option("--reference-in-system", help="Put the clips behind the scene, without words.")
     ] = False,
-    scene: Annotated[str | None, typer.Option(help="Where the speaker is, in words.")] = None,
+    language: Annotated[
+        str, typer.Option(metavar="CODE", help="Decides where sentences end in a long text.")
+    ] = "en",
     temperature: Annotated[
         float | None,
         typer.Option(min=0.01, help="Lower is steadier. Default, here and below: the model's own."),
@@ -284,70 +290,92 @@ def generate(
     top_p: Annotated[
         float | None, typer.Option(min=0.01, max=1.0, help="Draw from this share of likelihood.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same speech.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same speech.")] = 0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest code.")] = False,
     max_seconds: Annotated[
         float, typer.Option(min=0.1, help="Where speech that does not stop is cut.")
     ] = 30.0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sentences spoken at once.")] = 8,
+    part_seconds: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="A longer text is spoken in parts. Default: two thirds of --max-seconds."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts spoken at once; it changes no clip.")] = 8,
+    dtype: Annotated[Dtype, typer.Option(help="What the model computes in.")] = "float32",
+    device: Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")] = None,
 ) -> None:
-    """Speak one sentence, or each line of a file."""
-    texts = _read_texts(text, text_file)
-    references = _pair_references(ref_audio or [], ref_text or [], words_needed=not reference_in_system)
-    if reference_in_system and not (references and scene):
-        raise UserError("--reference-in-system puts clips behind a scene; give --ref-audio and --scene")
-    from higgs_trainer.speech.generate import Sampling, generate_files
+    """Speak a text, or each line of a file.
 
-    generate_files(
+    A line of FILE is a sentence or, in JSON lines, an object with **text** and, where it likes, its own scene,
+    ref_audio with ref_text, references, language, seed. A dialogue has **[SPEAKER0]** and so on in its text. The voice
+    is the adapter's, the scene's, or the references'. Clips that the model did not end itself are named.
+    """
+    script = _read_script(text, text_file)
+    voice = _read_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
+    from higgs_trainer.speech.clip_folder import check_is_empty
+    from higgs_trainer.speech.sampling import Sampling
+    from higgs_trainer.speech.speaker import load_speaker, speak_into_folder
+
+    check_is_empty(output)
+    speaker = load_speaker(
         model,
-        texts,
-        output,
         codec=codec,
-        references=references,
-        references_in_system=reference_in_system,
-        scene=scene,
+        voice=voice,
         sampling=Sampling(
             greedy=greedy,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
             max_seconds=max_seconds,
+            part_seconds=part_seconds,
             seed=seed,
         ),
-        batch_size=batch_size,
+        language=language,
+        dtype=dtype,
+        device=device,
     )
-    typer.echo(f"{output}: {len(texts)} spoken, in the order of index.jsonl")
+    done = speak_into_folder(speaker, script, output, batch_size=batch_size)
+    typer.echo(
+        f"{output}: {done.num_clips} spoken, {done.audio_seconds:.1f} s of audio in {done.seconds:.1f} s, "
+        "in the order of index.jsonl"
+    )
+    if done.at_limit:
+        typer.echo(
+            f"warning: {len(done.at_limit)} of {done.num_clips} did not stop and were cut at {max_seconds:g} s: "
+            + ", ".join(done.at_limit),
+            err=True,
+        )
 
 
-def _pair_references(
-    ref_audio: Sequence[Path], ref_text: Sequence[str], *, words_needed: bool
-) -> list[tuple[Path, str | None]]:
+def _read_script(text: str | None, text_file: Path | None) -> "list[ScriptLine]":
+    """What to say, from the command line or a file."""
+    if (text is None) == (text_file is None):
+        raise UserError("what should be said? give --text or --text-file, one of them")
+    from higgs_trainer.speech.script import ScriptLine, read_script
+
+    if text_file is not None:
+        return read_script(text_file)
+    if text is None or not text.strip():
+        raise UserError("--text is empty; write a sentence there")
+    return [ScriptLine(text.strip())]
+
+
+def _read_voice(
+    scene: str | None, ref_audio: Sequence[Path], ref_text: Sequence[str], in_system: bool
+) -> "Voice":
     """Each clip with its words. A clip without words, or words without a clip, would pair the rest wrongly."""
-    if not words_needed and not ref_text:
-        return [(path, None) for path in ref_audio]
-    if len(ref_audio) != len(ref_text):
+    if len(ref_audio) != len(ref_text) and (ref_text or not in_system):
         raise UserError(
             "--ref-audio and --ref-text are a recording and its words; "
             f"give as many of the one as of the other (here {len(ref_audio)} and {len(ref_text)})"
         )
-    return list(zip(ref_audio, ref_text, strict=True))
+    if in_system and not (ref_audio and scene):
+        raise UserError("--reference-in-system puts clips behind a scene; give --ref-audio and --scene")
+    from higgs_trainer.data.utterance import Clip
+    from higgs_trainer.speech.script import Voice
 
-
-def _read_texts(text: str | None, text_file: Path | None) -> list[str]:
-    """The sentences to speak. An empty line is an error: it would shift every later sentence in the index."""
-    if (text is None) == (text_file is None):
-        raise UserError("what should be said? give --text or --text-file, one of them")
-    if text_file is None:
-        lines, place = [text or ""], "--text"
-    else:
-        try:
-            lines, place = text_file.read_text(encoding="utf-8-sig").rstrip().split("\n"), str(text_file)
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{text_file} cannot be read ({error}); give a text file in UTF-8") from error
-    empty = [str(number) for number, line in enumerate(lines, start=1) if not line.strip()]
-    if empty:
-        raise UserError(f"{place}: empty line {', '.join(empty)}; write a sentence there, or remove it")
-    return [line.strip() for line in lines]
+    texts: Sequence[str | None] = ref_text or [None] * len(ref_audio)
+    references = tuple(Clip(audio, words) for audio, words in zip(ref_audio, texts, strict=True))
+    return Voice(scene, references, in_system)
 
 
 @app.command()

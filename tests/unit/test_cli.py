@@ -134,44 +134,71 @@ def test_check_prints_what_was_seen(
 
 
 @pytest.fixture
-def generated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    calls: list[tuple[Any, ...]] = []
+def generated(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
+    calls: list[SimpleNamespace] = []
+
+    def speak_into_folder(speaker: Any, script: Any, output: Path, *, batch_size: int) -> SimpleNamespace:
+        calls.append(SimpleNamespace(**speaker, script=script, output=output, batch_size=batch_size))
+        return SimpleNamespace(num_clips=2, audio_seconds=3.0, seconds=1.5, at_limit=("0001.wav",))
+
     stub(
         monkeypatch,
-        "speech.generate",
-        Sampling=SimpleNamespace,
-        generate_files=lambda *given, **options: calls.append((*given, options)),
+        "speech.speaker",
+        load_speaker=lambda model, **options: {"model": model, **options},
+        speak_into_folder=speak_into_folder,
     )
     return calls
 
 
-def test_generate_speaks_each_line(generated: list[Any], tmp_path: Path) -> None:
+def test_generate_speaks_each_line(
+    generated: list[SimpleNamespace], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "t.txt").write_bytes(b"\xef\xbb\xbfone\r\n two \r\n")
+    output = tmp_path / "o"
     assert (
-        run("generate", "--model", "m", "--output", "o", "--text-file", tmp_path / "t.txt", "--top-k", 7) == 0
+        run("generate", "--model", "m", "--output", output, "--text-file", tmp_path / "t.txt", "--top-k", 7)
+        == 0
     )
-    ((model, texts, output, options),) = generated
-    assert (model, texts, output) == ("m", ["one", "two"], Path("o"))
-    assert (options["sampling"].top_k, options["sampling"].greedy, options["references"]) == (7, False, [])
-    assert options["sampling"].temperature is None
+    (call,) = generated
+    assert (call.model, [line.text for line in call.script], call.output) == ("m", ["one", "two"], output)
+    assert (call.sampling.top_k, call.sampling.greedy, call.sampling.temperature) == (7, False, None)
+    assert (call.voice.scene, call.voice.references, call.device, call.batch_size) == (None, (), None, 8)
+    printed = capsys.readouterr()
+    assert "2 spoken, 3.0 s of audio in 1.5 s" in printed.out
+    assert "1 of 2 did not stop and were cut at 30 s: 0001.wav" in printed.err
 
 
-def test_generate_takes_several_voices(generated: list[Any]) -> None:
-    voices = ["--ref-audio", "a.wav", "--ref-text", "A.", "--ref-audio", "b.wav", "--ref-text", "B."]
-    assert run("generate", "--model", "m", "--output", "o", "--text", "[SPEAKER1] hi", *voices) == 0
-    in_system = ["--ref-audio", "a.wav", "--reference-in-system", "--scene", "A hall."]
-    assert run("generate", "--model", "m", "--output", "o", "--text", "hi", *in_system) == 0
-    (*_, first), (*_, second) = generated
-    assert first["references"] == [(Path("a.wav"), "A."), (Path("b.wav"), "B.")]
-    assert (second["references"], second["references_in_system"]) == ([(Path("a.wav"), None)], True)
+def test_generate_clones_two_speakers(generated: list[SimpleNamespace], tmp_path: Path) -> None:
+    voices = ["--ref-audio", "a.wav", "--ref-text", "aa", "--ref-audio", "b.wav", "--ref-text", "bb"]
+    more = [
+        "--scene",
+        "A room.",
+        "--reference-in-system",
+        "--seed",
+        "5",
+        "--language",
+        "de",
+        "--device",
+        "cpu",
+    ]
+    assert (
+        run("generate", "--model", "m", "-o", tmp_path / "o", "--text", "[SPEAKER0] one", *voices, *more) == 0
+    )
+    (call,) = generated
+    assert [(str(clip.audio), clip.text) for clip in call.voice.references] == [
+        ("a.wav", "aa"),
+        ("b.wav", "bb"),
+    ]
+    assert (call.voice.scene, call.voice.references_in_system) == ("A room.", True)
+    assert (call.sampling.seed, call.language, call.device) == (5, "de", "cpu")
 
 
 WRONG_TEXTS = {
     "nothing to say": ([], "give --text or --text-file"),
     "two things to say": (["--text", "a", "--text-file", "t.txt"], "give --text or --text-file"),
-    "empty": (["--text", " "], "--text: empty line 1"),
+    "empty": (["--text", " "], "--text is empty"),
     "no file": (["--text-file", "none.txt"], "none.txt cannot be read"),
-    "an empty line": (["--text-file", "t.txt"], "t.txt: empty line 2"),
+    "an empty line": (["--text-file", "t.txt"], "t.txt:2: an empty line"),
     "a reference without words": (
         ["--text", "a", "--ref-audio", "a.wav"],
         "give as many of the one as of the other",
@@ -184,12 +211,13 @@ WRONG_TEXTS = {
         ["--text", "a", "--ref-audio", "a.wav", "--reference-in-system"],
         "give --ref-audio and --scene",
     ),
+    "a folder with files": (["--text", "a", "-o", "."], "not empty"),
 }
 
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG_TEXTS.values(), ids=WRONG_TEXTS)
 def test_what_cannot_be_spoken(
-    generated: list[Any],
+    generated: list[SimpleNamespace],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -1,56 +1,71 @@
-"""Generation: who may end a clip, what a folder of clips holds, and that a batch says what single calls say."""
-
-import json
+"""Generation: that a batch says what single calls say, whatever its prompts; and long texts in parts."""
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from peft import LoraConfig, get_peft_model
 
-from higgs_trainer.data.audio import read_audio
-from higgs_trainer.errors import UserError
-from higgs_trainer.speech.generate import (
-    FirstCodebookEnds,
-    Sampling,
-    Spoken,
-    build_generation_config,
-    generate_files,
-    speak,
-    write_spoken,
-)
-from tiny import NUM_CODEBOOKS, NUM_CODES, draw_codes, tiny_checkpoint
+from higgs_trainer.data.prompt import Context, SpokenClip
+from higgs_trainer.model.loading import Checkpoint
+from higgs_trainer.speech.generate import Request, Sampling, speak, speak_requests
+from tiny import NUM_CODEBOOKS, NUM_CODES, draw_codes, talkative_checkpoint, tiny_checkpoint
 
-
-class ToneCodec:
-    """As long as its codes say, and silent."""
-
-    sample_rate_hz, frames_per_second = 24_000, 25
-
-    def decode(self, codes_FK):
-        return torch.zeros(len(codes_FK) * 960)
+REFERENCE = SpokenClip("nine", draw_codes(6, 1))
+REQUESTS = [  # prompts of seven lengths: none, one and two clips before the text, a scene, several parts
+    Request("one two three four"),
+    Request("three", seed=5),
+    Request("four five", Context(references=(REFERENCE,)), seed=2),
+    Request("[SPEAKER0] six\n[SPEAKER1] one", Context(references=(REFERENCE, SpokenClip("two", draw_codes(9, 2))))),
+    Request("six", Context(scene="A quiet room.")),
+    Request("one one", Context("A room.", (REFERENCE,), references_in_system=True)),
+    Request("one two three. four five six seven. eight nine zero zero. one.", seed=4),
+]  # fmt: skip
 
 
-def test_only_the_first_codebook_ends_a_clip():
-    end_id, delay_token = NUM_CODES + 1, 7
-    processor = FirstCodebookEnds(num_codebooks=NUM_CODEBOOKS, end_id=end_id, delay_token=delay_token)
-    scores = torch.randn(2 * NUM_CODEBOOKS, NUM_CODES + 2)
-    speaking_then_ending = torch.tensor([[1, 2], [1, delay_token]])
-    out = processor(speaking_then_ending, scores).reshape(2, NUM_CODEBOOKS, -1)
-    before = scores.reshape(2, NUM_CODEBOOKS, -1)
-    assert torch.isinf(out[0, 1:, end_id]).all()
-    assert torch.equal(out[0, 0], before[0, 0])
-    assert torch.equal(out[1], before[1])
-    assert torch.equal(out[0, :, :end_id], before[0, :, :end_id])
+@pytest.mark.parametrize("greedy", [True, False])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_batch_says_what_single_calls_say(greedy: bool, adapted: bool) -> None:
+    checkpoint = talkative_checkpoint()
+    if adapted:
+        lora = LoraConfig(r=3, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+        model = get_peft_model(checkpoint.model, lora)
+        checkpoint = Checkpoint(checkpoint.folder, model, checkpoint.tokenizer)
+    drawing = {"greedy": True} if greedy else {"temperature": 0.9, "top_k": 9, "top_p": 0.97}
+    sampling = Sampling(max_seconds=0.9, part_seconds=2.0, seed=7, **drawing)
+    alone = [dict(speak_requests(checkpoint, [request], sampling=sampling))[0] for request in REQUESTS]
+    assert alone[-1].num_parts == 3
+    assert len({tuple(clip.codes_FK.flatten().tolist()) for clip in alone}) >= len(REQUESTS) - 1
+    for batch_size in (3, 7):
+        together = dict(speak_requests(checkpoint, REQUESTS, sampling=sampling, batch_size=batch_size))
+        assert sorted(together) == list(range(len(REQUESTS)))
+        for number, clip in together.items():
+            assert torch.equal(clip.codes_FK, alone[number].codes_FK), f"request {number}"
+            assert clip.stopped == alone[number].stopped
 
 
-def test_a_finished_clip_that_waits_for_its_batch_keeps_its_only_choice():
-    end_id = NUM_CODES + 1
-    processor = FirstCodebookEnds(num_codebooks=NUM_CODEBOOKS, end_id=end_id, delay_token=7)
-    scores = torch.full((NUM_CODEBOOKS, NUM_CODES + 2), -torch.inf)
-    scores[:, end_id] = 0.0
-    assert torch.equal(processor(torch.tensor([[1, 4]]), scores), scores)
+def test_clips_that_end_early_and_late_share_a_batch() -> None:
+    checkpoint = talkative_checkpoint()
+    sampling = Sampling(temperature=1.5, top_k=0, top_p=1.0, max_seconds=2.0)
+    requests = [Request("one", seed=seed) for seed in range(8)]
+    together = dict(speak_requests(checkpoint, requests, sampling=sampling, batch_size=8))
+    lengths = {len(clip.codes_FK) for clip in together.values()}
+    assert len(lengths) > 3, "the case should have clips of several lengths"
+    assert any(clip.stopped for clip in together.values())
+    for number, request in enumerate(requests):
+        alone = dict(speak_requests(checkpoint, [request], sampling=sampling))[0]
+        assert torch.equal(alone.codes_FK, together[number].codes_FK)
 
 
-def test_a_fine_codebook_that_wants_to_end_does_not_cut_the_clip():
+def test_texts_come_back_in_their_order_and_are_counted() -> None:
+    counted: list[int] = []
+    texts = ["one two", "three four five", "six"]
+    spoken = speak(
+        tiny_checkpoint(), texts, sampling=Sampling(max_seconds=0.2), batch_size=2, on_done=counted.append
+    )
+    assert [clip.text for clip in spoken] == texts
+    assert counted == [1, 1, 1]
+
+
+def test_a_fine_codebook_that_wants_to_end_does_not_cut_the_clip() -> None:
     checkpoint = tiny_checkpoint()
     head = checkpoint.model.audio_lm_head.weight
     norm = checkpoint.model.model.norm
@@ -64,50 +79,37 @@ def test_a_fine_codebook_that_wants_to_end_does_not_cut_the_clip():
     assert not clip.stopped
 
 
-@pytest.mark.parametrize(
-    ("own", "asked", "expected"),
-    [
-        ({}, Sampling(), (True, 1.0, 50, 0.95)),
-        ({"do_sample": False}, Sampling(), (False, None, None, None)),
-        ({"do_sample": False}, Sampling(temperature=0.7), (True, 0.7, 50, 0.95)),
-        ({"do_sample": True, "temperature": 0.3}, Sampling(top_k=5), (True, 0.3, 5, 0.95)),
-        ({"do_sample": True, "temperature": 0.3}, Sampling(greedy=True), (False, None, None, None)),
-    ],
-)
-def test_what_is_not_asked_for_is_the_models_own_choice(own, asked, expected):
-    checkpoint = tiny_checkpoint()
-    checkpoint.model.generation_config = GenerationConfig(**own)
-    chosen = build_generation_config(checkpoint, asked)
-    assert (chosen.do_sample, chosen.temperature, chosen.top_k, chosen.top_p) == expected
-    assert checkpoint.model.generation_config.max_new_tokens is None
+def test_each_part_hears_the_part_before_it_and_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    from higgs_trainer.speech import generate
 
+    heard: list[tuple[str, list[str | None]]] = []
+    encode = generate.encode_prompt
 
-def test_a_batch_says_what_single_calls_say():
-    checkpoint = tiny_checkpoint()
-    with torch.no_grad():
-        checkpoint.model.audio_lm_head.weight.mul_(30)
-    texts = ["one two", "three", "four five", "six"]
-    sampling = Sampling(greedy=True, max_seconds=0.6)
-    together = speak(checkpoint, texts, sampling=sampling, batch_size=4)
-    assert [clip.text for clip in together] == texts
-    for clip in together:
-        alone = speak(checkpoint, [clip.text], sampling=sampling)[0]
-        assert torch.equal(alone.codes_FK, clip.codes_FK)
+    def note(tokenizer, text, context, **sizes):
+        heard.append((text, [clip.text for clip in context.clips]))
+        return encode(tokenizer, text, context, **sizes)
 
-
-def test_a_folder_of_clips_has_an_index_in_order(tmp_path):
-    spoken = [Spoken("one", draw_codes(5, 1), True), Spoken("two", draw_codes(0, 2), False)]
-    waveforms = write_spoken(spoken, ToneCodec(), tmp_path / "out")
-    rows = [json.loads(line) for line in (tmp_path / "out" / "index.jsonl").read_text().splitlines()]
-    assert [(row["text"], row["seconds"], row["stopped"]) for row in rows] == [
-        ("one", 0.2, True),
-        ("two", 0.0, False),
+    monkeypatch.setattr(generate, "encode_prompt", note)
+    checkpoint = talkative_checkpoint()
+    request = Request("one two three. four five six. seven eight nine.", Context(references=(REFERENCE,)))
+    sampling = Sampling(greedy=True, max_seconds=0.4, part_seconds=1.0)
+    ((_, clip),) = speak_requests(checkpoint, [request], sampling=sampling)
+    assert heard == [
+        ("one two three.", ["nine"]),
+        ("four five six.", ["nine", "one two three."]),
+        ("seven eight nine.", ["nine", "four five six."]),
     ]
-    for row, waveform_S in zip(rows, waveforms, strict=True):
-        assert len(read_audio(tmp_path / "out" / row["audio"])) == len(waveform_S)
+    assert (clip.num_parts, clip.text) == (3, request.text)
+    assert len(clip.codes_FK) > 20
 
 
-def test_clips_are_not_written_among_other_files(tmp_path):
-    (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(UserError, match="not empty"):
-        generate_files("anything", ["one"], tmp_path)
+def test_a_part_in_which_nothing_was_said_is_no_context() -> None:
+    checkpoint = tiny_checkpoint()
+    norm, head = checkpoint.model.model.norm, checkpoint.model.audio_lm_head.weight
+    with torch.no_grad():  # the first codebook wants nothing but to end
+        norm.weight.zero_()
+        norm.register_forward_hook(lambda module, args, output: torch.ones_like(output))
+        head.zero_()
+        head.reshape(NUM_CODEBOOKS, NUM_CODES + 2, -1)[0, NUM_CODES + 1] = 1.0
+    clip = speak(checkpoint, ["one. two."], sampling=Sampling(greedy=True, part_seconds=0.3))[0]
+    assert (len(clip.codes_FK), clip.num_parts, clip.stopped) == (0, 2, True)

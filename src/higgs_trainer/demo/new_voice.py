@@ -11,6 +11,7 @@ from pathlib import Path
 
 import transformers
 from rich.console import Console
+from torch import Tensor
 
 from higgs_trainer.data.audio import read_audio
 from higgs_trainer.data.codec import load_codec
@@ -21,8 +22,11 @@ from higgs_trainer.errors import HiggsTrainerError, UserError
 from higgs_trainer.model.loading import CODEC_FOLDER
 from higgs_trainer.recipe import read_recipe
 from higgs_trainer.run import CheckReport, check, train
+from higgs_trainer.speech.clip_folder import Spoken
 from higgs_trainer.speech.evaluate import load_asr
-from higgs_trainer.speech.generate import Sampling, generate_files
+from higgs_trainer.speech.sampling import Sampling
+from higgs_trainer.speech.script import ScriptLine
+from higgs_trainer.speech.speaker import load_speaker, speak_into_folder
 
 RECORDINGS_SHOWN = 5  # of the real voice, on the page
 NUM_REFERENCES = 20  # recordings whose mean embedding stands for the voice
@@ -132,5 +136,12 @@ def say_checks(console: Console, report: CheckReport) -> None:
 
 def speak_set(model: Path, strings: list[str], folder: Path) -> ClipSet:
     """What ``higgs-trainer generate`` would write for these strings."""
-    spoken, waveforms = generate_files(model, strings, folder, sampling=SAMPLING)
+    heard: dict[int, tuple[Spoken, Tensor]] = {}
+    speak_into_folder(
+        load_speaker(model, sampling=SAMPLING),
+        [ScriptLine(string) for string in strings],
+        folder,
+        on_clip=lambda number, clip, waveform_S: heard.update({number: (clip, waveform_S)}),
+    )
+    spoken, waveforms = zip(*(heard[number] for number in range(len(strings))), strict=True)
     return ClipSet.of_spoken(spoken, waveforms)

@@ -1,0 +1,210 @@
+"""How codes are drawn: by transformers' own distribution and, for one clip, its very codes; and who may end a clip."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList
+
+from higgs_trainer.errors import CheckpointError
+from higgs_trainer.speech.generate import Request, speak, speak_requests
+from higgs_trainer.speech.sampling import (
+    DrawByClip,
+    DrawRule,
+    FirstCodebookEnds,
+    RepetitionRule,
+    Sampling,
+    build_generation_config,
+    choose_draw_rule,
+)
+from tiny import NUM_CODEBOOKS, NUM_CODES, talkative_checkpoint, tiny_checkpoint
+
+BEGIN, END, DONE = NUM_CODES, NUM_CODES + 1, 4
+ANY = DrawRule(temperature=1.0, top_k=0, top_p=1.0, repetition=None)
+
+
+def make_drawer(rule: DrawRule, seeds: list[int], heard_BWK: Tensor | None = None) -> DrawByClip:
+    return DrawByClip(
+        rule,
+        [torch.Generator().manual_seed(seed) for seed in seeds],
+        stream_ids=(BEGIN, END),
+        done_token=DONE,
+        last_heard_BWK=torch.zeros(len(seeds), 0, 3) if heard_BWK is None else heard_BWK,
+    )
+
+
+def test_one_clip_says_the_very_codes_of_transformers_own_sampling() -> None:
+    checkpoint = talkative_checkpoint()
+    sampling = Sampling(temperature=5.0, top_k=7, top_p=0.9, max_seconds=0.8, seed=11)
+    ours = speak(checkpoint, ["one two three"], sampling=sampling)[0]
+
+    prompt = checkpoint.tokenizer.apply_chat_template(
+        [
+            {"role": "system", "content": "Generate audio following instruction."},
+            {"role": "user", "content": "one two three"},
+        ],
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    torch.manual_seed(11)
+    columns_1PK = checkpoint.model.generate(
+        **prompt,
+        do_sample=True,
+        temperature=5.0,
+        top_k=7,
+        top_p=0.9,
+        max_new_tokens=20 + NUM_CODEBOOKS + 1,
+        logits_processor=LogitsProcessorList(
+            [
+                FirstCodebookEnds(
+                    num_codebooks=NUM_CODEBOOKS,
+                    end_id=END,
+                    delay_token=checkpoint.stream_ids.delay_token,
+                    done_token=checkpoint.model.config.eos_token_id,
+                )
+            ]
+        ),
+    )
+    theirs_PK = columns_1PK[0]
+    assert len(ours.codes_FK) >= 5
+    for k in range(NUM_CODEBOOKS):  # frame f of codebook k stands in column f + k + 1
+        F = len(ours.codes_FK)
+        assert torch.equal(ours.codes_FK[:, k], theirs_PK[1 + k : 1 + k + F, k])
+
+
+def test_codes_come_as_often_as_the_distribution_says() -> None:
+    torch.manual_seed(3)
+    scores = torch.randn(1, 5)
+    drawer = make_drawer(DrawRule(0.7, 4, 0.95, None), [5])
+    counts = torch.zeros(5)
+    for _ in range(4000):
+        counts[drawer(torch.tensor([[1]]), scores).argmax()] += 1
+    expected = scores[0] / 0.7
+    expected[expected.argmin()] = -torch.inf
+    kept = (
+        expected.softmax(0).sort(descending=True).values.cumsum(0)
+        - expected.softmax(0).sort(descending=True).values
+    )
+    assert (kept < 0.95).sum() == 4, "the case should not depend on top_p"
+    assert torch.allclose(counts / 4000, expected.softmax(0), atol=0.03)
+
+
+def test_a_clip_draws_the_same_whoever_stands_beside_it_and_draws_nothing_once_it_is_finished() -> None:
+    scores = torch.randn(3 * 3, 11)
+    alone = make_drawer(ANY, [9])
+    together = make_drawer(ANY, [4, 9, 6])
+    speaking, others_done = torch.tensor([[1], [1], [1]]), torch.tensor([[DONE], [1], [DONE]])
+    for tokens in (speaking, others_done, speaking, others_done):
+        batch = together(tokens, scores)
+        assert torch.equal(batch[3:6], alone(torch.tensor([[1]]), scores[3:6]))
+    first = make_drawer(ANY, [4])
+    before = [first(torch.tensor([[1]]), scores[:3]) for _ in range(2)]
+    again = make_drawer(ANY, [4, 9, 6])
+    assert torch.equal(again(speaking, scores)[:3], before[0])
+    again(others_done, scores)
+    assert torch.equal(again(speaking, scores)[:3], before[1])
+
+
+def test_a_code_that_repeats_itself_is_drawn_again_and_stream_ids_are_not() -> None:
+    rule = DrawRule(1.0, 1, 1.0, RepetitionRule(window_columns=4, most=2))  # top_k 1: always the likeliest
+    scores = torch.zeros(3, NUM_CODES + 2)
+    scores[0, 5] = scores[1, END] = scores[2, 7] = 0.1
+    heard = torch.tensor([[[5, END, 7], [1, END, 7], [5, END, 2], [1, END, 3]]])
+    drawn = [
+        make_drawer(rule, [seed], heard)(torch.tensor([[1]]), scores).argmax(dim=-1) for seed in range(30)
+    ]
+    codes_NK = torch.stack(drawn)
+    assert (codes_NK[:, 0] == 5).float().mean() < 0.5, "5 stands twice among the last four"
+    assert (codes_NK[:, 1] == END).all(), "end of stream stands four times, and is no repetition"
+    assert (codes_NK[:, 2] == 7).float().mean() < 0.5
+    longer = torch.cat([heard, torch.tensor([[[0, 0, 0]]])], dim=1)  # the first 7 leaves the window
+    drawer = make_drawer(rule, [1], longer)
+    assert (drawer(torch.tensor([[1]]), scores).argmax(dim=-1)[2] == 7).all()
+    assert drawer.heard_BWK[0, -1].tolist()[1:] == [END, 7]
+
+
+def test_repetitions_are_counted_from_the_reference_on() -> None:
+    checkpoint = talkative_checkpoint()
+    checkpoint.model.generation_config.ras_win_len = 3
+    checkpoint.model.generation_config.ras_win_max_num_repeat = 1
+    sampling = Sampling(temperature=0.01, max_seconds=0.6)
+    codes_FK = speak(checkpoint, ["one"], sampling=sampling)[0].codes_FK
+    checkpoint.model.generation_config.ras_win_len = None
+    stuck_FK = speak(checkpoint, ["one"], sampling=sampling)[0].codes_FK
+    assert (stuck_FK[1:] == stuck_FK[:-1]).float().mean() > (codes_FK[1:] == codes_FK[:-1]).float().mean()
+
+
+def test_only_the_first_codebook_ends_a_clip() -> None:
+    delay_token = 7
+    processor = FirstCodebookEnds(
+        num_codebooks=NUM_CODEBOOKS, end_id=END, delay_token=delay_token, done_token=DONE
+    )
+    scores = torch.randn(2 * NUM_CODEBOOKS, NUM_CODES + 2)
+    speaking_then_ending = torch.tensor([[1, 2], [1, delay_token]])
+    out = processor(speaking_then_ending, scores.clone()).reshape(2, NUM_CODEBOOKS, -1)
+    before = scores.reshape(2, NUM_CODEBOOKS, -1)
+    assert torch.isinf(out[0, 1:, END]).all()
+    assert torch.equal(out[0, 0], before[0, 0])
+    assert torch.equal(out[1], before[1])
+    assert torch.equal(out[0, :, :END], before[0, :, :END])
+
+
+def test_a_finished_clip_that_waits_for_its_batch_keeps_its_only_choice() -> None:
+    processor = FirstCodebookEnds(num_codebooks=NUM_CODEBOOKS, end_id=END, delay_token=7, done_token=DONE)
+    scores = torch.full((NUM_CODEBOOKS, NUM_CODES + 2), -torch.inf)
+    scores[:, END] = 0.0
+    assert torch.equal(processor(torch.tensor([[1, DONE]]), scores.clone()), scores)
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "expected"),
+    [
+        ({}, Sampling(), (1.0, 50, 0.95)),
+        ({"do_sample": False}, Sampling(), None),
+        ({"do_sample": False}, Sampling(temperature=0.7), (0.7, 50, 0.95)),
+        ({"do_sample": True, "temperature": 0.3}, Sampling(top_k=5), (0.3, 5, 0.95)),
+        ({"do_sample": True, "temperature": 0.3}, Sampling(top_k=0, top_p=1.0), (0.3, 0, 1.0)),
+        ({"do_sample": True, "temperature": 0.3}, Sampling(greedy=True), None),
+    ],
+)
+def test_what_is_not_asked_for_is_the_models_own_choice(own, asked, expected) -> None:
+    rule = choose_draw_rule(GenerationConfig(**own), asked)
+    assert (rule and (rule.temperature, rule.top_k, rule.top_p)) == expected
+
+
+def test_a_way_of_drawing_that_higgs_audio_does_not_know_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="min_p"):
+        choose_draw_rule(GenerationConfig(do_sample=True, min_p=0.1), Sampling())
+
+
+def test_the_models_own_config_is_left_as_it_is() -> None:
+    checkpoint = tiny_checkpoint()
+    checkpoint.model.generation_config = GenerationConfig(do_sample=True, temperature=0.3)
+    checkpoint.model.generation_config.ras_win_len = 7
+    plain = build_generation_config(checkpoint, max_columns=17)
+    assert (plain.do_sample, plain.max_new_tokens, plain.ras_win_len) == (False, 17, None)
+    own = checkpoint.model.generation_config
+    assert (own.do_sample, own.max_new_tokens, own.ras_win_len) == (True, None, 7)
+
+
+def test_samples_leave_the_random_state_of_a_training_run_alone() -> None:
+    checkpoint = tiny_checkpoint()
+    before = torch.get_rng_state()
+    checkpoint.model.train()
+    speak(checkpoint, ["one"], sampling=Sampling(temperature=1.0, max_seconds=0.2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert checkpoint.model.training
+
+
+def test_a_request_of_its_own_seed_says_what_that_seed_says() -> None:
+    checkpoint = tiny_checkpoint()
+    sampling = Sampling(temperature=1.0, max_seconds=0.3, seed=3)
+    by_number = dict(
+        speak_requests(checkpoint, [Request("one"), Request("one", seed=8)], sampling=sampling, batch_size=2)
+    )
+    assert torch.equal(by_number[0].codes_FK, speak(checkpoint, ["one"], sampling=sampling)[0].codes_FK)
+    eight = dataclasses.replace(sampling, seed=8)
+    assert torch.equal(by_number[1].codes_FK, speak(checkpoint, ["one"], sampling=eight)[0].codes_FK)
+    assert not torch.equal(by_number[0].codes_FK, by_number[1].codes_FK)
