@@ -63,6 +63,16 @@ def test_a_special_token_inside_a_text_is_refused(token):
             encode_prompt(tiny_tokenizer(), text, context, num_codebooks=NUM_CODEBOOKS)
 
 
+def test_a_typed_text_is_put_in_order_as_a_prepared_one():
+    typed, prepared = " e\u0301t\u00e9  [laugh]\n", "\u00e9t\u00e9 [laugh]"
+    clips = [SpokenClip(text, draw_codes(3, seed=3)) for text in (typed, prepared)]
+    first, second = (
+        encode_prompt(tiny_tokenizer(), text, Context(turns=(clip,)), num_codebooks=NUM_CODEBOOKS)
+        for text, clip in zip((typed, prepared), clips, strict=True)
+    )
+    assert torch.equal(first, second)
+
+
 def test_what_no_template_can_lay_out_is_refused():
     wordless = (SpokenClip(None, draw_codes(3, seed=3)),)
     with pytest.raises(UserError, match="stand behind a scene"):

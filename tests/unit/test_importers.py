@@ -237,6 +237,16 @@ def test_bad_samples_of_train_higgs_audio(folder: Path) -> None:
         assert expected in what or "the row's fields make it 'single_speaker'" in what
 
 
+def test_json_that_is_taken_strictly(folder: Path) -> None:
+    write_samples(folder, sample("a"), sample("a", duration=float("nan")))
+    metadata = folder / "metadata.json"
+    metadata.write_text(metadata.read_text().replace('"id": "a",', '"id": "a", "id": "b",', 1))
+    assert [what for _, _, what in find_problems(folder)] == ["'id' is given 2 times", "NaN is not JSON"]
+    metadata.write_text(metadata.read_text()[:-20])
+    with pytest.raises(UserError, match=r"metadata.json:11: not JSON"):
+        read_manifest(folder)
+
+
 def message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 

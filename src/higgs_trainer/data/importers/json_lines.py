@@ -6,7 +6,7 @@ be a guess.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -92,25 +92,32 @@ def first_objects(path: Path) -> list[dict[str, Any]]:
 def parse_row(path: Path, line: int, text: str) -> RawRow:
     """One JSON object as a row; a row of problems where it is not one."""
     problems: list[Problem] = []
-
-    def build_object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-        counts = Counter(key for key, _ in pairs)
-        for key, count in counts.items():
-            if count > 1:
-                problems.append(Problem(path, line, f"{key!r} is given {count} times", "keep one"))
-        return dict(pairs)
-
-    def refuse_constant(name: str) -> str:
-        problems.append(
-            Problem(path, line, f"{name} is not JSON", "leave the field out or write a string or a number")
-        )
-        return name
-
     try:
-        row = json.loads(text, object_pairs_hook=build_object, parse_constant=refuse_constant)
+        row = build_decoder(path, line, problems).decode(text)
     except (ValueError, RecursionError) as error:
         return describe_problem(path, line, line, f"not JSON ({error})", "write one whole JSON object a line")
     if not isinstance(row, dict):
         what = f"a {type(row).__name__} where an object should be"
         return describe_problem(path, line, line, what, 'write {"audio": ..., "text": ...}')
     return RawRow(path, line, line, None if problems else row, tuple(problems))
+
+
+def build_decoder(path: Path, line: int, problems: list[Problem]) -> json.JSONDecoder:
+    """A decoder that adds to ``problems`` what Python's takes without a word: a key given twice, NaN and Infinity."""
+
+    def add(what: str, what_to_do: str) -> None:
+        problems.append(Problem(path, line, what, what_to_do))
+
+    def build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        row = dict(pairs)
+        if len(row) < len(pairs):
+            for key, count in Counter(key for key, _ in pairs).items():
+                if count > 1:
+                    add(f"{key!r} is given {count} times", "keep one")
+        return row
+
+    def refuse_constant(name: str) -> str:
+        add(f"{name} is not JSON", "leave the field out or write a string or a number")
+        return name
+
+    return json.JSONDecoder(object_pairs_hook=build_object, parse_constant=refuse_constant)

@@ -8,18 +8,21 @@ For several speakers, `ref_speakers` is a list of {speaker_tag, speaker_id, ref_
 reads a scene such as `quiet_room` as "Audio is recorded from quiet room.", and so does this.
 """
 
-import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from higgs_trainer.data.importers.json_lines import build_decoder
 from higgs_trainer.data.importers.source import RawRow, Source, describe_problem
 from higgs_trainer.data.importers.text_folder import read_text
 from higgs_trainer.errors import Problem, UserError
 
 METADATA_NAME = "metadata.json"
 SAMPLES = re.compile(r'"samples"\s*:\s*\[')
+GAP = re.compile(r"[\s,]*")  # between two samples
 STAND_IN = "this is a voice sample"
 """How the words begin that its tools write where a reference's transcript was missing."""
 
@@ -57,10 +60,9 @@ def read_rows(source: Source) -> Iterator[RawRow]:
         text = metadata.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{metadata} is not UTF-8 ({error}); save it as UTF-8") from error
-    for number, (line, sample) in enumerate(_iterate_samples(metadata, text), start=1):
+    for number, (line, sample, problems) in enumerate(_iterate_samples(metadata, text), start=1):
         if isinstance(sample, dict):
-            row = _Sample(metadata, line, number, sample, source)
-            yield row.read()
+            yield _Sample(metadata, line, number, sample, source.unused, problems).read()
         else:
             what = f"sample {number} is a {type(sample).__name__}, not an object"
             yield describe_problem(metadata, line, number, what, 'write {"audio_file": ...}')
@@ -70,33 +72,35 @@ def _metadata_of(path: Path) -> Path:
     return path / METADATA_NAME if path.is_dir() else path
 
 
-def _iterate_samples(metadata: Path, text: str) -> Iterator[tuple[int, Any]]:
-    """(line, sample) one by one, so that a message can say where a sample stands."""
+def _iterate_samples(metadata: Path, text: str) -> Iterator[tuple[int, Any, list[Problem]]]:
+    """(line, sample, what is wrong with its JSON) one by one, so that a message can say where a sample stands."""
     begin = SAMPLES.search(text)
     assert begin is not None  # `matches` has seen it
-    decoder, at, counted, line = json.JSONDecoder(), begin.end(), 0, 1
+    at, counted, line = begin.end(), 0, 1
     while True:
-        gap = re.compile(r"[\s,]*").match(text, at)
+        gap = GAP.match(text, at)
         at = gap.end() if gap else at
         line, counted = line + text.count("\n", counted, at), at
         if text[at : at + 1] == "]":
             return
+        problems: list[Problem] = []
         try:
-            sample, at = decoder.raw_decode(text, at)
+            sample, at = build_decoder(metadata, line, problems).raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{metadata}:{line}: not JSON ({error}); mend the file") from error
-        yield line, sample
+        yield line, sample, problems
 
 
+@dataclass
 class _Sample:
     """Reads one sample and collects what is wrong with it."""
 
-    def __init__(
-        self, metadata: Path, line: int, number: int, sample: Mapping[str, Any], source: Source
-    ) -> None:
-        self.metadata, self.line, self.number, self.sample = metadata, line, number, sample
-        self.unused = source.unused
-        self.problems: list[Problem] = []
+    metadata: Path
+    line: int
+    number: int
+    sample: Mapping[str, Any]
+    unused: Counter[str]
+    problems: list[Problem]
 
     def add(self, what: str, what_to_do: str) -> None:
         self.problems.append(Problem(self.metadata, self.line, what, what_to_do))
