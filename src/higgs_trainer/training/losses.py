@@ -75,8 +75,7 @@ class _CrossEntropy(torch.autograd.Function):
                 errors_RC -= smoothing / C
             right_R1 = targets_R.clamp(min=0)[:, None]
             errors_RC.scatter_add_(1, right_R1, errors_RC.new_full(right_R1.shape, smoothing - 1))
-            torch.mul(errors_RC, grad_R[:, None], out=errors_RC)
-            out_RC.copy_(errors_RC)
+            torch.mul(errors_RC, grad_R[:, None], out=out_RC)
         return gradient_MC, None, None
 
 
