@@ -379,6 +379,32 @@ def _read_voice(
 
 
 @app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Output folders of training.", show_default=False)
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Default, for one run: report.html in its folder."
+        ),
+    ] = None,
+) -> None:
+    """Write one HTML page about a run, or several side by side: players, curves, guard, data, recipe.
+
+    The page holds its audio and needs nothing else. What a folder lacks is said on it.
+    """
+    from higgs_trainer.speech.report.report_page import REPORT_NAME, write_report
+
+    if output is None and len(runs) > 1:
+        raise UserError("where should the page of several runs go? give --output FILE")
+    written = write_report(runs, output or runs[0] / REPORT_NAME)
+    typer.echo(f"{written.path}: {written.size_bytes / 1e6:.1f} MB")
+    for note in written.notes:
+        typer.echo(f"note: {note}")
+
+
+@app.command()
 def merge(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="The folder that training wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="For the merged model.")],

@@ -23,6 +23,8 @@ from higgs_trainer.model.loading import copy_companions
 from higgs_trainer.model.parameters import count_trainable, format_trainable
 from higgs_trainer.recipe import Recipe, TrainingRecipe, write_recipe
 from higgs_trainer.speech.generate import Sampling, speak, write_spoken
+from higgs_trainer.speech.real_speech import REFERENCE, Recording, decode_row, find_rows, write_recordings
+from higgs_trainer.speech.report.report_page import REPORT_NAME, write_report
 from higgs_trainer.training.callbacks import MetricsFile, ReadableProgress, SpeakSamples
 from higgs_trainer.training.checkpoints import (
     ASIDE,
@@ -32,12 +34,14 @@ from higgs_trainer.training.checkpoints import (
     naming_what_fails,
 )
 from higgs_trainer.training.checks import CheckResult, check_examples, check_leaks, check_model
+from higgs_trainer.training.environment import describe_environment
 from higgs_trainer.training.stopping import EndWhenAsked
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 
 RECIPE_NAME = "recipe.yaml"
 GUARD_REPORT_NAME = "guard_report.json"
 PARAMETERS_NAME = "trainable_parameters.json"
+ENVIRONMENT_NAME = "environment.json"
 METRICS_FILE_NAME = "metrics.jsonl"
 METRICS_NAME = "metrics.json"
 
@@ -55,7 +59,7 @@ class TrainingSummary:
 
 def train(recipe: Recipe) -> TrainingSummary:
     """Train, and write the output folder: adapter or model, tokenizer, ``recipe.yaml``, ``guard_report.json``,
-    ``metrics.jsonl``, ``metrics.json``, and the samples that the recipe asks for."""
+    ``metrics.jsonl``, ``metrics.json``, the samples that the recipe asks for, and ``report.html``."""
     output_dir = recipe.training.output_dir
     find_start(output_dir, recipe.training.resume_from_checkpoint)  # before a large model is loaded
     run = build_run(recipe)
@@ -72,9 +76,10 @@ def train(recipe: Recipe) -> TrainingSummary:
 
     metrics = {**_last_logged(trainer), **result.metrics}
     _write_result(run, metrics)
-    return TrainingSummary(
-        output_dir, metrics, trainer.guard.ledger.cascade(), trainer.is_world_process_zero()
-    )
+    is_main = trainer.is_world_process_zero()
+    if is_main:  # after a push, and so not in it: the page holds recordings of a person
+        write_report([output_dir], output_dir / REPORT_NAME)
+    return TrainingSummary(output_dir, metrics, trainer.guard.ledger.cascade(), is_main)
 
 
 def _build_watchers(run: Run) -> Iterator[TrainerCallback]:
@@ -92,11 +97,15 @@ def _write_plan(run: Run) -> None:
     """Before the first step: what will run, and what is trained."""
     output_dir = run.recipe.training.output_dir
     output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / REPORT_NAME).unlink(missing_ok=True)  # of an earlier run
     write_recipe(run.recipe, output_dir / RECIPE_NAME)
     trainable = count_trainable(run.checkpoint.model)
     print(format_trainable(trainable), flush=True)
     counts = {kind: {"trained": trained, "all": total} for kind, (trained, total) in trainable.items()}
     _write_json(output_dir / PARAMETERS_NAME, counts)
+    _write_json(output_dir / ENVIRONMENT_NAME, describe_environment(run.trainer.accelerator))
+    if run.recipe.samples.texts or run.recipe.samples.held_out:
+        write_recordings(output_dir, _list_recordings(run))
 
 
 def _write_result(run: Run, metrics: dict[str, float]) -> None:
@@ -198,6 +207,19 @@ def _speak_samples(run: Run, folder: Path) -> None:
         context = read_context(row, run.checkpoint.stream_ids.num_codebooks)
         spoken += speak(run.checkpoint, [row["text"]], context=context, sampling=sampling)
     write_spoken(spoken, run.codec, folder)
+
+
+def _list_recordings(run: Run) -> Iterator[Recording]:
+    """What the samples are held against: their references, and the data's own recordings of the same sentences."""
+    samples = run.recipe.samples
+    if samples.ref_audio is not None:
+        reference = read_audio(samples.ref_audio)
+        yield from (Recording(text, REFERENCE, samples.ref_text, reference) for text in samples.texts)
+    sets = [examples.rows for examples in (run.held_out, run.train_examples) if examples is not None]
+    for row in find_rows(samples.texts, sets):
+        yield from decode_row(row, run.codec, with_references=False)
+    for i in range(samples.held_out):
+        yield from decode_row(sets[0][i], run.codec, with_references=True)
 
 
 def _last_logged(trainer: HiggsAudioTrainer) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 
 import pytest
@@ -16,14 +17,14 @@ from higgs_trainer.data.audio import write_audio
 from higgs_trainer.data.collator import PackingCollator
 from higgs_trainer.data.mel_codec import MelCodec
 from higgs_trainer.demo.blank_model import write_blank_model
-from higgs_trainer.errors import RecipeError
+from higgs_trainer.errors import RecipeError, UserError
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_layers": 1, "num_heads": 2}
 RECIPE = """
 model: {name_or_path: model}
 data: {train: prepared, eval: prepared, tokens_per_pack: 150}
 adapter: {r: 4, target_modules: all_linear}
-samples: {texts: [one two], max_seconds: 0.4}
+samples: {texts: [one two, one one], ref_audio: 3.wav, ref_text: one one one one, max_seconds: 0.4}
 training:
   output_dir: out
   max_steps: 2
@@ -124,11 +125,41 @@ def test_train_leaves_a_folder_that_peft_opens(folder, trained):
         "guard_report.json",
         "metrics.json",
         "tokenizer.json",
+        "samples/step-0/0000.wav",
         "samples/step-2/0000.wav",
+        "report.html",
     ):
         assert (trained / name).is_file(), name
     assert "learning_rate: 0.01" in (trained / "recipe.yaml").read_text()
     assert json.loads((trained / "metrics.json").read_text())["codebook_7_loss"] > 0
+
+
+def test_the_page_of_a_run_lacks_nothing_but_an_evaluation(trained, tmp_path):
+    """Whatever training writes is where the page looks for it."""
+    result = run("report", trained, "-o", tmp_path / "page.html")
+    assert result.exit_code == 0, result.output
+    assert "note:" not in result.output
+    for page in (trained / "report.html", tmp_path / "page.html"):
+        text = page.read_text()
+        missing = re.findall('<p class="missing">(.*?)</p>', text, re.DOTALL)
+        assert len(missing) == 2, missing
+        assert "drawn by a script" in missing[0] or "drawn by a script" in missing[1]
+        assert any("evaluation.json is not in" in one for one in missing)
+        for expected in (
+            "before",
+            "after",
+            "recording, through the codec",
+            "training_step",
+            "cpu (",
+            "reference",
+        ):
+            assert expected in text, expected
+
+
+def test_several_runs_need_a_place_for_their_page(trained):
+    result = CliRunner().invoke(app, ["report", str(trained), str(trained)])
+    assert isinstance(result.exception, UserError)
+    assert "--output" in str(result.exception)
 
 
 def test_a_fully_trained_model_speaks_from_its_own_folder(folder, tmp_path):

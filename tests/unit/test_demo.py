@@ -90,8 +90,12 @@ def test_the_outcome_is_printed_a_line_each(capsys):
 def test_the_page_is_honest_and_names_the_real_checkpoint(tmp_path):
     sets = {"after": ClipSet.of_recordings(["one", "two"], [torch.zeros(2400)] * 2)}
     scores = {"after": SpeechScores(2, 0.0, 0.0, None, 1.0, ("one", "two"))}
-    write_page(tmp_path / "samples.html", "Demo", sets, scores, limits={"after": 1})
-    page = (tmp_path / "samples.html").read_text()
+    run = tmp_path / "after"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("model: {name_or_path: base}\n")
+    path = write_page(tmp_path, run, "Demo", sets, scores, limits={"after": 1})
+    assert path == tmp_path / "samples.html"
+    page = path.read_text()
     for expected in (
         "robotic",
         "synthetic",

@@ -1,7 +1,5 @@
 """Audio files to and from waveforms: float32, mono, 24 kHz, in [-1, 1]."""
 
-import base64
-import io
 import math
 import os
 import re
@@ -160,11 +158,3 @@ def write_audio(path: str | Path, waveform_S: Tensor) -> None:
         os.replace(unfinished, path)
     finally:
         Path(unfinished).unlink(missing_ok=True)
-
-
-def encode_data_uri(waveform_S: Tensor) -> str:
-    """MP3, which every browser plays and which takes a tenth of a WAV file, as a data URI for an HTML page."""
-    samples = waveform_S.detach().float().cpu().clamp(-1.0, 1.0).numpy()
-    encoded = io.BytesIO()
-    soundfile.write(encoded, samples, SAMPLE_RATE_HZ, format="MP3", subtype="MPEG_LAYER_III")
-    return "data:audio/mpeg;base64," + base64.b64encode(encoded.getvalue()).decode("ascii")

@@ -1,20 +1,21 @@
 """A page about a corpus, before it is encoded: how its recordings are spread, what is odd among them, what is wrong.
 
-One HTML file without scripts that holds its audio, so it can be moved, mailed and opened offline.
+One HTML file that holds its audio, so it can be moved, mailed and opened offline.
 """
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jinja2
 import numpy as np
 
-from higgs_trainer.data.audio import decode_file, encode_data_uri, to_waveform
+from higgs_trainer.data.audio import SAMPLE_RATE_HZ, decode_file, to_waveform
 from higgs_trainer.data.corpus import find_paces
 from higgs_trainer.data.unfinished import ROWS, open_table_file
 from higgs_trainer.errors import AudioError
+from higgs_trainer.page.document import PLAYERS_SCRIPT, read_script, write_document
+from higgs_trainer.page.sound import draw_spectrogram, encode_audio
 
 TEMPLATE = "report_page.html.jinja"
 BARS = 40
@@ -26,12 +27,14 @@ SECONDS_PLAYED = 20.0
 
 @dataclass(frozen=True)
 class Player:
-    """A recording to listen to; ``audio`` is empty where it cannot be played."""
+    """A recording to listen to; ``audio`` and ``spectrogram`` are empty where it cannot be played."""
 
     path: str
     text: str
     caption: str
-    audio: str
+    seconds: float = 0.0
+    audio: str = ""
+    spectrogram: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,10 @@ class Distribution:
 def write_report_page(folder: Path, path: Path, *, title: str) -> None:
     """Write the page to ``path`` from what the unfinished folder holds once everything is checked."""
     tables = open_table_file(folder / ROWS)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template(TEMPLATE).render(
+    write_document(
+        path,
+        Path(__file__).parent / TEMPLATE,
+        script=read_script(PLAYERS_SCRIPT),
         title=title,
         facts=_find_facts(tables),
         distributions=_find_distributions(tables),
@@ -65,10 +64,6 @@ def write_report_page(folder: Path, path: Path, *, title: str) -> None:
         problems_shown=PROBLEMS_SHOWN,
     )
     tables.close()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(page, encoding="utf-8")
-    unfinished.replace(path)
 
 
 def _find_facts(tables: sqlite3.Connection) -> dict[str, str]:
@@ -141,15 +136,20 @@ def _describe(
 def _play(tables: sqlite3.Connection, number: int, caption: str) -> Player:
     query = "SELECT path, text FROM recordings WHERE number = ? AND place = 0"
     path, text = tables.execute(query, (number,)).fetchone() or ("", "")
-    return Player(Path(path).name, text, caption, _encode_audio(path) if path else "")
-
-
-def _encode_audio(path: str) -> str:
+    player = Player(Path(path).name, text, caption)
+    if not path:
+        return player
     try:
         waveform_S = to_waveform(decode_file(path))
     except AudioError:  # it was moved meanwhile; that it cannot be heard is seen on the page
-        return ""
-    return encode_data_uri(waveform_S[: round(SECONDS_PLAYED * 24_000)])
+        return player
+    played_S = waveform_S[: round(SECONDS_PLAYED * SAMPLE_RATE_HZ)]
+    return replace(
+        player,
+        seconds=len(waveform_S) / SAMPLE_RATE_HZ,
+        audio=encode_audio(played_S, SAMPLE_RATE_HZ),
+        spectrogram=draw_spectrogram(played_S, SAMPLE_RATE_HZ),
+    )
 
 
 def _find_problems(tables: sqlite3.Connection) -> Sequence[tuple[str, Player]]:
@@ -158,7 +158,7 @@ def _find_problems(tables: sqlite3.Connection) -> Sequence[tuple[str, Player]]:
     return [
         (
             f"{Path(file).name}:{line}: {what}; {what_to_do}",
-            _play(tables, number, "") if index < PROBLEMS_PLAYED else Player("", "", "", ""),
+            _play(tables, number, "") if index < PROBLEMS_PLAYED else Player("", "", ""),
         )
         for index, (number, file, line, what, what_to_do) in enumerate(problems)
     ]

@@ -73,8 +73,9 @@ def learn_to_speak(output: Path) -> None:
     references = [decode(codec, codes_FK) for _, _, codes_FK in clips[:NUM_REFERENCES]]
     say(console, "listen", "a speech recogniser and a speaker encoder judge every clip")
     scores = judge(sets, asr=asr, reference_waveforms=references, console=console)
-    write_page(
-        output / "samples.html",
+    page = write_page(
+        output,
+        Path(recipe.training.output_dir),
         "Higgs Trainer: speech from nothing",
         sets,
         scores,
@@ -94,7 +95,7 @@ def learn_to_speak(output: Path) -> None:
             "n": scores["after"].n,
         },
     )
-    print_outcome(scores, output / "samples.html")
+    print_outcome(scores, page)
 
 
 def read_digits(folder: Path) -> list[tuple[str, str, np.ndarray]]:

@@ -83,7 +83,7 @@ def learn_a_voice(output: Path) -> None:
     references = [read_audio(u.audio) for u in read_manifest(voice / "train.jsonl")[:NUM_REFERENCES]]
     scores = judge(sets, asr=asr, reference_waveforms=references, console=console)
     limits = {"the real voice": RECORDINGS_SHOWN, "the real voice through the codec": RECORDINGS_SHOWN}
-    write_page(output / "samples.html", "Higgs Trainer: a new voice", sets, scores, limits)
+    page = write_page(output, after_folder, "Higgs Trainer: a new voice", sets, scores, limits)
     write_summary(
         output / "summary.json",
         {
@@ -102,7 +102,7 @@ def learn_a_voice(output: Path) -> None:
             "n": scores["after"].n,
         },
     )
-    print_outcome(scores, output / "samples.html")
+    print_outcome(scores, page)
 
 
 def make_empty(output: Path) -> None:

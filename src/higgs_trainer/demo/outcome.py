@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,17 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
+from higgs_trainer.data.audio import write_audio
 from higgs_trainer.speech.evaluate import SpeechScores, Transcriber, score_speech
+from higgs_trainer.speech.evaluation_file import JudgedClip, JudgedSet, write_evaluation
 from higgs_trainer.speech.generate import Spoken
-from higgs_trainer.speech.samples_page import Clip, Row, write_samples_page
+from higgs_trainer.speech.report.report_page import write_report
+
+DEMO_NOTE = (
+    "The model and the codec behind these clips are tiny, so that they train on a laptop: the sound is robotic, the "
+    "vocabulary is ten words, and the voices are synthetic. Listen for the words and for whose voice it is, not for "
+    "quality. The real checkpoint speaks far better and takes a GPU."
+)
 
 WITH_THE_REAL_CHECKPOINT = {
     "The same recipe with the real checkpoint": "recipes/single_speaker.yaml, on a GPU",
@@ -100,22 +108,34 @@ def write_summary(path: Path, figures: Mapping[str, Any]) -> None:
 
 
 def write_page(
-    path: Path,
+    output: Path,
+    run: Path,
     title: str,
     sets: Mapping[str, ClipSet],
     scores: Mapping[str, SpeechScores],
     limits: Mapping[str, int],
-) -> None:
-    """The page: a row for each text, a column for each set that has it; of some sets only the first clips."""
-    rows: dict[str, dict[str, Clip]] = {}
-    for name, clips in sets.items():
+) -> Path:
+    """Write ``evaluation.json`` into the run's folder, and the run's page into ``output``; returns the page's path.
+
+    What the model says comes first, then the recordings; of some sets only the first clips. Clips that no verb has
+    written yet are written to ``wav``, beside the others.
+    """
+    judged = []
+    for name, clips in sorted(sets.items(), key=lambda item: item[0] not in ("before", "after")):
+        folder = output / "wav" / name.replace(" ", "-")
         heard = zip(clips.texts, clips.waveforms, scores[name].transcripts, clips.stopped, strict=True)
-        for text, waveform_S, transcript, stopped in islice(heard, limits.get(name)):
-            rows.setdefault(text, {})[name] = Clip(waveform_S, transcript, stopped)
-    write_samples_page(
-        path,
-        title,
-        [Row(text, clips) for text, clips in rows.items()],
-        scores,
-        facts=WITH_THE_REAL_CHECKPOINT,
-    )
+        shown = []
+        for number, (text, waveform_S, transcript, stopped) in enumerate(islice(heard, limits.get(name))):
+            audio = folder / f"{number:04d}.wav"
+            if not audio.exists():
+                write_audio(audio, waveform_S)
+            shown.append(JudgedClip(text, audio, transcript, stopped))
+        judged.append(JudgedSet(name, _list_scores(scores[name]), shown))
+    write_evaluation(run, judged)
+    page = output / "samples.html"
+    write_report([run], page, title=title, note=DEMO_NOTE, facts=WITH_THE_REAL_CHECKPOINT)
+    return page
+
+
+def _list_scores(scores: SpeechScores) -> dict[str, float | None]:
+    return {name: value for name, value in asdict(scores).items() if name != "transcripts"}

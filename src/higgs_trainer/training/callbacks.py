@@ -107,7 +107,7 @@ class MetricsFile(TrainerCallback):
 
 
 class SpeakSamples(TrainerCallback):
-    """After each evaluation and at the end, speaks into ``folder/step-N``, by the code that ``generate`` uses.
+    """Speaks into ``folder/step-N`` before the first step, after each evaluation and at the end, as ``generate`` does.
 
     Speaking draws random numbers, and training goes on with those that it would have had without.
     """
@@ -115,6 +115,16 @@ class SpeakSamples(TrainerCallback):
     def __init__(self, speak_into: Callable[[Path], None], folder: Path) -> None:
         self.speak_into = speak_into
         self.folder = folder
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """What training is to be compared with. A run that goes on has spoken already; one from the beginning drops
+        what an earlier run said."""
+        if state.global_step == 0:
+            if state.is_world_process_zero:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            self._speak(state)
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -1,0 +1,65 @@
+"""A part of the page: what was found in a run's folder, or one sentence that says why there is nothing."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(frozen=True)
+class Part(Generic[T]):
+    """``value`` where it was found; ``note``: why not, or what is wrong with it."""
+
+    value: T | None = None
+    note: str = ""
+
+    def then(self, change: Callable[[T], "Part[U]"]) -> "Part[U]":
+        """What ``change`` makes of the value; what is missing stays missing."""
+        return Part(None, self.note) if self.value is None else change(self.value)
+
+
+def read_text(path: Path, *, otherwise: str) -> Part[str]:
+    """A file's text. ``otherwise``: who writes such a file, for the reader of a page without it."""
+    try:
+        return Part(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Part(None, f"{path.name} is not in {path.parent}; {otherwise}.")
+    except (OSError, UnicodeDecodeError) as error:
+        return Part(None, f"{path} cannot be read ({error}).")
+
+
+def read_object(path: Path, *, otherwise: str) -> Part[dict[str, Any]]:
+    """A file that holds one JSON object."""
+
+    def parse(text: str) -> Part[dict[str, Any]]:
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            return Part(None, f"{path} is no JSON ({error}).")
+        return Part(value) if isinstance(value, dict) else Part(None, f"{path} holds no JSON object.")
+
+    return read_text(path, otherwise=otherwise).then(parse)
+
+
+def read_lines(path: Path, *, otherwise: str) -> Part[list[dict[str, Any]]]:
+    """A file of JSON objects, one a line. A line that is none is left out, and counted in the note."""
+
+    def parse(text: str) -> Part[list[dict[str, Any]]]:
+        lines = [_parse_line(line) for line in text.splitlines() if line.strip()]
+        objects = [line for line in lines if line is not None]
+        damaged = len(lines) - len(objects)
+        return Part(objects, f"{damaged} of {len(lines)} lines of {path} cannot be read." if damaged else "")
+
+    return read_text(path, otherwise=otherwise).then(parse)
+
+
+def _parse_line(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,36 @@
+"""Where a run ran: versions and devices, as one finds out afterwards only if they were written down."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+PACKAGES = ("higgs-trainer", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "numpy")
+
+
+def describe_environment(accelerator: Accelerator) -> dict[str, Any]:
+    """Python, platform, devices and the versions of `PACKAGES`, as plain data for ``environment.json``."""
+    device = accelerator.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "device": f"{device.type} ({name})",
+        "processes": accelerator.num_processes,
+        "distributed": accelerator.distributed_type.value,
+        "mixed_precision": accelerator.mixed_precision,
+        "cpu_threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "cuda": torch.version.cuda,
+        "packages": {package: _find_version(package) for package in PACKAGES},
+    }
+
+
+def _find_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a source folder
+        return "not installed"

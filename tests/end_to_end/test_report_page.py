@@ -1,0 +1,247 @@
+"""The page in a real browser: it plays, shows what was logged, is usable by everyone, and asks nobody for anything.
+
+Needs Chromium (Debian: ``apt-get install chromium``); the variable CHROMIUM names another one.
+"""
+
+import csv
+import io
+import os
+import re
+import shutil
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from higgs_trainer.cli import app
+from run_folders import EVIL, make_logs, write_run
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="the extra dev is not installed")
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"
+)
+
+PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
+DECODE_IMAGES = "Promise.all([...document.images].map((image) => image.decode()))"
+
+
+class Visit:
+    """A page that is open, and what it did that nobody asked for."""
+
+    def __init__(self, page, path):
+        self.page = page
+        self.complaints = []
+        self.requests = []
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self.requests.append(request.url))
+        started = time.perf_counter()
+        page.goto(path.as_uri())
+        page.evaluate(DECODE_IMAGES)
+        self.seconds = time.perf_counter() - started
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two runs, the page of one and the page of both."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_run(folder / "first")
+    write_run(folder / "second", shift=0.3)
+    write_page("one.html", folder, "first")
+    write_page("both.html", folder, "first", "second")
+    return folder
+
+
+def write_page(name, folder, *runs):
+    done = CliRunner().invoke(app, ["report", *(str(folder / run) for run in runs), "-o", str(folder / name)])
+    assert done.exit_code == 0, done.output
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def visit(browser, folder):
+    contexts = []
+
+    def open_page(name="one.html", *, viewport=DESKTOP, **options):
+        contexts.append(browser.new_context(viewport=viewport, **options))
+        return Visit(contexts[-1].new_page(), folder / name)
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("name", ["one.html", "both.html"])
+def test_the_page_opens_at_once_and_asks_for_nothing(visit, folder, name):
+    opened = visit(name)
+    assert opened.seconds < 1
+    assert (folder / name).stat().st_size < 5e6
+    opened.page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    opened.page.wait_for_timeout(100)
+    assert opened.complaints == []
+    outside = [url for url in opened.requests[1:] if not url.startswith("data:")]
+    assert outside == []
+
+
+def test_every_player_plays(visit):
+    page = visit().page
+    page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    players = page.locator("audio")
+    # one two: reference, before, after, recording, on the way; the other text: the same without a recording
+    assert players.count() == 5 + 4
+    for index in range(players.count()):
+        played = players.nth(index).evaluate(
+            """async (audio) => {
+                 await audio.play();
+                 const moves = new Promise((done) => audio.addEventListener("timeupdate", done));
+                 if (audio.currentTime === 0) await moves;
+                 const others = [...document.querySelectorAll("audio")].filter((one) => one !== audio && !one.paused);
+                 return [audio.currentTime, audio.duration, others.length];
+               }"""
+        )
+        assert played[0] > 0
+        assert 0.35 < played[1] < 0.7
+        assert played[2] == 0  # one voice at a time
+
+
+def test_the_curves_are_the_logged_numbers(visit):
+    """Each curve's corners, read back through its own axis, and the value shown at each step, to the last digit."""
+    page = visit().page
+    logs = make_logs()
+    charts = page.locator(".chart")
+    assert charts.count() == 1 + 1 + 3 + 2
+    for index in range(charts.count()):
+        chart = charts.nth(index)
+        keys = [
+            key for key in (chart.get_attribute("data-train"), chart.get_attribute("data-held-out")) if key
+        ]
+        expected = [[(log["step"], log[key]) for log in logs if key in log] for key in keys]
+        expected = [points for points in expected if points]
+        curves = chart.locator("polyline").evaluate_all(
+            "(lines) => lines.map((line) => line.getAttribute('points'))"
+        )
+        assert len(curves) == len(expected)
+        pairs = [
+            (pixel, point)
+            for curve, points in zip(curves, expected, strict=True)
+            for pixel, point in zip(parse_points(curve), points, strict=True)
+        ]
+        for axis in (0, 1):
+            assert_linear([(pixel[axis], point[axis]) for pixel, point in pairs], falls=axis == 1)
+    for step in ("6", "7", "12"):
+        page.evaluate("(step) => choose(steps.indexOf(Number(step)))", step)
+        for chart, key in ((0, "loss"), (0, "eval_loss"), (3, "codebook_1_loss"), (5, "learning_rate")):
+            shown = (
+                charts.nth(chart)
+                .locator(".value")
+                .nth(int(key.startswith("eval_")))
+                .get_attribute("data-exact")
+            )
+            assert float(shown) == [log[key] for log in logs if key in log and log["step"] <= int(step)][-1]
+
+
+def parse_points(text):
+    return [tuple(map(float, point.split(","))) for point in text.split()]
+
+
+def assert_linear(pairs, *, falls):
+    """Pixels (to a tenth) are a linear function of the values; on a screen, what is higher has the smaller number."""
+    pairs = sorted(pairs, key=lambda pair: pair[1])
+    (low_pixel, low), (high_pixel, high) = pairs[0], pairs[-1]
+    assert (high_pixel < low_pixel) == falls
+    for pixel, value in pairs:
+        assert pixel == pytest.approx(
+            low_pixel + (value - low) / (high - low) * (high_pixel - low_pixel), abs=0.15
+        )
+
+
+def test_a_pointer_and_the_keyboard_move_all_charts_to_a_step(visit):
+    page = visit().page
+    chart = page.locator(".chart svg").first
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    page.mouse.move(box["x"] + 50, box["y"] + 50)
+    assert page.locator("#shown-step").inner_text() == "3 of 12"
+    page.locator("#step").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#shown-step").inner_text() == "6 of 12"
+    assert page.locator("#step").get_attribute("aria-valuetext") == "step 6"
+    exact = page.locator(".chart").nth(3).locator(".value").first.get_attribute("data-exact")
+    assert float(exact) == next(log["codebook_1_loss"] for log in make_logs() if log["step"] == 6)
+
+
+@pytest.mark.parametrize("name", ["one.html", "both.html"])
+def test_all_logged_numbers_can_be_copied(visit, name):
+    page = visit(name, permissions=["clipboard-read", "clipboard-write"]).page
+    page.locator("#all-numbers summary").click()
+    page.locator("[data-copies=csv]").click()
+    sync_api.expect(page.locator("#all-numbers [role=status]")).to_have_text("Copied.")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    rows = [row for row in csv.DictReader(io.StringIO(copied)) if row["run"] == "first"]
+    assert [
+        {key: float(value) for key, value in row.items() if key != "run" and value} for row in rows
+    ] == make_logs()
+    cells = page.locator("table.logged").first.locator("tbody td").all_inner_texts()
+    assert [float(cell) for cell in cells if cell] == [
+        value
+        for row in rows
+        for key, value in row.items()
+        if key != "run" and value
+        for value in [float(value)]
+    ]
+
+
+def test_the_recipe_can_be_copied(visit, folder):
+    page = visit(permissions=["clipboard-read", "clipboard-write"]).page
+    page.locator("[data-copies=recipe-0]").focus()
+    page.keyboard.press("Enter")
+    sync_api.expect(page.locator("#recipe [role=status]")).to_have_text("Copied.")
+    assert page.evaluate("navigator.clipboard.readText()") == (folder / "first" / "recipe.yaml").read_text()
+
+
+def test_texts_are_shown_and_never_run(visit):
+    opened = visit()
+    assert opened.page.title() == "first"
+    assert opened.page.locator("li h3").nth(1).inner_text() == EVIL
+    assert "49" not in opened.page.locator("li h3").nth(1).inner_text()
+    assert opened.page.evaluate("document.querySelectorAll('img[src=x], [onerror]').length") == 0
+    for section in ("#data", "#guard", "#recipe", "#listen"):
+        assert EVIL in re.sub(r"\s+", " ", opened.page.locator(section).inner_text()), section
+    assert opened.complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize("name", ["one.html", "both.html"])
+def test_everyone_can_read_it(visit, scheme, viewport, name):
+    """No violation of axe-core's rules, contrast among them; and nothing is wider than the screen."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = visit(name, viewport=viewport, color_scheme=scheme).page
+    page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    page.wait_for_selector("table.logged")
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+
+
+def test_every_control_is_reached_by_the_tab_key(visit):
+    page = visit().page
+    reached = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate(
+                "document.activeElement.outerHTML.match(/^<(\\w+)/)[1] + (document.activeElement.id || '')"
+            )
+        )
+    assert {"a", "audio", "summary", "inputstep", "button", "prerecipe-0", "div"} <= reached
