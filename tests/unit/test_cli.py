@@ -96,7 +96,7 @@ def test_train_sets_the_overrides(
 
     def train(settings: Any) -> SimpleNamespace:
         seen.append(settings.training)
-        return SimpleNamespace(cascade="the cascade", output_dir="o")
+        return SimpleNamespace(cascade="the cascade", output_dir="o", is_main=True)
 
     stub(monkeypatch, "run", train=train)
     assert (
