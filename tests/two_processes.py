@@ -16,8 +16,10 @@ from transformers import TrainingArguments
 from higgs_trainer.data.collator import PackingCollator, PaddingCollator
 from higgs_trainer.data.examples import ExampleDataset
 from higgs_trainer.data.packing import BatchPlan, PackPlan, PlannedExamples, measure_tokens
+from higgs_trainer.errors import LossError
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import family_of
+from higgs_trainer.training.stopping import FiniteGradients
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 from tiny import NUM_CODEBOOKS, make_row, tiny_checkpoint
 
@@ -124,7 +126,18 @@ def shard_one_step(kind, folder):
     for batch in batches:
         trainer.compute_loss(model, batch, num_items_in_batch=counts).backward()
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
-    return {name: gradient.full_tensor() for name, gradient in gradients_of(model).items()}
+    gradients = {name: gradient.full_tensor() for name, gradient in gradients_of(model).items()}
+    check_gradient = FiniteGradients(trainer.accelerator, trainer.step_utterances).on_pre_optimizer_step
+    check_gradient(None, trainer.state, None, model=model)
+    if (
+        torch.distributed.get_rank() == 0
+    ):  # in one rank's shard; every rank must stop, and name the others' utterances
+        next(p for p in model.parameters() if p.grad is not None).grad.to_local().view(-1)[0] = torch.inf
+    try:
+        check_gradient(None, trainer.state, None, model=model)
+    except LossError as error:
+        return gradients, str(error)
+    return gradients, "not stopped"
 
 
 def see_two_epochs(kind, folder):
@@ -139,13 +152,17 @@ def evaluate(folder):
 
 
 def refuse_what_would_be_repeated(folder):
-    """A held-out set that accelerate would round up by repeating examples."""
+    """Sets that accelerate would round up by repeating examples: held-out, then training's."""
     trainer = build_trainer("full", folder)
-    try:
-        trainer.evaluate(trainer.eval_dataset.examples)
-    except ValueError as error:
-        return str(error)
-    return "not refused"
+    five = trainer.eval_dataset.examples
+    trainer.train_dataset = five
+    refusals = []
+    for call in (lambda: trainer.evaluate(five), trainer.train):
+        try:
+            call()
+        except ValueError as error:
+            refusals.append(str(error))
+    return refusals
 
 
 def main(folder: Path) -> None:
@@ -154,13 +171,16 @@ def main(folder: Path) -> None:
     for kind in KINDS:
         gradients, logs[kind] = train_one_step(kind, folder)
         save_on_first(gradients, folder / f"ddp {kind}.safetensors")
+    stopped = {}
     for kind in SHARDED_KINDS:
-        save_on_first(shard_one_step(kind, folder), folder / f"sharded {kind}.safetensors")
+        gradients, stopped[kind] = shard_one_step(kind, folder)
+        save_on_first(gradients, folder / f"sharded {kind}.safetensors")
     found = {
         "logs": logs,
         "seen": {kind: see_two_epochs(kind, folder) for kind in KINDS[1:]},
         "evaluation": evaluate(folder),
-        "refusal": refuse_what_would_be_repeated(folder),
+        "stopped": gather_object([stopped]),
+        "refusals": refuse_what_would_be_repeated(folder),
     }
     if torch.distributed.get_rank() == 0:
         (folder / "found.json").write_text(json.dumps(found))

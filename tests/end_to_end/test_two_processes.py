@@ -84,7 +84,20 @@ def test_evaluation_counts_every_held_out_example_once(measured, tmp_path):
     alone = two_processes.evaluate(tmp_path)
     for key in ("eval_loss", "eval_audio_loss", "eval_codebook_0_accuracy", "eval_codebook_7_loss"):
         assert measured[1]["evaluation"][key] == pytest.approx(alone[key], rel=1e-6), key
-    assert "accelerate would repeat" in measured[1]["refusal"]
+
+
+def test_what_accelerate_would_repeat_is_refused(measured):
+    refusals = measured[1]["refusals"]
+    assert len(refusals) == 2
+    assert all("accelerate would repeat" in refusal for refusal in refusals)
+
+
+def test_a_shard_that_is_not_finite_stops_every_process_and_names_all_utterances(measured):
+    everyone = sorted(f"clip-{i}" for i in range(len(two_processes.FRAMES)))
+    for rank in measured[1]["stopped"]:
+        for message in rank.values():
+            assert "norm is inf" in message
+            assert sorted(message.rpartition("utterances ")[2].split(", ")) == everyone
 
 
 def test_the_command_on_two_processes_is_the_command_on_one(tmp_path):

@@ -115,8 +115,6 @@ def _step_aside(folder: Path, aside: Path) -> None:
 class CompleteCheckpoints:
     """Complete checkpoints for a Trainer: ``class T(CompleteCheckpoints, Trainer)``."""
 
-    _is_saving = False
-
     def train(
         self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any
     ) -> Any:
@@ -145,23 +143,19 @@ class CompleteCheckpoints:
             Path(output_dir or trainer.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _get_output_dir(self, trial: Any) -> str:
-        folder: str = super()._get_output_dir(trial)  # type: ignore[misc]
-        return os.path.join(folder, ASIDE) if self._is_saving else folder
+        """Where Trainer writes checkpoints, and where it looks for those that it deletes: aside, both."""
+        return os.path.join(super()._get_output_dir(trial), ASIDE)  # type: ignore[misc]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         trainer: Any = self
         state: TrainerState = trainer.state
-        target = Path(super()._get_output_dir(trial), f"checkpoint-{state.global_step}")  # type: ignore[misc]
-        unfinished = target.parent / ASIDE / target.name
+        unfinished = Path(self._get_output_dir(trial), f"checkpoint-{state.global_step}")
+        target = unfinished.parent.parent / unfinished.name
         complete = list_checkpoints(target.parent)
         advice = f"{complete[-1]} is complete" if complete else "no checkpoint was complete before it"
         advice += "; make room and go on with --resume_from_checkpoint true"
         with naming_what_fails(target, advice, unfinished=unfinished):
-            self._is_saving = True
-            try:
-                super()._save_checkpoint(model, trial)  # type: ignore[misc]
-            finally:
-                self._is_saving = False
+            super()._save_checkpoint(model, trial)  # type: ignore[misc]
             if state.best_model_checkpoint == str(unfinished):
                 state.best_model_checkpoint = str(target)
             trainer.accelerator.wait_for_everyone()

@@ -159,6 +159,12 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
             logs = {**logs, **self._take("", self.training_totals)}
         super().log(logs, *start_time)  # transformers 4.46 knows no start_time
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Trainer's; ``ValueError`` on several processes where the set does not divide by ranks and batch size."""
+        self._check_nothing_is_repeated(self.train_dataset, self.args.train_batch_size)
+        dataloader: DataLoader[Any] = super().get_train_dataloader()
+        return dataloader
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Trainer's, with what callbacks do afterwards; its seconds are not training's."""
         started = time.perf_counter()
@@ -172,7 +178,8 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         Raises:
             ValueError: on several processes, a set that does not divide by ranks and batch size.
         """
-        self._check_nothing_is_repeated(args[0] if args else kwargs["dataloader"])
+        dataloader = args[0] if args else kwargs["dataloader"]
+        self._check_nothing_is_repeated(dataloader.dataset, self.args.eval_batch_size)
         self.evaluation_totals = LossTotals()
         output = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval") + "_"
@@ -183,9 +190,8 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
             output.metrics[f"{prefix}loss"] = self.weights.audio * audio_loss + self.weights.text * text_loss
         return output
 
-    def _check_nothing_is_repeated(self, dataloader: DataLoader[Any]) -> None:
-        ranks, batch_size = self.accelerator.num_processes, self.args.eval_batch_size
-        examples: Any = dataloader.dataset
+    def _check_nothing_is_repeated(self, examples: Any, batch_size: int) -> None:
+        ranks = self.accelerator.num_processes
         if ranks > 1 and len(examples) % (ranks * batch_size):
             raise ValueError(
                 f"accelerate would repeat examples, so that each of {ranks} processes has equally many batches of "
