@@ -73,10 +73,19 @@ def test_a_typed_text_is_put_in_order_as_a_prepared_one():
     assert torch.equal(first, second)
 
 
+def test_a_dialogue_is_one_however_its_voices_are_spread_over_the_turns():
+    turn = SpokenClip("[SPEAKER0] one", draw_codes(3, seed=3))
+    system = build_messages("[SPEAKER0] one\n[SPEAKER1] two")[0]
+    assert build_messages("[SPEAKER1] two", Context(turns=(turn,)))[0] == system
+    assert build_messages("[SPEAKER0] two", Context(turns=(turn,)))[0] != system
+
+
 def test_what_no_template_can_lay_out_is_refused():
     wordless = (SpokenClip(None, draw_codes(3, seed=3)),)
     with pytest.raises(UserError, match="stand behind a scene"):
         build_messages("x", Context(references=wordless, references_in_system=True))
+    with pytest.raises(UserError, match=r"\[SPEAKER1\], but no reference for it"):
+        build_messages("[SPEAKER0] x\n[SPEAKER1] y", Context(references=wordless))
     with pytest.raises(UserError, match="give its text"):
         build_messages("x", Context(references=wordless))
     build_messages("x", Context("A hall.", wordless, references_in_system=True))

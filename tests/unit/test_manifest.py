@@ -110,7 +110,15 @@ BAD_ROWS = {
     ),
     "a speaker without a reference": (
         {"audio": "a.wav", "text": "[SPEAKER2] x", "references": [{"audio": "b.wav", "text": "y"}] * 2},
-        "[SPEAKER2], but there are 2 references",
+        "[SPEAKER2], with only 2 references",
+    ),
+    "two voices and one reference": (
+        {"audio": "a.wav", "text": "[SPEAKER0] x [SPEAKER1] y", "ref_audio": "b.wav", "ref_text": "z"},
+        "[SPEAKER1], with only 1 reference",
+    ),
+    "a speaker's tag in a reference": (
+        {"audio": "a.wav", "text": "x", "references": [{"audio": "b.wav", "text": "[SPEAKER0] y"}] * 2},
+        "a reference's text has a [SPEAKER] tag",
     ),
     "missing file": ({"audio": "c.wav", "text": "x"}, "'audio' is missing: c.wav"),
     "a folder": ({"audio": ".", "text": "x"}, "'audio' is a folder: ."),

@@ -24,8 +24,9 @@ from higgs_trainer.data.audio import name_kind
 from higgs_trainer.data.corpus import TAGS, count_spoken
 from higgs_trainer.data.importers import RawRow, Source, open_source
 from higgs_trainer.data.numbers import find_language
-from higgs_trainer.data.text import TextRules, clean_text, find_speakers, find_special_tokens
-from higgs_trainer.data.utterance import TASKS, Clip, Task, Utterance
+from higgs_trainer.data.tasks import choose_task, derive_task, find_task_problems
+from higgs_trainer.data.text import TextRules, clean_text, find_special_tokens
+from higgs_trainer.data.utterance import Clip, Utterance
 from higgs_trainer.errors import ManifestError, Problem, name_the_near_one
 
 REQUIRED_FIELDS = ("audio", "text")
@@ -46,15 +47,6 @@ class CheckedRow:
 
     utterance: Utterance | None
     problems: tuple[Problem, ...]
-
-
-def derive_task(text: str, num_references: int, num_turns: int) -> Task:
-    """The task that a row's fields speak of. Only `reference_in_system` must be named."""
-    if num_turns:
-        return "several_turns"
-    if num_references:
-        return "zero_shot_cloning" if num_references == 1 else "multi_speaker_cloning"
-    return "multi_speaker" if len(find_speakers(text)) > 1 else "single_speaker"
 
 
 def read_manifest(
@@ -146,7 +138,9 @@ class _RowChecker:
             audio, references, "ref_audio" if "ref_audio" in fields else "references[{}].audio"
         )
         self._check_own_audio(audio, turns, "turns[{}].audio")
-        task = self._check_task(fields, text or "", references, turns)
+        derived = derive_task(text or "", len(references), len(turns))
+        for problem in find_task_problems(fields, derived, text or "", references):
+            self.add(*problem)
         if self.problems or audio is None or text is None:
             return None
         return Utterance(
@@ -158,7 +152,7 @@ class _RowChecker:
             scene=fields["scene"].strip() if fields.get("scene") else None,
             references=tuple(references),
             turns=tuple(turns),
-            task=task,
+            task=choose_task(fields.get("task"), derived),
             reward=None if fields.get("reward") is None else float(fields["reward"]),
             text_changes=tuple(self.text_changes),
             file=self.row.file,
@@ -305,43 +299,6 @@ class _RowChecker:
                     f"{name.format(i)!r} is the row's own audio",
                     "the target would leak in: give another recording, or pass --allow-own-reference",
                 )
-
-    def _check_task(
-        self, fields: Mapping[str, Any], text: str, references: Sequence[Clip], turns: Sequence[Clip]
-    ) -> Task:
-        derived = derive_task(text, len(references), len(turns))
-        named = fields.get("task")
-        if len(references) > 1 and (unknown := [n for n in find_speakers(text) if n >= len(references)]):
-            self.add(
-                f"'text' has [SPEAKER{unknown[0]}], but there are {len(references)} references",
-                "the first reference is [SPEAKER0]: give one for each speaker, in that order",
-            )
-        if len(references) > 1 and any(find_speakers(clip.text or "") for clip in references):
-            self.add(
-                "a reference's text has a [SPEAKER] tag", "leave it out: the reference's place gives it one"
-            )
-        if not isinstance(named, str) or named == derived:
-            return derived
-        if named == "reference_in_system":
-            return self._check_reference_in_system(fields)
-        if named not in TASKS:
-            self.add(f"unknown task {named!r}", name_the_near_one(named, TASKS))
-        else:
-            self.add(
-                f"the task is named {named!r}, but the row's fields make it {derived!r}",
-                "leave 'task' out, or give what that task needs (docs/tasks.md)",
-            )
-        return derived
-
-    def _check_reference_in_system(self, fields: Mapping[str, Any]) -> Task:
-        if fields.get("references") is None and fields.get("ref_audio") is None:
-            self.add("the task is 'reference_in_system', but there is no reference", "give 'ref_audio'")
-        if fields.get("scene") is None:
-            self.add(
-                "the task is 'reference_in_system', but there is no 'scene'",
-                "the chat template lays speakers out behind a scene: describe one, such as 'A quiet room.'",
-            )
-        return "reference_in_system"
 
 
 @functools.lru_cache(1024)

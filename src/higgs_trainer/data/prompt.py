@@ -73,10 +73,18 @@ def build_messages(text: str, context: Context = Context()) -> list[Message]:
     Texts are put in order as `prepare` does it, so that a sentence typed for generation is tokenized as in training.
 
     Raises:
-        UserError: references in the system message without a scene, which the chat template cannot lay out; or an
-            earlier turn without its words.
+        UserError: references in the system message without a scene, which the chat template cannot lay out; an
+            earlier turn without its words; or a speaker in the text without a reference, where others have one.
     """
-    is_open_dialogue = not context.references and len(find_speakers(text)) > 1
+    speakers = find_speakers(text)
+    if context.references and any(number >= len(context.references) for number in speakers):
+        raise UserError(
+            f"the text has [SPEAKER{speakers[-1]}], but no reference for it; the first reference is [SPEAKER0]"
+        )
+    texts = [text, *(turn.text or "" for turn in context.turns)]
+    is_open_dialogue = (
+        not context.references and len({n for words in texts for n in find_speakers(words)}) > 1
+    )
     messages = [_say("system", SPEAKERS_SYSTEM_MESSAGE if is_open_dialogue else SYSTEM_MESSAGE)]
     if context.references_in_system:
         messages.append(_describe_speakers(context))
