@@ -4,6 +4,7 @@ What the recipe's own checks cannot know, because it takes the model or the data
 """
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
@@ -21,6 +22,7 @@ from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import Family, family_of
 from higgs_trainer.model.loading import Checkpoint, load_checkpoint, load_codec_of
 from higgs_trainer.model.parameters import freeze, freeze_text_head
+from higgs_trainer.model_card import write_model_card
 from higgs_trainer.recipe import Recipe, training_arguments
 from higgs_trainer.training.losses import LossWeights
 from higgs_trainer.training.metrics import list_held_out_metrics
@@ -69,6 +71,7 @@ def build_run(recipe: Recipe) -> Run:
         weights=_build_weights(recipe, family, checkpoint.stream_ids.num_codebooks),
         guard_policy=recipe.guard.policy,
         use_muon=recipe.training.optim == "muon",
+        write_card=partial(write_model_card, name=recipe.training.hub_model_id),
         tokens_per_pack=recipe.data.tokens_per_pack if recipe.data.packing else None,
     )
     for their_log in (PrinterCallback, ProgressCallback):

@@ -418,8 +418,16 @@ def merge(
 ) -> None:
     """Write base and adapter as one model, which plain transformers opens."""
     from higgs_trainer.model.merging import merge_adapter
+    from higgs_trainer.model_card import write_model_card
 
-    merged = merge_adapter(adapter, output, base=base, dtype=dtype, max_shard_size=max_shard_size)
+    merged = merge_adapter(
+        adapter,
+        output,
+        base=base,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        describe=lambda folder: write_model_card(folder, name=output.name),
+    )
     typer.echo(f"{output}: merged, in {merged.dtype}")
     if merged.left_out:
         typer.echo(f"left out, for transformers has no place for them: {', '.join(merged.left_out)}")

@@ -238,6 +238,9 @@ def training_arguments(recipe: Recipe) -> dict[str, Any]:
     arguments = to_plain(asdict(recipe.training))
     del arguments["resume_from_checkpoint"]
     arguments["train_sampling_strategy"] = "sequential"
+    arguments["hub_strategy"] = (
+        "end"  # else each checkpoint is pushed on its way, with a pickle of these arguments
+    )
     if arguments["per_device_train_batch_size"] is None:
         arguments["per_device_train_batch_size"] = 1 if recipe.data.packing else EXAMPLES_PER_BATCH
     if not arguments["gradient_checkpointing"]:

@@ -18,9 +18,11 @@ from higgs_trainer.assembly import Run, build_run
 from higgs_trainer.data.audio import read_audio
 from higgs_trainer.data.examples import read_context
 from higgs_trainer.data.prompt import Context, SpokenClip
+from higgs_trainer.data.summary import DATA_SUMMARY_NAME, summarize
 from higgs_trainer.guard import LabelLeakError
 from higgs_trainer.model.loading import copy_companions
 from higgs_trainer.model.parameters import count_trainable, format_trainable
+from higgs_trainer.model_card import write_model_card
 from higgs_trainer.recipe import Recipe, TrainingRecipe, write_recipe
 from higgs_trainer.speech.generate import Sampling, speak, write_spoken
 from higgs_trainer.speech.real_speech import REFERENCE, Recording, decode_row, find_rows, write_recordings
@@ -114,18 +116,19 @@ def _write_result(run: Run, metrics: dict[str, float]) -> None:
     aside = output_dir / ASIDE / "result"
     with naming_what_fails(output_dir, "make room and go on with --resume_from_checkpoint true"):
         trainer.save_model(str(aside), _internal_call=True)  # every rank: with FSDP each holds a part
-        if not trainer.is_world_process_zero():
-            return
-        copy_companions(run.recipe.model.name_or_path, aside)
-        trainer.state.save_to_json(str(aside / "trainer_state.json"))
-        _write_json(aside / GUARD_REPORT_NAME, trainer.guard.ledger.report())
-        _write_json(aside / METRICS_NAME, metrics)
-        flush_to_disk(aside)
-        for path in sorted(aside.iterdir(), key=lambda path: path.name == METRICS_NAME):
-            move_into_place(path, output_dir / path.name)
-        shutil.rmtree(output_dir / ASIDE)
+        if trainer.is_world_process_zero():
+            copy_companions(run.recipe.model.name_or_path, aside)
+            trainer.state.save_to_json(str(aside / "trainer_state.json"))
+            _write_json(aside / GUARD_REPORT_NAME, trainer.guard.ledger.report())
+            _write_json(aside / DATA_SUMMARY_NAME, _summarize_data(run))
+            _write_json(aside / METRICS_NAME, metrics)
+            write_model_card(aside, record=output_dir, name=run.recipe.training.hub_model_id)
+            flush_to_disk(aside)
+            for path in sorted(aside.iterdir(), key=lambda path: path.name == METRICS_NAME):
+                move_into_place(path, output_dir / path.name)
+            shutil.rmtree(output_dir / ASIDE)
     if run.recipe.training.push_to_hub:
-        trainer.push_to_hub()
+        trainer.push_to_hub()  # every rank, for it saves once more
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,7 @@ def _single_still_step(training: TrainingRecipe, folder: Path) -> TrainingRecipe
         save_strategy="no",
         eval_strategy="no",
         load_best_model_at_end=False,
+        push_to_hub=False,
         report_to="none",
         disable_tqdm=True,
     )
@@ -220,6 +224,11 @@ def _list_recordings(run: Run) -> Iterator[Recording]:
         yield from decode_row(row, run.codec, with_references=False)
     for i in range(samples.held_out):
         yield from decode_row(sets[0][i], run.codec, with_references=True)
+
+
+def _summarize_data(run: Run) -> dict[str, Any]:
+    sets = {"train": run.train_examples, "eval": run.held_out}
+    return {name: summarize(examples.rows) for name, examples in sets.items() if examples is not None}
 
 
 def _last_logged(trainer: HiggsAudioTrainer) -> dict[str, float]:

@@ -5,7 +5,7 @@ The sum is made in float32 and rounded once, to the dtype of the new folder. doc
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,7 @@ def merge_adapter(
     base: str | Path | None = None,
     dtype: str | None = None,
     max_shard_size: str = "5GB",
+    describe: Callable[[Path], None] = lambda folder: None,
 ) -> Merged:
     """Write the base model with the adapter merged in, its tokenizer, chat template, feature extractor and codec, and
     the run's record.
@@ -66,6 +67,7 @@ def merge_adapter(
         base: the base model, where it is no longer where the adapter says.
         dtype: of the weights written, such as "bfloat16"; None: what the base's own files have.
         max_shard_size: as transformers' `save_pretrained` takes it.
+        describe: writes what else belongs into the folder, such as a model card, when all the rest is there.
 
     Raises:
         CheckpointError: a file is missing; adapter and base do not fit; a merged weight is not finite.
@@ -87,6 +89,7 @@ def merge_adapter(
         checkpoint.tokenizer.save_pretrained(folder)
         copy_companions(str(base_folder), folder)
         copy_record(adapter, folder)
+        describe(folder)
     return Merged(dtype, tuple(left_out))
 
 

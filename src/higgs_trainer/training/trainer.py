@@ -9,7 +9,8 @@ One training step, top to bottom:
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         family: the model's row in ``families.py``; it holds the contract of the guard.
         weights: of the loss's terms.
         guard_policy: ``"divert"`` or ``"raise"``.
+        write_card: writes the model card into a folder; None: Trainer's own.
         use_muon: Muon on the layers' matrices in place of ``args.optim``.
         tokens_per_pack: as many as a pack could hold, where batches are packs; ``fill`` is logged against it.
         The rest are ``Trainer``'s own.
@@ -59,6 +61,7 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         weights: LossWeights = LossWeights(),
         guard_policy: str = "divert",
         use_muon: bool = False,
+        write_card: Callable[[Path], None] | None = None,
         tokens_per_pack: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -70,6 +73,7 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         self.family = family
         self.weights = weights
         self.use_muon = use_muon
+        self.write_card = write_card
         self.tokens_per_pack = tokens_per_pack
         self.guard_contract = family.contract
         self.guard_policy = guard_policy
@@ -142,6 +146,13 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         if "num_tokens" in metadata:
             room = self.tokens_per_pack or model_inputs["input_ids"].numel()
             self.training_totals.add_tokens(sum(metadata["num_tokens"]), room)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """`write_card`'s, where it is given; `push_to_hub` asks for it. Trainer's own draft knows nothing of speech."""
+        if self.write_card is None:
+            super().create_model_card(*args, **kwargs)
+        elif self.is_world_process_zero():
+            self.write_card(Path(self.args.output_dir))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Trainer's choice by ``args.optim``, unless Muon was asked for."""

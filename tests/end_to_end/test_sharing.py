@@ -1,0 +1,194 @@
+"""The folder that training leaves, as somebody else is given it: its card, and a push to a stand-in for the hub."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard, metadata_load
+
+from higgs_trainer.cli import main
+from higgs_trainer.data.audio import write_audio
+from higgs_trainer.data.mel_codec import MelCodec
+from higgs_trainer.demo.blank_model import write_blank_model
+from higgs_trainer.model_card import write_model_card
+from hub import find_metadata_problems, serve_hub
+
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_layers": 1, "num_heads": 2}
+RECIPE = """
+model: {name_or_path: model}
+data: {train: prepared, eval: prepared, tokens_per_pack: 150}
+adapter: {r: 4, target_modules: all_linear}
+samples: {texts: [one two], max_seconds: 0.4}
+training: {output_dir: voice, max_steps: 2, eval_strategy: steps, eval_steps: 1, save_strategy: steps, save_steps: 1,
+  logging_steps: 1, use_cpu: true}
+"""
+SHARED = {
+    "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "chat_template.jinja",
+    "codec/codec.safetensors",
+    "data_summary.json",
+    "guard_report.json",
+    "metrics.json",
+    "metrics.jsonl",
+    "preprocessor_config.json",
+    "recipe.yaml",
+    "samples/step-2/0000.wav",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A model, its codec, a dataset of three named speakers' clips, and a recipe."""
+    folder = tmp_path_factory.mktemp("house")
+    torch.manual_seed(0)
+    waveforms = [0.1 * torch.randn(14_400 + 2_400 * i) for i in range(3)]
+    codec = MelCodec.fit(waveforms, codebook_size=8, seed=0)
+    write_blank_model(folder / "model", codec, seed=0, **SIZES)
+    rows = []
+    for i, waveform_S in enumerate(waveforms):
+        write_audio(folder / f"{i}.wav", waveform_S)
+        rows.append({"audio": f"{i}.wav", "text": "one " * (i + 1), "speaker": f"Jane Doe {i}"})
+    for row, language in zip(rows, ("en-GB", "de", "de"), strict=True):
+        row["language"] = language
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "recipe.yaml").write_text(RECIPE)
+    prepared = ["-o", str(folder / "prepared"), "--codec", str(folder / "model" / "codec")]
+    run("prepare", str(folder / "data.jsonl"), *prepared)
+    return folder
+
+
+def run(*arguments: str) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(arguments)
+
+
+@pytest.fixture(scope="module")
+def pushed(folder):
+    """Trained with push_to_hub, in a process of its own: huggingface_hub reads its address once."""
+    with serve_hub() as hub:
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": hub.address,
+            "HF_HUB_OFFLINE": "0",
+            "HF_TOKEN": "hf_stand_in",
+        }
+        environment.pop("TRANSFORMERS_OFFLINE", None)
+        command = ["train", str(folder / "recipe.yaml"), "--push_to_hub", "--hub_model_id", "me/voice"]
+        done = subprocess.run(
+            [sys.executable, "-m", "higgs_trainer", *command],
+            env={**environment, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr + str(hub.requests)
+        yield hub
+
+
+def test_a_push_brings_the_whole_folder_in_one_commit_and_no_pickle(folder, pushed):
+    assert pushed.created[0]["name"] == "voice"
+    assert pushed.commits == ["End of training"]
+    assert pushed.files.keys() >= SHARED, SHARED - pushed.files.keys()
+    left = {name for name in pushed.files if name.endswith((".bin", ".pt", ".pth", ".pkl"))}
+    assert not left
+    assert not [name for name in pushed.files if name.startswith(("checkpoint-", "_"))]
+    assert pushed.files["README.md"] == (folder / "voice" / "README.md").read_bytes()
+
+
+def test_the_pushed_card_passes_the_hubs_validation(pushed):
+    (validated,) = pushed.cards
+    assert validated.encode() == pushed.files["README.md"].replace(b"\r\n", b"\n")
+    assert find_metadata_problems(validated) == []
+
+
+def test_the_card_says_what_the_folder_knows(folder, pushed):
+    card = ModelCard.load(folder / "voice" / "README.md")
+    metadata = card.data.to_dict()
+    assert metadata["language"] == ["de", "en"]
+    assert metadata["library_name"] == "peft"
+    assert metadata["base_model_relation"] == "adapter"
+    assert metadata["pipeline_tag"] == "text-to-speech"
+    metrics = json.loads((folder / "voice" / "metrics.json").read_text())
+    for expected in (
+        "# me/voice",
+        "| `adapter.r` | 4 |",
+        "| `training.max_steps` | 2 |",
+        "| training | 3 | 0.00 | 3 | single_speaker 3 | de 2, en-GB 1 |",
+        f"| held-out loss | {metrics['eval_loss']:.4f} |",
+        "consent",
+        "Licence:** not known",
+    ):
+        assert expected in card.content, expected
+
+
+def test_nothing_of_the_machine_or_the_people_is_in_the_card(folder, pushed):
+    card = (folder / "voice" / "README.md").read_text()
+    for secret in (str(folder), str(folder.parent), "/", "Jane"):
+        if secret == "/":
+            assert not [word for word in card.split() if word.strip("`\"'(").startswith(("/", "~"))]
+        else:
+            assert secret not in card
+
+
+def test_a_merged_folder_has_a_card_of_its_own(folder, pushed, tmp_path):
+    run("merge", str(folder / "voice"), "-o", str(tmp_path / "merged"))
+    path = tmp_path / "merged" / "README.md"
+    metadata = metadata_load(path)
+    assert metadata["library_name"] == "transformers"
+    assert metadata["base_model_relation"] == "finetune"
+    assert find_metadata_problems(path.read_text()) == []
+    assert "| `adapter.r` | 4 |" in path.read_text()
+    assert (tmp_path / "merged" / "samples" / "step-2" / "0000.wav").is_file()
+
+
+def write_run(folder: Path, base: str) -> None:
+    (folder / "recipe.yaml").write_text(f"model: {{name_or_path: {base}}}\n")
+    (folder / "adapter_config.json").write_text("{}")
+    scores = {"wer": {"value": 0.12345, "low": 0.1, "high": 0.2}, "similarity": 0.5, "cer": None}
+    sets = [{"name": name, "scores": scores, "clips": [{}, {}]} for name in ("before", "after")]
+    (folder / "evaluation.json").write_text(
+        json.dumps({"schema": "higgs-trainer/evaluation/1", "sets": sets})
+    )
+
+
+def test_a_base_on_the_hub_is_named_with_its_licence_and_scores_become_a_table(tmp_path):
+    write_run(tmp_path, "bosonai/higgs-audio-v2-generation-3B-base")
+    write_model_card(tmp_path, name="me/voice")
+    text = (tmp_path / "README.md").read_text()
+    data = ModelCard(text).data
+    assert data.base_model == "bosonai/higgs-audio-v2-generation-3B-base"
+    assert data.license == "other"
+    assert data.license_link == "https://huggingface.co/bosonai/higgs-audio-v2-generation-3B-base"
+    assert {(one.metric_type, one.metric_value) for one in data.eval_results} == {
+        ("wer", 0.1235),
+        ("similarity", 0.5),
+    }
+    assert "| after |  | 0.500 | 0.123 (0.100 to 0.200) | 2 |" in text
+    assert find_metadata_problems(text) == []
+
+
+def test_a_local_base_lends_its_own_licence(tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Base\n")
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    write_run(run_folder, str(base))
+    write_model_card(run_folder)
+    card = ModelCard.load(run_folder / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert card.data.base_model is None
+    assert str(tmp_path) not in card.content
+
+
+def test_the_stand_in_finds_what_is_wrong():
+    wrong = "---\nlicense: other\nlanguage: [english]\nbase_model: /home/me/model\n---\n# x\n"
+    assert len(find_metadata_problems(wrong)) == 3
