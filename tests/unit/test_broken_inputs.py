@@ -398,7 +398,7 @@ def test_read(build: Build, folder: Path, codec_folder: Path, capsys: pytest.Cap
     assert run_prepare(folder, codec_folder, build) == 0, capsys.readouterr().err
     prepared = read_prepared(folder.parent / "out")
     assert prepared.card.utterances == 2
-    seconds = list(prepared.rows["duration_seconds"])
+    seconds = [row["duration_seconds"] for row in prepared.rows]
     assert seconds[0] == pytest.approx(0.5)
     assert seconds[1] == pytest.approx(0.5, abs=0.01) or seconds[1] == pytest.approx(2, abs=0.05)
 

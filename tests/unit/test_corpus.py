@@ -41,6 +41,7 @@ def make_tables(folder: Path, rows: Sequence[dict[str, object]]) -> sqlite3.Conn
             "line": number + 1,
             "content_hash": f"hash {number}",
             "speech_seconds": 1.0,
+            "peak_dbfs": -6.0,
             **row,
         }
         tables.execute(f"INSERT INTO recordings ({', '.join(values)}) VALUES (:{', :'.join(values)})", values)
@@ -76,6 +77,10 @@ def test_a_corpus_of_uneven_pace_is_allowed_more(tmp_path: Path) -> None:
 
 def test_many_wrong_rows_do_not_hide_one_another(tmp_path: Path) -> None:
     assert find_odd(tmp_path, [*EVEN, *[speak(20.0)] * 12]) == list(range(40, 52))
+
+
+def test_silence_has_no_pace(tmp_path: Path) -> None:
+    assert find_odd(tmp_path, [*EVEN, speak(24.0) | {"peak_dbfs": -51.0}]) == []
 
 
 def test_few_rows_say_nothing_about_their_pace(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def decode_file(path: str | Path, *, max_seconds: float = math.inf) -> Decoded:
             `max_seconds`, or has more than `MOST_CHANNELS` channels or a rate outside `RATES_HZ`.
     """
     try:
-        if (kind := name_kind(Path(path))) != "a file":  # opening a pipe or a device would wait for ever
+        if (kind := name_kind(path)) != "a file":  # opening a pipe or a device would wait for ever
             raise AudioError(path, f"cannot be read as audio ({kind})", "give a recording")
         with soundfile.SoundFile(path) as file:
             rate_hz, announced_samples, log = file.samplerate, file.frames, file.extra_info
@@ -97,7 +97,7 @@ def to_waveform(decoded: Decoded) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(samples_S, dtype=np.float32))
 
 
-def name_kind(path: Path) -> str:
+def name_kind(path: str | Path) -> str:
     """What stands in a recording's place: "a file", "a folder", "a pipe", ... or "no such file".
 
     Raises:
@@ -105,7 +105,7 @@ def name_kind(path: Path) -> str:
         ValueError: the path holds a NUL.
     """
     try:
-        mode = path.stat().st_mode
+        mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return "no such file"
     return KINDS.get(stat.S_IFMT(mode), "no file")

@@ -25,6 +25,9 @@ UNSPACED = re.compile(  # Thai, Lao, Tibetan, Burmese, Khmer, kana, Chinese char
 )
 
 
+WORD = re.compile(r"[^\W_]")
+
+
 @dataclass(frozen=True)
 class Pace:
     """How fast a recording is spoken: `per_second` words or, in a script without spaces, characters."""
@@ -48,13 +51,16 @@ def count_spoken(text: str) -> tuple[int, str]:
     return (characters + words, "characters") if characters > words else (characters + words, "words")
 
 
-def find_paces(tables: sqlite3.Connection) -> dict[tuple[str, str], list[Pace]]:
-    """The pace of every recording that has words, by language and unit."""
+def holds_words(text: str) -> bool:
+    """Whether anything is spoken: `count_spoken` for whoever need not know how much."""
+    return WORD.search(TAGS.sub(" ", text)) is not None
+
+
+def find_paces(tables: sqlite3.Connection, limits: Limits) -> dict[tuple[str, str], list[Pace]]:
+    """The pace of every recording that has words and is not silent, by language and unit."""
     paces: dict[tuple[str, str], list[Pace]] = defaultdict(list)
-    query = (
-        "SELECT number, place, text, language, speech_seconds FROM recordings WHERE content_hash IS NOT NULL"
-    )
-    for number, place, text, language, speech_seconds in tables.execute(query):
+    query = "SELECT number, place, text, language, speech_seconds FROM recordings WHERE peak_dbfs >= ?"
+    for number, place, text, language, speech_seconds in tables.execute(query, (limits.min_peak_dbfs,)):
         count, unit = count_spoken(text or "")
         if count and speech_seconds > 0:
             paces[language or "", unit].append(Pace(number, place, unit, count / speech_seconds))
@@ -67,7 +73,7 @@ def find_odd_paces(tables: sqlite3.Connection, limits: Limits) -> Iterator[tuple
     The middle is the median and the spread the median distance from it, of logarithms, so that the wrong rows do not
     hide one another.
     """
-    for paces in find_paces(tables).values():
+    for paces in find_paces(tables, limits).values():
         if len(paces) < FEWEST_ROWS:
             continue
         logs = np.log([pace.per_second for pace in paces])

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from higgs_trainer.data.audio import SAMPLE_RATE_HZ
-from higgs_trainer.data.corpus import count_spoken, find_duplicates, find_odd_paces, find_own_references
+from higgs_trainer.data.corpus import find_duplicates, find_odd_paces, find_own_references, holds_words
 from higgs_trainer.data.manifest import CheckedRow
 from higgs_trainer.data.processes import Processes
 from higgs_trainer.data.recordings import (
@@ -46,7 +46,7 @@ def read_rows(checked: Iterable[CheckedRow], folder: Path) -> list[str]:
         for number, row in enumerate(checked):
             if (utterance := row.utterance) is not None:
                 tables.execute("INSERT INTO rows VALUES (?, ?)", (number, dump_utterance(utterance)))
-                if not count_spoken(utterance.text)[0]:
+                if not holds_words(utterance.text):
                     count += 1
                     wordless = wordless or [Problem(utterance.file, utterance.line, "no word", "")]
             add_problems(tables, number, row.problems)

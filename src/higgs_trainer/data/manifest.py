@@ -14,6 +14,7 @@ What this module does not look at is the sound itself: `inspection.py` has the f
 import filecmp
 import functools
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from higgs_trainer.data.audio import name_kind
-from higgs_trainer.data.corpus import TAGS, count_spoken
+from higgs_trainer.data.corpus import TAGS, holds_words
 from higgs_trainer.data.importers import RawRow, Source, open_source
 from higgs_trainer.data.numbers import find_language
 from higgs_trainer.data.tasks import choose_task, derive_task, find_task_problems
@@ -207,7 +208,7 @@ class _RowChecker:
             return None
         if len(value) > LONGEST_STRING or HALF_PAIR.search(value) or NO_TEXT.search(value):
             return None
-        if not TAGS.search(value) and not count_spoken(value)[0]:
+        if not holds_words(value) and not TAGS.search(value):
             self.add(f"{shown!r} holds no word", "write what is said, or a tag such as [laugh]")
             return None
         language = None
@@ -226,17 +227,17 @@ class _RowChecker:
         """The file that a field names, or None and a problem."""
         if not _is_text(value):
             return None
-        path = self.folder / str(value)
+        path = os.path.join(self.folder, str(value))
         try:
             kind = name_kind(path)
-            real = path.resolve() if path.is_symlink() else _resolve_folder(path.parent) / path.name
+            real = find_real_path(path)
         except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL, a name too long
             reason = (
                 error.strerror if isinstance(error, OSError) else error
             )  # without the path, which may be long
             self.add(f"{shown!r} is no path ({reason})", "give the path of a file")
             return None
-        inside = any(real.is_relative_to(place) for place in (self.folder, *self.trusted))
+        inside = any(real.startswith(os.path.join(place, "")) for place in (self.folder, *self.trusted))
         if not self.allow_outside and not inside:
             self.add(
                 f"{shown!r} leaves the manifest's folder: {value}",
@@ -249,7 +250,7 @@ class _RowChecker:
         if kind != "a file":
             self.add(f"{shown!r} is {kind}: {value}", "give the path of a file")
             return None
-        return path
+        return Path(path)
 
     def _read_references(self, fields: Mapping[str, Any], *, text_needed: bool) -> list[Clip]:
         """The references, whether they are written as `ref_audio` and `ref_text` or as a list."""
@@ -301,10 +302,16 @@ class _RowChecker:
                 )
 
 
+def find_real_path(path: str) -> str:
+    """The path with all links resolved. Most rows share a few folders, so that theirs are resolved once."""
+    if os.path.islink(path):
+        return os.path.realpath(path, strict=False)
+    return os.path.join(_resolve_folder(os.path.dirname(path)), os.path.basename(path))
+
+
 @functools.lru_cache(1024)
-def _resolve_folder(folder: Path) -> Path:
-    """Most rows of a manifest share a few folders, and links are resolved by a system call for each part of a path."""
-    return folder.resolve()
+def _resolve_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def holds_the_same(one: Path, other: Path) -> bool:

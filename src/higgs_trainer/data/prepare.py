@@ -32,7 +32,7 @@ from higgs_trainer.data.inspection import (
 )
 from higgs_trainer.data.manifest import check_rows
 from higgs_trainer.data.prepared import REJECTED_NAME, DatasetCard, check_output, write_prepared
-from higgs_trainer.data.processes import Processes
+from higgs_trainer.data.processes import join_processes
 from higgs_trainer.data.recordings import Limits
 from higgs_trainer.data.report_page import write_report_page
 from higgs_trainer.data.text import TextRules
@@ -110,8 +110,6 @@ def prepare(
     """
     manifest, output = Path(manifest), Path(output)
     encoder = Encoder(_load_codec(codec), loudness_lufs)
-    processes = Processes.join()
-    quietly = progress if processes.is_first else skip_progress
     folder = unfinished_folder(output)
     source = open_source(manifest, audio_folder=folder / "recordings")
     rows = check_rows(
@@ -119,6 +117,8 @@ def prepare(
     )
 
     with ExitStack() as stack:
+        processes = stack.enter_context(join_processes())
+        quietly = progress if processes.is_first else skip_progress
 
         def read() -> list[str]:
             check_output(output, overwrite=overwrite)
@@ -130,7 +130,7 @@ def prepare(
             if pair_seed is not None:
                 pair_accepted(folder, seed=pair_seed)
             if report is not None:
-                write_report_page(folder, Path(report), title=manifest.name)
+                write_report_page(folder, Path(report), title=manifest.name, limits=limits)
             return check_rejected(folder, max_rejected)
 
         notes = processes.share(read)

@@ -1,7 +1,8 @@
 """The processes that one run is spread over: one alone, or those of `accelerate launch` and `torchrun`."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -20,18 +21,6 @@ class Processes:
     index: int = 0
     count: int = 1
     _state: Any = None
-
-    @classmethod
-    def join(cls) -> "Processes":
-        """The processes that a launcher started, found by accelerate; this one alone without a launcher."""
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            return cls()
-        import torch
-        from accelerate import PartialState
-
-        # Without being told so, accelerate takes two processes on a machine without a GPU for two strangers.
-        state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
-        return cls(state.process_index, state.num_processes, state)
 
     @property
     def is_first(self) -> bool:
@@ -61,3 +50,23 @@ class Processes:
         if not is_made:
             raise UserError("process 0 stopped; its message says why")
         return value
+
+
+@contextmanager
+def join_processes() -> Iterator[Processes]:
+    """The processes that a launcher started, found by accelerate; this one alone without a launcher."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Processes()
+        return
+    import torch
+    from accelerate import PartialState
+
+    joined_before = torch.distributed.is_initialized()
+    # Without being told so, accelerate takes two processes on a machine without a GPU for two strangers.
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    try:
+        yield Processes(state.process_index, state.num_processes, state)
+    finally:
+        if not joined_before:  # threads of the group that are alive when Python ends may abort the process
+            state.destroy_process_group()
+            PartialState._reset_state()

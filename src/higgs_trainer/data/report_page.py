@@ -12,6 +12,7 @@ import numpy as np
 
 from higgs_trainer.data.audio import SAMPLE_RATE_HZ, decode_file, to_waveform
 from higgs_trainer.data.corpus import find_paces
+from higgs_trainer.data.recordings import Limits
 from higgs_trainer.data.unfinished import ROWS, open_table_file
 from higgs_trainer.errors import AudioError
 from higgs_trainer.page.document import PLAYERS_SCRIPT, read_script, write_document
@@ -50,7 +51,7 @@ class Distribution:
     ends: list[Player]
 
 
-def write_report_page(folder: Path, path: Path, *, title: str) -> None:
+def write_report_page(folder: Path, path: Path, *, title: str, limits: Limits) -> None:
     """Write the page to ``path`` from what the unfinished folder holds once everything is checked."""
     tables = open_table_file(folder / ROWS)
     write_document(
@@ -59,7 +60,7 @@ def write_report_page(folder: Path, path: Path, *, title: str) -> None:
         script=read_script(PLAYERS_SCRIPT),
         title=title,
         facts=_find_facts(tables),
-        distributions=_find_distributions(tables),
+        distributions=_find_distributions(tables, limits),
         problems=_find_problems(tables),
         problems_shown=PROBLEMS_SHOWN,
     )
@@ -85,7 +86,7 @@ def _find_facts(tables: sqlite3.Connection) -> dict[str, str]:
     }
 
 
-def _find_distributions(tables: sqlite3.Connection) -> list[Distribution]:
+def _find_distributions(tables: sqlite3.Connection, limits: Limits) -> list[Distribution]:
     rows = tables.execute(
         "SELECT number, seconds, loudness_dbfs, peak_dbfs FROM recordings WHERE place = 0"
     ).fetchall()
@@ -97,7 +98,7 @@ def _find_distributions(tables: sqlite3.Connection) -> list[Distribution]:
         _describe(tables, "Loudness (RMS while somebody speaks)", numbers, loudness, "{:.1f} dBFS".format),
         _describe(tables, "Peak", numbers, peaks, "{:.1f} dBFS".format),
     ]
-    for (language, unit), paces in find_paces(tables).items():
+    for (language, unit), paces in find_paces(tables, limits).items():
         targets = [pace for pace in paces if pace.place == 0]
         if targets:
             found.append(

@@ -1,7 +1,7 @@
 """A manifest row that is right: what was said, by whom, in which recording, and what stands before it in the prompt."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -57,17 +57,20 @@ class Utterance:
 
 def dump_utterance(utterance: Utterance) -> str:
     """As JSON, for `load_utterance`."""
-    return json.dumps(asdict(utterance), default=str)
+    row = {field.name: getattr(utterance, field.name) for field in fields(utterance)}
+    return json.dumps(row, default=_dump_field)
+
+
+def _dump_field(value: object) -> object:
+    return asdict(value) if isinstance(value, Clip) else str(value)
 
 
 def load_utterance(text: str) -> Utterance:
     """What `dump_utterance` wrote."""
-    fields: dict[str, Any] = json.loads(text)
+    row: dict[str, Any] = json.loads(text)
     for name in ("audio", "file"):
-        fields[name] = Path(fields[name])
+        row[name] = Path(row[name])
     for name in ("references", "turns"):
-        fields[name] = tuple(
-            Clip(Path(clip["audio"]), clip["text"], clip["speaker"]) for clip in fields[name]
-        )
-    fields["text_changes"] = tuple(fields["text_changes"])
-    return Utterance(**fields)
+        row[name] = tuple(Clip(Path(clip["audio"]), clip["text"], clip["speaker"]) for clip in row[name])
+    row["text_changes"] = tuple(row["text_changes"])
+    return Utterance(**row)
