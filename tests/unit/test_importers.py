@@ -368,13 +368,16 @@ def test_a_hugging_face_dataset_that_cannot_be_read(folder: Path, dataset: Datas
     with pytest.raises(UserError, match=r"has the splits train, test; name one, as in .*splits:train"):
         list(open_source(folder / "splits"))
     dataset.remove_columns("sentence").save_to_disk(folder / "wordless")
-    with pytest.raises(UserError, match="columns audio, locale, age; one must be 'audio' and one 'text'"):
+    with pytest.raises(UserError, match="columns audio, locale, age; one must hold recordings"):
         list(open_source(folder / "wordless"))
     cells = {"audio": [{"path": None, "bytes": None}], "text": ["one"]}
     Dataset.from_dict(cells).save_to_disk(folder / "silent")
     (first,) = open_source(folder / "silent")
     assert "neither bytes nor a path" in first.problems[0].what
-    with pytest.raises(UserError, match="cannot be opened as a dataset"):
+    dataset.rename_column("audio", "speech").save_to_disk(folder / "renamed")
+    rows = list(open_source(folder / "renamed", audio_folder=folder / "stored"))
+    assert [Path(row.fields["audio"]).read_text() for row in rows] == ["a.wav", "b.wav"]
+    with pytest.raises(UserError, match="no file or folder here, and cannot be opened as a dataset"):
         list(open_source("nobody/nothing"))  # a hub name; the hub is not reached in tests
 
 

@@ -1,6 +1,7 @@
 """Transcripts: what is changed, what is not, what is said about it, and whose language's rules are used."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,13 @@ def test_no_language_is_guessed(name: str | None) -> None:
     assert find_language(name) is None
     with pytest.raises(ValueError, match="without a language"):
         clean_text("5", WITH_NUMBERS, None)
+
+
+def test_what_must_be_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "num2words", None)
+    find_language.cache_clear()
+    with pytest.raises(UserError, match=r"pip install 'higgs-trainer\[numbers\]'"):
+        find_language("en")
 
 
 def test_each_text_of_a_manifest_has_its_own_language(tmp_path: Path) -> None:

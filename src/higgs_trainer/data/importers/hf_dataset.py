@@ -58,8 +58,13 @@ def read_rows(source: Source) -> Iterator[RawRow]:
     dataset = _open(source.path)
     names = list(dataset.features)
     fields = match_columns(names)
+    recordings = [i for i, name in enumerate(names) if isinstance(dataset.features[name], Audio)]
+    if "audio" not in fields and len(recordings) == 1:
+        fields[recordings[0]] = "audio"  # whatever its name
     if not is_readable(fields):
-        raise UserError(f"{source.path} has columns {', '.join(names)}; one must be 'audio' and one 'text'")
+        raise UserError(
+            f"{source.path} has columns {', '.join(names)}; one must hold recordings and one be called 'text'"
+        )
     check_columns(str(source.path), names, fields)
     field_of = {name: field for name, field in zip(names, fields, strict=True) if field}
     for name, feature in dataset.features.items():
@@ -91,7 +96,8 @@ def _open(path: Path) -> "Dataset | IterableDataset":
         else:
             found = load_dataset(str(local))
     except (DatasetGenerationError, DatasetNotFoundError, ImportError, OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be opened as a dataset ({error})") from error
+        here = "" if local.exists() else "is no file or folder here, and "
+        raise UserError(f"{path} {here}cannot be opened as a dataset ({error})") from error
     if not isinstance(found, DatasetDict):
         return found
     if split is None and len(found) == 1:

@@ -5,7 +5,7 @@ in LJSpeech and Common Voice. Without names, a table has two columns: the record
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,9 +68,8 @@ def read_rows(source: Source) -> Iterator[RawRow]:
             what = f"{len(cells)} columns where {len(names)} are expected"
             yield describe_problem(source.path, line, line, what, _mend(layout))
         else:
-            row = dict(zip(names, cells, strict=True))
             source.unused.update(name for name, field in zip(names, fields, strict=True) if not field)
-            yield RawRow(source.path, line, line, _name_fields(row))
+            yield RawRow(source.path, line, line, _name_cells(cells, fields))
 
 
 def read_cells(path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | Problem]]:
@@ -109,12 +108,13 @@ def _read_csv(path: Path) -> Iterator[tuple[int, list[str] | Problem]]:
     yield from problems
 
 
-def _name_fields(row: dict[str, str]) -> dict[str, object]:
-    fields: dict[str, object] = {}
-    for (_, cell), field in zip(row.items(), match_columns(list(row)), strict=True):
+def _name_cells(cells: Sequence[str], fields: Sequence[str | None]) -> dict[str, object]:
+    """The cells by their fields. An empty one is not given, save where it must be: then the checker says so."""
+    row: dict[str, object] = {}
+    for cell, field in zip(cells, fields, strict=True):
         if field and (cell.strip() or field in ("audio", "text")):
-            fields[field] = cell.strip() if field != "reward" else _read_number(cell)
-    return fields
+            row[field] = _read_number(cell) if field == "reward" else cell.strip()
+    return row
 
 
 def _read_number(cell: str) -> object:
