@@ -1,4 +1,4 @@
-"""The page in a real browser: it plays, shows what was logged, is usable by everyone, and asks nobody for anything.
+"""The pages in a real browser: they play, show what was logged, are usable by everyone, and ask nobody for anything.
 
 Needs Chromium (Debian: ``apt-get install chromium``); the variable CHROMIUM names another one.
 """
@@ -11,10 +11,13 @@ import shutil
 import time
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from higgs_trainer.cli import app
-from run_folders import EVIL, make_logs, write_run
+from higgs_trainer.data.audio import write_audio
+from higgs_trainer.errors import UserError
+from run_folders import EVIL, make_logs, tone, write_lines, write_run
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the extra dev is not installed")
 
@@ -45,18 +48,34 @@ class Visit:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two runs, the page of one and the page of both."""
+    """Two runs, the page of one and the page of both; and the page of a corpus, with a problem in it."""
     folder = tmp_path_factory.mktemp("runs")
     write_run(folder / "first")
     write_run(folder / "second", shift=0.3)
-    write_page("one.html", folder, "first")
-    write_page("both.html", folder, "first", "second")
+    run("report", folder / "first", "-o", folder / "one.html")
+    run("report", folder / "first", folder / "second", "-o", folder / "both.html")
+    for number in range(4):
+        write_audio(folder / f"{number}.wav", tone(220 + 50 * number, 0.5 + 0.1 * number))
+    rows = [{"audio": f"{number}.wav", "text": f"one {EVIL}"} for number in range(5)]
+    write_lines(folder / "corpus.jsonl", rows)
+    run(
+        "prepare",
+        folder / "corpus.jsonl",
+        "-o",
+        folder / "prepared",
+        "--report",
+        folder / "corpus.html",
+        code=2,
+    )
     return folder
 
 
-def write_page(name, folder, *runs):
-    done = CliRunner().invoke(app, ["report", *(str(folder / run) for run in runs), "-o", str(folder / name)])
-    assert done.exit_code == 0, done.output
+def run(*arguments, code=0):
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if code == 0:
+        assert done.exit_code == 0, done.output
+    else:
+        assert isinstance(done.exception, UserError)
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +99,9 @@ def visit(browser, folder):
         context.close()
 
 
-@pytest.mark.parametrize("name", ["one.html", "both.html"])
-def test_the_page_opens_at_once_and_asks_for_nothing(visit, folder, name):
+@pytest.mark.parametrize("name", ["one.html", "both.html", "corpus.html"])
+def test_a_page_asks_for_nothing(visit, name):
     opened = visit(name)
-    assert opened.seconds < 1
-    assert (folder / name).stat().st_size < 5e6
     opened.page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     opened.page.wait_for_timeout(100)
     assert opened.complaints == []
@@ -92,12 +109,32 @@ def test_the_page_opens_at_once_and_asks_for_nothing(visit, folder, name):
     assert outside == []
 
 
-def test_every_player_plays(visit):
-    page = visit().page
+@pytest.mark.slow
+def test_the_page_of_a_long_run_is_small_and_opens_at_once(visit, folder):
+    """Five sentences of eight seconds by four voices and at a step between, and 1,000 logs."""
+    speech = torch.randn(24_000 * 8, generator=torch.Generator().manual_seed(0)) * tone(3, 8.0)
+    long = write_run(folder / "long", texts=tuple(f"sentence {number}" for number in range(5)))
+    for path in [*long.glob("samples/*/*.wav"), *long.glob("_recordings/*.wav")]:
+        write_audio(path, speech)
+    log = make_logs()[0]
+    write_lines(
+        long / "metrics.jsonl",
+        [{key: value / step for key, value in log.items()} | {"step": step} for step in range(1, 1001)],
+    )
+    run("report", long)
+    page = long / "report.html"
+    assert 1e6 < page.stat().st_size < 5e6
+    assert min(visit(page).seconds for _ in range(3)) < 1  # another process may have the processor
+
+
+# one two: reference, before, after, recording, on the way; the other text: the same without a recording. The corpus:
+# each recording at both ends of duration, loudness, peak and pace, four being all there are, and none for the problem.
+@pytest.mark.parametrize(("name", "count"), [("one.html", 5 + 4), ("corpus.html", 4 * 4)])
+def test_every_player_plays(visit, name, count):
+    page = visit(name).page
     page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     players = page.locator("audio")
-    # one two: reference, before, after, recording, on the way; the other text: the same without a recording
-    assert players.count() == 5 + 4
+    assert players.count() == count
     for index in range(players.count()):
         played = players.nth(index).evaluate(
             """async (audio) => {
@@ -109,7 +146,7 @@ def test_every_player_plays(visit):
                }"""
         )
         assert played[0] > 0
-        assert 0.35 < played[1] < 0.7
+        assert 0.35 < played[1] < 0.95
         assert played[2] == 0  # one voice at a time
 
 
@@ -219,16 +256,27 @@ def test_texts_are_shown_and_never_run(visit):
     assert opened.complaints == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
-@pytest.mark.parametrize("name", ["one.html", "both.html"])
-def test_everyone_can_read_it(visit, scheme, viewport, name):
+@pytest.mark.parametrize(
+    ("name", "viewport", "scheme"),
+    [
+        ("one.html", PHONE, "light"),
+        ("one.html", PHONE, "dark"),
+        ("one.html", DESKTOP, "light"),
+        ("one.html", DESKTOP, "dark"),
+        ("both.html", PHONE, "dark"),
+        ("both.html", DESKTOP, "light"),
+        ("corpus.html", PHONE, "dark"),
+        ("corpus.html", DESKTOP, "light"),
+    ],
+)
+def test_everyone_can_read_it(visit, name, viewport, scheme):
     """No violation of axe-core's rules, contrast among them; and nothing is wider than the screen."""
     from axe_playwright_python.sync_playwright import Axe
 
     page = visit(name, viewport=viewport, color_scheme=scheme).page
     page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
-    page.wait_for_selector("table.logged")
+    if name != "corpus.html":
+        page.wait_for_selector("table.logged")
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
     assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]

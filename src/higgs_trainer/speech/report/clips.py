@@ -44,20 +44,15 @@ class ShownSentence:
 
 
 class Budget:
-    """How many bytes of sound may still go into the page; and every file but once through the encoder."""
+    """How many bytes of sound may still go into the page, and how many clips found no room."""
 
     def __init__(self, left_bytes: int = BUDGET_BYTES) -> None:
         self.left_bytes = left_bytes
         self.left_out = 0
-        self._shown: dict[tuple[ClipFile, str], ShownClip] = {}
 
     def show(self, clips: Mapping[Place, ClipFile], text: str) -> dict[Place, ShownClip]:
         """All of these clips, or none of them where they do not fit."""
-        shown = (
-            {column: self._encode(clip, text) for column, clip in clips.items()}
-            if self.left_bytes > 0
-            else {}
-        )
+        shown = {place: _show(clip, text) for place, clip in clips.items()} if self.left_bytes > 0 else {}
         size = sum(len(clip.audio) + len(clip.spectrogram) for clip in shown.values())
         if size > self.left_bytes or not shown:
             self.left_out += len(clips)
@@ -65,26 +60,20 @@ class Budget:
         self.left_bytes -= size
         return shown
 
-    def _encode(self, clip: ClipFile, text: str) -> ShownClip:
-        if (clip, text) not in self._shown:
-            self._shown[clip, text] = _show(clip, text)
-        return self._shown[clip, text]
-
 
 def show_sentences(sentences: Sequence[Sentence], budget: Budget) -> tuple[list[ShownSentence], list[str]]:
-    """The sentences as far as the budget goes, those from between before and after last; and a note on the rest."""
-    shown = [(one, budget.show(one.clips, one.text)) for one in sentences]
-    with_clips = [
-        ShownSentence(one.text, clips, budget.show(one.on_the_way, one.text) if one.on_the_way else {})
-        for one, clips in shown
-        if clips or not one.clips
+    """The sentences as far as the budget goes, clips from between before and after last; and a note on the rest."""
+    clips = [budget.show(one.clips, one.text) for one in sentences]
+    on_the_way = [budget.show(one.on_the_way, one.text) for one in sentences]
+    shown = [
+        ShownSentence(one.text, *kinds)
+        for one, *kinds in zip(sentences, clips, on_the_way, strict=True)
+        if any(kinds)
     ]
-    notes = []
-    if budget.left_out:
-        notes.append(
-            f"{budget.left_out} further clips are left out, lest the page pass 5 MB; they are in the folder."
-        )
-    return [one for one in with_clips if one.clips or one.on_the_way], notes
+    if not budget.left_out:
+        return shown, []
+    note = f"{budget.left_out} further clips are left out, lest the page pass 5 MB; they are in the folder."
+    return shown, [note]
 
 
 def group_by_run(clips: ShownClips) -> dict[str, dict[str, ShownClip]]:
