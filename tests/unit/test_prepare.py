@@ -1,6 +1,7 @@
 """A manifest becomes a prepared folder, whole or not at all."""
 
 import json
+import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,3 +165,14 @@ def test_codes_of_another_codec_are_refused(manifest: Path, tmp_path: Path) -> N
     check_codec(card, CountingCodec(name="renamed"))
     with pytest.raises(CheckpointError, match=r"m\.jsonl.*counting \(f1\).*\(f2\).*prepare the data again"):
         check_codec(card, CountingCodec(fingerprint="f2"))
+
+
+def test_a_data_loader_s_worker_opens_the_rows_again(manifest: Path, tmp_path: Path) -> None:
+    prepare(manifest, tmp_path / "out", codec=CountingCodec(), progress=quiet)
+    rows = read_prepared(tmp_path / "out").rows
+    pickled = pickle.dumps(rows)
+    assert b"data-00000-of-00001.arrow" in pickled
+    assert rows[1]["codes"].astype("uint16").tobytes() not in pickled
+    assert pickle.loads(pickled)[1]["codes"].tolist() == rows[1]["codes"].tolist()
+    with pytest.raises(IndexError):
+        rows[2]
