@@ -218,7 +218,10 @@ def test_bad_samples_of_train_higgs_audio(folder: Path) -> None:
         sample("a", task_type="singing"),
         sample("b"),
         sample("a", ref_speakers=SPEAKERS[:1]),
+        sample("a") | {"transcript_file": "../outside.txt"},
+        sample("a") | {"transcript_file": "x" * 5000},
     )
+    (folder.parent / "outside.txt").write_text("secret")
     found = find_problems(folder)
     text = (folder / "metadata.json").read_text().splitlines()
     begins = [number for number, line in enumerate(text, start=1) if line == "    {"]
@@ -231,6 +234,8 @@ def test_bad_samples_of_train_higgs_audio(folder: Path) -> None:
             "unknown task_type 'singing'",
             "'transcript_file' is missing",
             "['[SPEAKER1]']",
+            "leaves the folder",
+            "is missing",
         ),
         strict=True,
     ):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from higgs_trainer.data.importers.json_lines import first_objects, read_objects
 from higgs_trainer.data.importers.source import RawRow, Source, describe_problem
-from higgs_trainer.data.importers.text_folder import read_text
+from higgs_trainer.data.importers.text_folder import is_file, read_text
 from higgs_trainer.errors import Problem
 
 OURS = ("ref_text", "references", "turns", "task")
@@ -62,5 +62,5 @@ def _find_words(path: Path) -> dict[str, str]:
 
 def _read_beside(reference: Path) -> str | None:
     path = reference.parent / f"{reference.stem}.txt"
-    text = read_text(path) if path.is_file() else None
+    text = read_text(path) if is_file(path) else None
     return None if isinstance(text, Problem) else text

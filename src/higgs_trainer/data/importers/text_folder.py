@@ -42,6 +42,14 @@ def read_rows(source: Source) -> Iterator[RawRow]:
             )
 
 
+def is_file(path: Path) -> bool:
+    """Whether it is one; a name that no file can have (too long, with a NUL) names none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def read_text(path: Path) -> str | Problem:
     """A text file's words, or what is wrong with it."""
     lines = []

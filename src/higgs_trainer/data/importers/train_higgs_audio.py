@@ -17,14 +17,15 @@ from typing import Any
 
 from higgs_trainer.data.importers.json_lines import build_decoder
 from higgs_trainer.data.importers.source import RawRow, Source, describe_problem
-from higgs_trainer.data.importers.text_folder import read_text
+from higgs_trainer.data.importers.text_folder import is_file, read_text
+from higgs_trainer.data.text import find_speakers
 from higgs_trainer.errors import Problem, UserError
 
 METADATA_NAME = "metadata.json"
 SAMPLES = re.compile(r'"samples"\s*:\s*\[')
 GAP = re.compile(r"[\s,]*")  # between two samples
-STAND_IN = "this is a voice sample"
-"""How the words begin that its tools write where a reference's transcript was missing."""
+STAND_INS = ("This is a voice sample for cloning.", "This is a voice sample.")
+"""What its tools write and read where a reference's transcript is missing."""
 
 FIELD_OF_KEY = {
     "audio_file": "audio",
@@ -126,9 +127,13 @@ class _Sample:
         if not isinstance(name, str):
             self.add("no 'transcript_file'", "name the text file with its words")
             return None
-        path = self.metadata.parent / name
-        if not path.is_file():
-            self.add(f"'transcript_file' is missing: {name}", f"no such file under {self.metadata.parent}")
+        folder = self.metadata.parent.resolve()
+        path = folder / name
+        if not is_file(path):
+            self.add(f"'transcript_file' is missing: {name}", f"no such file under {folder}")
+            return None
+        if not path.resolve().is_relative_to(folder):
+            self.add(f"'transcript_file' leaves the folder: {name}", f"move it under {folder}")
             return None
         text = read_text(path)
         if isinstance(text, Problem):
@@ -138,7 +143,7 @@ class _Sample:
 
     def _read_task(self) -> str | None:
         task_type = self.sample.get("task_type")
-        if task_type is None or task_type in TASK_OF_TYPE:
+        if task_type is None or (isinstance(task_type, str) and task_type in TASK_OF_TYPE):
             return TASK_OF_TYPE.get(str(task_type))
         self.add(f"unknown task_type {task_type!r}", f"known: {', '.join(TASK_OF_TYPE)}")
         return None
@@ -148,7 +153,7 @@ class _Sample:
         if not isinstance(speakers, list) or not all(isinstance(speaker, dict) for speaker in speakers):
             self.add("'ref_speakers' is no list of speakers", "give a list of objects")
             return []
-        speakers = sorted(speakers, key=lambda speaker: str(speaker.get("speaker_tag")))
+        speakers = sorted(speakers, key=lambda speaker: find_speakers(str(speaker.get("speaker_tag"))))
         tags = [speaker.get("speaker_tag") for speaker in speakers]
         if tags != [f"[SPEAKER{i}]" for i in range(len(speakers))]:
             self.add(f"the speaker tags are {tags}", "number them [SPEAKER0], [SPEAKER1] and so on")
@@ -159,7 +164,7 @@ class _Sample:
         return [{names[key]: value for key, value in speaker.items() if key in names} for speaker in speakers]
 
     def _check_stand_in(self, words: object) -> None:
-        if isinstance(words, str) and words.lower().startswith(STAND_IN):
+        if isinstance(words, str) and words.strip() in STAND_INS:
             self.add(
                 f"'ref_transcript' is {words!r}, which a tool wrote where the words were missing",
                 "write what is said in the reference",
