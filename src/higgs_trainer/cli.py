@@ -426,11 +426,26 @@ def merge(
         base=base,
         dtype=dtype,
         max_shard_size=max_shard_size,
-        describe=lambda folder: write_model_card(folder, name=output.name),
+        describe=lambda folder: write_model_card(folder, earlier=adapter, name=output.name),
     )
     typer.echo(f"{output}: merged, in {merged.dtype}")
     if merged.left_out:
         typer.echo(f"left out, for transformers has no place for them: {', '.join(merged.left_out)}")
+
+
+@app.command()
+def card(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What training or merging wrote.")],
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="The model's name on the hub.")] = None,
+) -> None:
+    """Write the model card of a folder anew, from what is in it by now: an evaluation, perhaps.
+
+    The note on consent and the licence that the old card has are kept; the rest is written again.
+    """
+    from higgs_trainer.model_card import write_model_card
+
+    write_model_card(folder, name=name)
+    typer.echo(f"{folder / 'README.md'}: written")
 
 
 @app.command()

@@ -17,6 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from higgs_trainer import __version__
 from higgs_trainer.data.codec import HUB_NAME
 from higgs_trainer.data.summary import DATA_SUMMARY_NAME
+from higgs_trainer.errors import UserError
 from higgs_trainer.model.loading import ADAPTER_CONFIG
 from higgs_trainer.speech.evaluation_file import EVALUATION_NAME, SCHEMA
 from higgs_trainer.yaml_file import read_yaml
@@ -58,29 +59,47 @@ SHOWN_METRICS = {
     "eval_loss": "held-out loss",
     "eval_codebook_0_accuracy": "held-out accuracy of codebook 0",
 }
+BASES_LICENCE = "that-of-the-base-model"
+KNOWN_BY = ("recipe.yaml", ADAPTER_CONFIG, "config.json")
+CONSENT_NOTE = re.compile(r"says so here:\n\n((?:>.*\n)+)")
 ISO_LANGUAGE = re.compile(r"([a-z]{2,3})(-.*)?")
 
 
-def write_model_card(folder: Path, *, record: Path | None = None, name: str | None = None) -> None:
+def write_model_card(
+    folder: Path, *, record: Path | None = None, earlier: Path | None = None, name: str | None = None
+) -> None:
     """Write the card of ``folder``, in place of the one that PEFT leaves there, which names local paths.
 
     Args:
         record: where the run's own files are (recipe, metrics, samples), if not in ``folder``.
+        earlier: a folder whose card's consent note and licence are kept, if not ``record``.
         name: what to call the model: its name on the hub; None: the folder's own name.
+
+    Raises:
+        UserError: neither a recipe nor weights lie there.
     """
     record = record or folder
+    if not any((place / known).is_file() for place in (folder, record) for known in KNOWN_BY):
+        raise UserError(
+            f"{folder} is no folder that training or merging wrote: none of {', '.join(KNOWN_BY)} is there"
+        )
     unfinished = folder / f"{CARD_NAME}.unfinished"
-    unfinished.write_text(str(build_model_card(folder, record, name or record.name)) + "\n", encoding="utf-8")
+    card = build_model_card(folder, record, (earlier or record) / CARD_NAME, name or record.resolve().name)
+    unfinished.write_text(f"{card}\n", encoding="utf-8")
     os.replace(unfinished, folder / CARD_NAME)
 
 
-def build_model_card(folder: Path, record: Path, name: str) -> ModelCard:
+def build_model_card(folder: Path, record: Path, earlier: Path, name: str) -> ModelCard:
     """The card, its metadata checked by huggingface_hub's own parsing."""
     recipe = read_yaml(record / "recipe.yaml") if (record / "recipe.yaml").is_file() else {}
     data = _read_json(_find(DATA_SUMMARY_NAME, folder, record))
     evaluation = _read_evaluation(_find(EVALUATION_NAME, folder, record))
     metrics = _read_json(_find("metrics.json", folder, record))
+    kept = read_kept(earlier)
     base = read_base(recipe)
+    if "license" in kept:
+        base = {key: value for key, value in base.items() if not key.startswith("license")}
+    base |= kept
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     metadata = ModelCardData(
         base_model=base.get("hub_name"),
@@ -100,6 +119,7 @@ def build_model_card(folder: Path, record: Path, name: str) -> ModelCard:
         template_str=files("higgs_trainer").joinpath(TEMPLATE).read_text(encoding="utf-8"),
         name=name,
         base=base,
+        bases_licence=BASES_LICENCE,
         is_adapter=is_adapter,
         data=data,
         settings=list(_list_settings(recipe)),
@@ -112,6 +132,18 @@ def build_model_card(folder: Path, record: Path, name: str) -> ModelCard:
     )
 
 
+def read_kept(card: Path) -> dict[str, str]:
+    """What a person may have written into an earlier card: the licence in its metadata, and the note on consent."""
+    if not card.is_file():
+        return {}
+    found = ModelCard.load(card, ignore_metadata_errors=True)
+    metadata = found.data.to_dict()
+    kept = {key: metadata[key] for key in ("license", "license_name", "license_link") if metadata.get(key)}
+    if note := CONSENT_NOTE.search(found.content):
+        kept["consent"] = note[1].strip()
+    return kept
+
+
 def read_base(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What can be said of the base model: its name if it is on the hub, and its licence.
 
@@ -120,7 +152,7 @@ def read_base(recipe: Mapping[str, Any]) -> dict[str, Any]:
     named = str(recipe.get("model", {}).get("name_or_path", ""))
     if HUB_NAME.fullmatch(named) and not Path(named).exists():
         link = f"https://huggingface.co/{named}"
-        licence = {"license": "other", "license_name": "that-of-the-base-model", "license_link": link}
+        licence = {"license": "other", "license_name": BASES_LICENCE, "license_link": link}
         return {"hub_name": named, **licence}
     card = Path(named) / CARD_NAME
     if not named or not card.is_file():

@@ -233,14 +233,13 @@ def training_arguments(recipe: Recipe) -> dict[str, Any]:
     `resume_from_checkpoint` is left out: it goes to `Trainer.train`. The sampler is sequential, since the order of an
     epoch is in its plan (`data/packing.py`). "muon" names this package's own optimizer,
     which the trainer builds; `TrainingArguments` does not know it. `gradient_checkpointing` is passed only when it
-    is on: transformers gives the switch another name in version 6 and warns of the old one.
+    is on: transformers gives the switch another name in version 6 and warns of the old one. `hub_strategy`: Trainer
+    would otherwise push each checkpoint on the way, with a pickle of these arguments.
     """
     arguments = to_plain(asdict(recipe.training))
     del arguments["resume_from_checkpoint"]
     arguments["train_sampling_strategy"] = "sequential"
-    arguments["hub_strategy"] = (
-        "end"  # else each checkpoint is pushed on its way, with a pickle of these arguments
-    )
+    arguments["hub_strategy"] = "end"
     if arguments["per_device_train_batch_size"] is None:
         arguments["per_device_train_batch_size"] = 1 if recipe.data.packing else EXAMPLES_PER_BATCH
     if not arguments["gradient_checkpointing"]:

@@ -17,6 +17,7 @@ from higgs_trainer.errors import CheckpointError, UserError
 from higgs_trainer.model.conversion import convert_checkpoint
 from higgs_trainer.model.layouts import boson_name, list_native_weights
 from higgs_trainer.model.loading import load_checkpoint
+from tiny import tiny_checkpoint
 
 BOSON, NATIVE = FOLDER / "boson", FOLDER / "native"
 
@@ -111,6 +112,22 @@ def test_a_converted_checkpoint_is_one_to_train(tmp_path):
     assert ids_T[0] == ID["<|begin_of_text|>"]
     assert ids_T[-1] == ID["<|audio_out_bos|>"]
     assert AutoTokenizer.from_pretrained(tmp_path / "native").pad_token == "<|end_of_text|>"
+
+
+def test_at_the_released_codebooks_a_processor_names_the_released_tokenizer(tmp_path):
+    checkpoint = tiny_checkpoint()
+    config = HiggsAudioV2Config.from_dict(
+        {**checkpoint.model.config.to_dict(), "codebook_size": 1026, "audio_stream_bos_id": 1024}
+        | {"audio_stream_eos_id": 1025}
+    )
+    HiggsAudioV2ForConditionalGeneration(config, use_text_head=True).save_pretrained(tmp_path / "source")
+    checkpoint.tokenizer.add_special_tokens({"additional_special_tokens": ["<|AUDIO|>"]})
+    checkpoint.tokenizer.save_pretrained(tmp_path / "source")
+    convert_checkpoint(tmp_path / "source", tmp_path / "boson")
+    convert_checkpoint(tmp_path / "boson", tmp_path / "native")
+    processor = json.loads((tmp_path / "native" / "processor_config.json").read_text())
+    assert processor["audio_tokenizer"]["audio_tokenizer_name_or_path"] == "bosonai/higgs-audio-v2-tokenizer"
+    assert not (tmp_path / "boson" / "processor_config.json").exists()
 
 
 def test_a_matrix_that_was_cut_in_two_is_joined(tmp_path):

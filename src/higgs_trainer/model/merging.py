@@ -35,6 +35,7 @@ RUN_RECORD = (
     "metrics.jsonl",
     "trainable_parameters.json",
     "data_summary.json",
+    "environment.json",
     "evaluation.json",
     "samples",
 )
