@@ -17,6 +17,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from higgs_trainer.assembly import Run, build_run
 from higgs_trainer.data.audio import read_audio
 from higgs_trainer.data.examples import read_context
+from higgs_trainer.data.prepared import PreparedRows
 from higgs_trainer.data.prompt import Context, SpokenClip
 from higgs_trainer.data.summary import DATA_SUMMARY_NAME, summarize
 from higgs_trainer.guard import LabelLeakError
@@ -227,8 +228,12 @@ def _list_recordings(run: Run) -> Iterator[Recording]:
 
 
 def _summarize_data(run: Run) -> dict[str, Any]:
-    sets = {"train": run.train_examples, "eval": run.held_out}
-    return {name: summarize(examples.rows) for name, examples in sets.items() if examples is not None}
+    summary = {}
+    for name, examples in (("train", run.train_examples), ("eval", run.held_out)):
+        if examples is not None:
+            assert isinstance(examples.rows, PreparedRows)  # `_load_examples`
+            summary[name] = summarize(examples.rows)
+    return summary
 
 
 def _last_logged(trainer: HiggsAudioTrainer) -> dict[str, float]:

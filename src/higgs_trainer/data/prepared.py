@@ -23,6 +23,7 @@ from higgs_trainer.errors import CheckpointError, UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
+    from pyarrow import ChunkedArray
 
 CARD_NAME = "dataset_card.json"
 REJECTED_NAME = "rejected.jsonl"
@@ -79,6 +80,10 @@ class PreparedRows:
 
     def __len__(self) -> int:
         return len(self._dataset)
+
+    def column(self, name: str) -> "ChunkedArray":
+        """One column of all rows, as Arrow holds it."""
+        return self._columns[name]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row: dict[str, Any] = {}
