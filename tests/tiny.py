@@ -65,6 +65,22 @@ def talkative_checkpoint(*, end_logit: float = 0.0, seed: int = 0) -> Checkpoint
     return checkpoint
 
 
+class ToneCodec:
+    """As long as its codes say; every frame sounds as its first code. What it encodes are that many frames of 7."""
+
+    name, revision, fingerprint = "tone", None, "f"
+    sample_rate_hz, frames_per_second, num_codebooks, codebook_size = 24_000, 25.0, NUM_CODEBOOKS, NUM_CODES
+
+    def encode(self, waveform_S: Tensor) -> Tensor:
+        return torch.full((len(waveform_S) // 960, NUM_CODEBOOKS), 7)
+
+    def encode_batch(self, waveforms: list[Tensor]) -> list[Tensor]:
+        return [self.encode(waveform_S) for waveform_S in waveforms]
+
+    def decode(self, codes_FK: Tensor) -> Tensor:
+        return (codes_FK[:, :1] / 16.0).expand(-1, 960).flatten()
+
+
 def draw_codes(num_frames: int, seed: int) -> Tensor:
     return torch.randint(
         NUM_CODES, (num_frames, NUM_CODEBOOKS), generator=torch.Generator().manual_seed(seed)

@@ -1,5 +1,7 @@
 """The verbs and their arguments. Each verb calls one function, imported only then: `-h` must not wait for torch."""
 
+import itertools
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +14,8 @@ from higgs_trainer.errors import HiggsTrainerError, UserError
 from higgs_trainer.guard.leak import LabelLeakError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from higgs_trainer.run import CheckReport
     from higgs_trainer.speech.script import ScriptLine, Voice
 
@@ -255,6 +259,40 @@ def train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
         typer.echo(f"{summary.output_dir}: done")
 
 
+# What `generate` and `evaluate` share: whose voice, and how it speaks.
+TextFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="What to say: a sentence a line, or JSON lines.")
+]
+CodecName = Annotated[str | None, typer.Option(metavar="NAME", help="Default: the model's own.")]
+RefAudio = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="A clip of the voice to clone; again for [SPEAKER1], and so on."),
+]
+RefText = Annotated[
+    list[str] | None, typer.Option(help="What is said in that clip; as often as --ref-audio.")
+]
+Scene = Annotated[str | None, typer.Option(help="Where the speaker is, or who, in words.")]
+ReferenceInSystem = Annotated[
+    bool, typer.Option("--reference-in-system", help="Put the clips behind the scene, without words.")
+]
+Language = Annotated[str, typer.Option(metavar="CODE", help="Decides where sentences end in a long text.")]
+Temperature = Annotated[
+    float | None, typer.Option(min=0.01, help="Lower is steadier. Default, here and below: the model's own.")
+]
+TopK = Annotated[int | None, typer.Option(min=0, help="Draw from the k likeliest codes; 0 from all.")]
+TopP = Annotated[float | None, typer.Option(min=0.01, max=1.0, help="Draw from this share of likelihood.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed draws the same speech.")]
+Greedy = Annotated[bool, typer.Option("--greedy", help="Always the likeliest code.")]
+MaxSeconds = Annotated[float, typer.Option(min=0.1, help="Where speech that does not stop is cut.")]
+PartSeconds = Annotated[
+    float | None,
+    typer.Option(min=0.1, help="A longer text is spoken in parts. Default: two thirds of --max-seconds."),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Texts spoken at once; it changes no clip.")]
+ComputeDtype = Annotated[Dtype, typer.Option(help="What the model computes in.")]
+Device = Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")]
+
+
 @app.command()
 def generate(
     model: Annotated[str, typer.Option(metavar="DIR", help="What training wrote, or a base model.")],
@@ -262,46 +300,23 @@ def generate(
         Path, typer.Option("--output", "-o", metavar="DIR", help="For WAV files and index.jsonl.")
     ],
     text: Annotated[str | None, typer.Option(help="What to say.")] = None,
-    text_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What to say: a sentence a line, or JSON lines.")
-    ] = None,
-    codec: Annotated[str | None, typer.Option(metavar="NAME", help="Default: the model's own.")] = None,
-    ref_audio: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="A clip of the voice to clone; again for [SPEAKER1], and so on."),
-    ] = None,
-    ref_text: Annotated[
-        list[str] | None, typer.Option(help="What is said in that clip; as often as --ref-audio.")
-    ] = None,
-    scene: Annotated[str | None, typer.Option(help="Where the speaker is, or who, in words.")] = None,
-    reference_in_system: Annotated[
-        bool, typer.Option("--reference-in-system", help="Put the clips behind the scene, without words.")
-    ] = False,
-    language: Annotated[
-        str, typer.Option(metavar="CODE", help="Decides where sentences end in a long text.")
-    ] = "en",
-    temperature: Annotated[
-        float | None,
-        typer.Option(min=0.01, help="Lower is steadier. Default, here and below: the model's own."),
-    ] = None,
-    top_k: Annotated[
-        int | None, typer.Option(min=0, help="Draw from the k likeliest codes; 0 from all.")
-    ] = None,
-    top_p: Annotated[
-        float | None, typer.Option(min=0.01, max=1.0, help="Draw from this share of likelihood.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same speech.")] = 0,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest code.")] = False,
-    max_seconds: Annotated[
-        float, typer.Option(min=0.1, help="Where speech that does not stop is cut.")
-    ] = 30.0,
-    part_seconds: Annotated[
-        float | None,
-        typer.Option(min=0.1, help="A longer text is spoken in parts. Default: two thirds of --max-seconds."),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts spoken at once; it changes no clip.")] = 8,
-    dtype: Annotated[Dtype, typer.Option(help="What the model computes in.")] = "float32",
-    device: Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")] = None,
+    text_file: TextFile = None,
+    codec: CodecName = None,
+    ref_audio: RefAudio = None,
+    ref_text: RefText = None,
+    scene: Scene = None,
+    reference_in_system: ReferenceInSystem = False,
+    language: Language = "en",
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Seed = 0,
+    greedy: Greedy = False,
+    max_seconds: MaxSeconds = 30.0,
+    part_seconds: PartSeconds = None,
+    batch_size: BatchSize = 8,
+    dtype: ComputeDtype = "float32",
+    device: Device = None,
 ) -> None:
     """Speak a text, or each line of a file.
 
@@ -333,7 +348,8 @@ def generate(
         dtype=dtype,
         device=device,
     )
-    done = speak_into_folder(speaker, script, output, batch_size=batch_size)
+    requests = [speaker.build_request(line) for line in script]
+    done = speak_into_folder(speaker, requests, output, batch_size=batch_size)
     typer.echo(
         f"{output}: {done.num_clips} spoken, {done.audio_seconds:.1f} s of audio in {done.seconds:.1f} s, "
         "in the order of index.jsonl"
@@ -344,6 +360,109 @@ def generate(
             + ", ".join(done.at_limit),
             err=True,
         )
+
+
+@app.command()
+def evaluate(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL [MODEL]", help="One model, or two side by side; 'recordings': those of the texts."
+        ),
+    ],
+    text_file: TextFile = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A held-out set, prepared, in place of --text-file.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="For speech and rows. Default: a new 'evaluation'."
+        ),
+    ] = None,
+    other_voice: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Somebody else. Default: the other voices among the texts."),
+    ] = None,
+    asr: Annotated[
+        str, typer.Option(metavar="NAME", help="A recogniser, or the folder of one.")
+    ] = "whisper-tiny.en",
+    quality: Annotated[bool, typer.Option(help="Predict quality (needs the extra 'evaluate').")] = True,
+    json_line: Annotated[
+        bool, typer.Option("--json", help="All figures once more, as one object in the last line.")
+    ] = False,
+    codec: CodecName = None,
+    ref_audio: RefAudio = None,
+    ref_text: RefText = None,
+    scene: Scene = None,
+    reference_in_system: ReferenceInSystem = False,
+    language: Language = "en",
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Seed = 0,
+    greedy: Greedy = False,
+    max_seconds: MaxSeconds = 30.0,
+    part_seconds: PartSeconds = None,
+    batch_size: BatchSize = 8,
+    dtype: ComputeDtype = "float32",
+    device: Device = None,
+) -> None:
+    """Let models speak the same texts, and say how well: words, voice, quality, with intervals and a paired test.
+
+    A recogniser, a speaker encoder and a quality predictor judge every clip. Rows of FILE may have **audio**, a
+    recording of the same sentence: then lengths and voices are compared with it.
+    """
+    if len(models) > 2:
+        raise UserError(f"{len(models)} models; give one, or two to compare")
+    if (text_file is None) == (data is None):
+        raise UserError("on what? give --text-file or --data, one of them")
+    script = [] if text_file is None else _read_script(None, text_file)
+    voice = _read_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
+    from higgs_trainer.speech.comparison import Evaluation, build_tables, evaluate_models
+    from higgs_trainer.speech.judged import load_judges
+    from higgs_trainer.speech.sampling import Sampling
+
+    output = _find_new_folder() if output is None else output
+    evaluation = Evaluation(
+        script,
+        data,
+        voice,
+        Sampling(
+            greedy=greedy,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            max_seconds=max_seconds,
+            part_seconds=part_seconds,
+            seed=seed,
+        ),
+        language=language,
+        codec=codec,
+        dtype=dtype,
+        device=device,
+        batch_size=batch_size,
+    )
+    judges = load_judges(asr, language=language, with_quality=quality)
+    report = evaluate_models(models, evaluation, judges, output, other_voice=other_voice or (), seed=seed)
+    _print_tables(build_tables(report))
+    typer.echo(f"{output}: rows.jsonl has a row a clip, figures.json all figures")
+    if json_line:
+        typer.echo(json.dumps(report))
+
+
+def _find_new_folder() -> Path:
+    """'evaluation' or, where that is taken, 'evaluation-2' and so on."""
+    names = ("evaluation" if number == 1 else f"evaluation-{number}" for number in itertools.count(1))
+    return next(path for path in map(Path, names) if not path.exists())
+
+
+def _print_tables(tables: "Sequence[Table]") -> None:
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=160)  # a file is not folded at 80 columns
+    for table in tables:
+        console.print(table)
 
 
 def _read_script(text: str | None, text_file: Path | None) -> "list[ScriptLine]":

@@ -44,7 +44,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"higgs-trainer {__version__}\n"
 
 
-@pytest.mark.parametrize("verb", ["prepare", "check", "train", "generate", "demo"])
+@pytest.mark.parametrize("verb", ["prepare", "check", "train", "generate", "evaluate", "demo"])
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help(capsys: pytest.CaptureFixture[str], verb: str, option: str) -> None:
     assert run(verb, option) == 0
@@ -138,13 +138,15 @@ def generated(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
     calls: list[SimpleNamespace] = []
 
     def speak_into_folder(speaker: Any, script: Any, output: Path, *, batch_size: int) -> SimpleNamespace:
-        calls.append(SimpleNamespace(**speaker, script=script, output=output, batch_size=batch_size))
+        calls.append(SimpleNamespace(**vars(speaker), script=script, output=output, batch_size=batch_size))
         return SimpleNamespace(num_clips=2, audio_seconds=3.0, seconds=1.5, at_limit=("0001.wav",))
 
     stub(
         monkeypatch,
         "speech.speaker",
-        load_speaker=lambda model, **options: {"model": model, **options},
+        load_speaker=lambda model, **options: SimpleNamespace(
+            model=model, build_request=lambda line: line, **options
+        ),
         speak_into_folder=speak_into_folder,
     )
     return calls
@@ -229,6 +231,55 @@ def test_what_cannot_be_spoken(
     assert run("generate", "--model", "m", "--output", "o", *arguments) == 2
     assert message in capsys.readouterr().err
     assert generated == []
+
+
+def test_evaluate_compares_two_models(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    def evaluate_models(*given: Any, **options: Any) -> dict[str, Any]:
+        calls.append((*given, options))
+        return {"models": ["figures"]}
+
+    stub(
+        monkeypatch,
+        "speech.comparison",
+        Evaluation=lambda *given, **options: SimpleNamespace(given=given, **options),
+        build_tables=lambda report: ["a table"],
+        evaluate_models=evaluate_models,
+    )
+    stub(monkeypatch, "speech.judged", load_judges=lambda *given, **options: (given, options))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "t.txt").write_text("one\ntwo\n")
+    assert (
+        run("evaluate", "m", "n", "--text-file", "t.txt", "--json", "--no-quality", "--greedy", "--seed", 4)
+        == 0
+    )
+    ((models, evaluation, judges, output, options),) = calls
+    assert (models, output, options) == (["m", "n"], Path("evaluation-2"), {"other_voice": (), "seed": 4})
+    assert [line.text for line in evaluation.given[0]] == ["one", "two"]
+    assert (evaluation.given[1], evaluation.given[3].greedy) == (None, True)
+    assert judges == (("whisper-tiny.en",), {"language": "en", "with_quality": False})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "a table"
+    assert lines[-1] == '{"models": ["figures"]}'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["m"], "give --text-file or --data"),
+        (["m", "--text-file", "t.txt", "--data", "d"], "give --text-file or --data"),
+        (["a", "b", "c", "--data", "d"], "3 models"),
+    ],
+)
+def test_what_cannot_be_evaluated(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run("evaluate", *arguments) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_demo(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,27 +15,11 @@ from higgs_trainer.errors import UserError
 from higgs_trainer.model.loading import load_trained
 from higgs_trainer.speech import speaker as speaker_module
 from higgs_trainer.speech.clip_folder import ClipFolder, Spoken, check_is_empty, write_spoken
-from higgs_trainer.speech.generate import speak
+from higgs_trainer.speech.generate import Request, speak
 from higgs_trainer.speech.sampling import Sampling
 from higgs_trainer.speech.script import ScriptLine, Voice
 from higgs_trainer.speech.speaker import Speaker, load_speaker, speak_into_folder
-from tiny import NUM_CODEBOOKS, NUM_CODES, draw_codes, talkative_checkpoint, tiny_checkpoint
-
-
-class ToneCodec:
-    """As long as its codes say; every frame sounds as its first code. What it encodes are that many frames of 7."""
-
-    name, revision, fingerprint = "tone", None, "f"
-    sample_rate_hz, frames_per_second, num_codebooks, codebook_size = 24_000, 25.0, NUM_CODEBOOKS, NUM_CODES
-
-    def encode(self, waveform_S: Tensor) -> Tensor:
-        return torch.full((len(waveform_S) // 960, NUM_CODEBOOKS), 7)
-
-    def encode_batch(self, waveforms: list[Tensor]) -> list[Tensor]:
-        return [self.encode(waveform_S) for waveform_S in waveforms]
-
-    def decode(self, codes_FK: Tensor) -> Tensor:
-        return (codes_FK[:, :1] / 16.0).expand(-1, 960).flatten()
+from tiny import NUM_CODEBOOKS, ToneCodec, draw_codes, talkative_checkpoint, tiny_checkpoint
 
 
 def make_speaker(**settings: object) -> Speaker:
@@ -108,7 +92,7 @@ def test_a_lines_own_voice_comes_before_the_speakers(tmp_path: Path) -> None:
 
 def test_a_folder_holds_what_was_said_in_the_order_of_the_script(tmp_path: Path) -> None:
     speaker = make_speaker()
-    script = [ScriptLine("one"), ScriptLine("one two three four", seed=2), ScriptLine("six seven", seed=3)]
+    script = [Request("one"), Request("one two three four", seed=2), Request("six seven", seed=3)]
     heard = {}
     done = speak_into_folder(
         speaker, script, tmp_path / "out", batch_size=2, on_clip=lambda number, clip, w: heard.update({number: w})
@@ -133,7 +117,7 @@ def test_a_job_that_dies_leaves_whole_clips_and_their_lines(tmp_path: Path) -> N
         if len(list((tmp_path / "out").glob("*.wav"))) == 3:
             raise KeyboardInterrupt
 
-    script = [ScriptLine("one two three"), ScriptLine("one"), ScriptLine("four five"), ScriptLine("four")]
+    script = [Request("one two three"), Request("one"), Request("four five"), Request("four")]
     with pytest.raises(KeyboardInterrupt):
         speak_into_folder(make_speaker(), script, tmp_path / "out", batch_size=1, on_clip=die_at_the_third)
     rows = read_index(tmp_path / "out")
@@ -157,7 +141,7 @@ def test_a_clip_in_which_nothing_was_said_is_a_moment_of_silence(tmp_path: Path)
 def test_clips_are_not_written_among_other_files(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(UserError, match="not empty"):
-        speak_into_folder(make_speaker(), [ScriptLine("one")], tmp_path)
+        speak_into_folder(make_speaker(), [Request("one")], tmp_path)
     with pytest.raises(UserError, match="not empty"):
         check_is_empty(tmp_path / "mine.txt")
 

@@ -24,8 +24,8 @@ from higgs_trainer.recipe import read_recipe
 from higgs_trainer.run import CheckReport, check, train
 from higgs_trainer.speech.clip_folder import Spoken
 from higgs_trainer.speech.evaluate import load_asr
+from higgs_trainer.speech.generate import Request
 from higgs_trainer.speech.sampling import Sampling
-from higgs_trainer.speech.script import ScriptLine
 from higgs_trainer.speech.speaker import load_speaker, speak_into_folder
 
 RECORDINGS_SHOWN = 5  # of the real voice, on the page
@@ -139,7 +139,7 @@ def speak_set(model: Path, strings: list[str], folder: Path) -> ClipSet:
     heard: dict[int, tuple[Spoken, Tensor]] = {}
     speak_into_folder(
         load_speaker(model, sampling=SAMPLING),
-        [ScriptLine(string) for string in strings],
+        [Request(string) for string in strings],
         folder,
         on_clip=lambda number, clip, waveform_S: heard.update({number: (clip, waveform_S)}),
     )

@@ -201,6 +201,38 @@ def word_error_rate(
     return float(jiwer.wer(expected, heard))
 
 
+@dataclass(frozen=True)
+class ErrorCount:
+    """Errors in one transcript: substituted, left out and added, of ``total`` words or characters of the text."""
+
+    errors: int
+    total: int
+
+
+def count_word_errors(text: str, transcript: str) -> ErrorCount:
+    """Of words, both sides normalised. ``ValueError`` for a text without a word."""
+    done = jiwer.process_words(_normalize_text(text), normalize_transcript(transcript))
+    return _sum_errors(done)
+
+
+def count_character_errors(text: str, transcript: str) -> ErrorCount:
+    """Of characters, both sides normalised, the spaces between words counted. ``ValueError`` for a text without any."""
+    done = jiwer.process_characters(_normalize_text(text), normalize_transcript(transcript))
+    return _sum_errors(done)
+
+
+def _normalize_text(text: str) -> str:
+    normalized = normalize_transcript(text)
+    if not normalized:
+        raise ValueError(f"an error rate needs a text with one word or more, not {text!r}")
+    return normalized
+
+
+def _sum_errors(done: Any) -> ErrorCount:
+    errors = done.substitutions + done.deletions + done.insertions
+    return ErrorCount(errors, done.hits + done.substitutions + done.deletions)
+
+
 # Who said it
 
 

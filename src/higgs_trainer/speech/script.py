@@ -41,7 +41,7 @@ class Voice:
 class ScriptLine:
     """A line of what to say. What is None or empty is left to the speaker's own voice and sampling.
 
-    ``audio``: a recording of the same sentence.
+    ``audio``: a recording of the same sentence, by ``speaker``.
     """
 
     text: str
@@ -49,6 +49,7 @@ class ScriptLine:
     language: str | None = None
     seed: int | None = None
     audio: Path | None = None
+    speaker: str | None = None
 
 
 def read_script(path: str | Path) -> list[ScriptLine]:
@@ -173,6 +174,7 @@ def _build_line(path: Path, number: int, fields: dict[str, Any], problems: list[
         language=fields.get("language"),
         seed=fields.get("seed"),
         audio=find(fields["audio"]) if fields.get("audio") else None,
+        speaker=fields.get("speaker"),
     )
 
 

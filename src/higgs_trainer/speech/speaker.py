@@ -123,36 +123,36 @@ class SpokenFolder:
 
 def speak_into_folder(
     speaker: Speaker,
-    script: Sequence[ScriptLine],
+    requests: Sequence[Request],
     output: str | Path,
     *,
     batch_size: int = 8,
     on_clip: Callable[[int, Spoken, Tensor], None] = lambda number, clip, waveform_S: None,
 ) -> SpokenFolder:
-    """Speak every line into ``NNNN.wav`` and ``index.jsonl``, with a progress bar. Each file is there, whole, as soon
-    as its clip is finished; ``on_clip`` is then given the line's number, the clip and its waveform (S,).
+    """Speak every request into ``NNNN.wav`` and ``index.jsonl``, with a progress bar. Each file is there, whole, as
+    soon as its clip is finished; ``on_clip`` is then given its number, the clip and its waveform (S,).
 
     Raises:
-        UserError: ``output`` holds files already; or as `Speaker.say_all`.
+        UserError: ``output`` holds files already, or a text cannot be laid out.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     check_is_empty(output)
-    spoken = speaker.say_all(script, batch_size=batch_size)
+    spoken = speak_requests(speaker.checkpoint, requests, sampling=speaker.sampling, batch_size=batch_size)
     started, audio_seconds, at_limit = time.perf_counter(), 0.0, []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         ClipFolder(output, speaker.codec) as folder,
         Progress(*columns, console=Console(stderr=True), transient=True) as progress,
     ):
-        task = progress.add_task("speaking", total=len(script))
+        task = progress.add_task("speaking", total=len(requests))
         for number, clip in spoken:
-            seed = script[number].seed
+            seed = requests[number].seed
             waveform_S = folder.write(number, clip, seed=speaker.sampling.seed if seed is None else seed)
             on_clip(number, clip, waveform_S)
             audio_seconds += len(clip.codes_FK) / speaker.codec.frames_per_second
             if not clip.stopped:
                 at_limit.append(name_clip(number))
             progress.advance(task)
-    return SpokenFolder(len(script), audio_seconds, time.perf_counter() - started, tuple(sorted(at_limit)))
+    return SpokenFolder(len(requests), audio_seconds, time.perf_counter() - started, tuple(sorted(at_limit)))
