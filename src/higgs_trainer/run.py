@@ -68,7 +68,8 @@ def train(recipe: Recipe) -> TrainingSummary:
     run = build_run(recipe)
     trainer = run.trainer
     if trainer.is_world_process_zero():
-        _write_plan(run)
+        with naming_what_fails(output_dir, "make room, or choose another folder"):
+            _write_plan(run)
     how_to_go_on = f"Go on with: higgs-trainer train {output_dir / RECIPE_NAME} --resume_from_checkpoint true"
     ending = EndWhenAsked(trainer.accelerator, how_to_go_on)
     for callback in (*_build_watchers(run), ending):

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import HiggsAudioV2ForConditionalGeneration
 from typer.testing import CliRunner
 
@@ -170,6 +171,19 @@ def test_a_fully_trained_model_speaks_from_its_own_folder(folder, tmp_path):
     result = run("generate", "--model", tmp_path / "moved", "--text", "one", "-o", wav, "--max-seconds", 1)
     assert result.exit_code == 0, result.output
     assert not list((tmp_path / "out").glob("*.bin"))  # nothing pickled is left
+
+
+def test_frozen_kinds_stay_as_they_are_and_the_table_says_so(folder, tmp_path):
+    overrides = ("--adapter", "null", "--model.freeze", "[text_ffn, norms]", "--texts", "[]")
+    result = run("train", folder / "recipe.yaml", *overrides, "--output_dir", tmp_path)
+    assert result.exit_code == 0, result.output
+    before, after = (load_file(place / "model.safetensors") for place in (folder / "model", tmp_path))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if ".mlp." not in name and "norm" not in name}
+    table = json.loads((tmp_path / "trainable_parameters.json").read_text())
+    assert table["mlp.up_proj"] == {"trained": 0, "all": 32 * 48}
+    assert table["audio_mlp.up_proj"] == {"trained": 32 * 48, "all": 32 * 48}
+    assert "audio_mlp.up_proj" in result.output
 
 
 def test_generate_speaks_with_the_adapter_and_a_reference(folder, trained):

@@ -87,6 +87,7 @@ def test_a_folder_loses_its_name_before_its_files(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("I/O error")])
 def test_what_a_full_disk_raises_is_named(tmp_path, error):
-    expected = r"checkpoint-3 could not be written \(.*(No space|I/O).*\); do this"
-    with pytest.raises(SaveError, match=expected), naming_what_fails(tmp_path / "checkpoint-3", "do this"):
+    expected = r"checkpoint-3 could not be written \(.*(No space|I/O).*; [\d,.]+ MB were free\); do this"
+    target = tmp_path / "not made yet" / "checkpoint-3"
+    with pytest.raises(SaveError, match=expected), naming_what_fails(target, "do this"):
         raise error

@@ -72,7 +72,7 @@ def naming_what_fails(target: Path, advice: str, *, unfinished: Path | None = No
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        free_mb = shutil.disk_usage(target.parent).free / 1e6
+        free_mb = shutil.disk_usage(next(p for p in target.parents if p.exists())).free / 1e6
         if unfinished is not None:
             shutil.rmtree(unfinished, ignore_errors=True)
         raise SaveError(
