@@ -70,7 +70,8 @@ def train(recipe: Recipe) -> TrainingSummary:
     if trainer.is_world_process_zero():
         with naming_what_fails(output_dir, "make room, or choose another folder"):
             _write_plan(run)
-    how_to_go_on = f"Go on with: higgs-trainer train {output_dir / RECIPE_NAME} --resume_from_checkpoint true"
+    command = "higgs-trainer" if trainer.args.world_size == 1 else "accelerate launch ... -m higgs_trainer"
+    how_to_go_on = f"Go on with: {command} train {output_dir / RECIPE_NAME} --resume_from_checkpoint true"
     ending = EndWhenAsked(trainer.accelerator, how_to_go_on)
     for callback in (*_build_watchers(run), ending):
         trainer.add_callback(callback)
