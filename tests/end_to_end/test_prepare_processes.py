@@ -15,7 +15,7 @@ from higgs_trainer.data.mel_codec import MelCodec
 from higgs_trainer.data.prepared import CARD_NAME, read_prepared
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 400  # for a machine that is busy with much else
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node=2"],
     "accelerate": [

@@ -1,5 +1,7 @@
 """Audio files: any rate and channels in, mono 24 kHz out; what is no speech is refused by name."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +73,21 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         write_audio(tmp_path / "a.wav", torch.zeros(4800))
     assert float(read_audio(tmp_path / "a.wav").mean()) == pytest.approx(0.5, abs=0.01)
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    def stop(*_: object) -> None:
+        pytest.fail("the pipe was opened")
+
+    os.mkfifo(tmp_path / "a.wav")
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(5)
+    try:
+        with pytest.raises(AudioError, match=r"a\.wav cannot be read as audio \(a pipe\)"):
+            read_audio(tmp_path / "a.wav")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_file_written_into_a_pipe_is_whole(tmp_path: Path) -> None:
