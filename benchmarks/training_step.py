@@ -15,6 +15,7 @@ import ctypes
 import gc
 import json
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -61,6 +62,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.batches = 1, 2
+    sys.stdout.reconfigure(line_buffering=True)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=FutureWarning)
     transformers.logging.set_verbosity_error()
