@@ -153,6 +153,32 @@ def test_a_text_head_of_the_base_is_kept(base, adapter, tmp_path):
     )
 
 
+def test_a_configuration_that_asks_for_tied_weights_ties_none(base, tmp_path):
+    """The class has no pair to tie: text embedding and text head stay two matrices, as in the base's files."""
+    tied = tmp_path / "tied"
+    checkpoint = load_checkpoint(base)
+    checkpoint.model.config.tie_word_embeddings = True
+    vocab_size, hidden_size = checkpoint.model.config.vocab_size, SIZES["hidden_size"]
+    checkpoint.model.text_lm_head = torch.nn.Linear(hidden_size, vocab_size, bias=False)
+    checkpoint.model.save_pretrained(tied)
+    checkpoint.tokenizer.save_pretrained(tied)
+    adapter = write_adapter(tied, tmp_path / "adapter", modules_to_save=("embed_tokens", "audio_lm_head"))
+    merge_adapter(adapter, tmp_path / "merged")
+    merged, before = (load_file(folder / "model.safetensors") for folder in (tmp_path / "merged", tied))
+    assert merged.keys() == before.keys()
+    assert torch.equal(merged["text_lm_head.weight"], before["text_lm_head.weight"])
+    saved = load_file(adapter / "adapter_model.safetensors")
+    assert torch.equal(
+        merged["model.embed_tokens.weight"], saved["base_model.model.model.embed_tokens.weight"]
+    )
+    torch.testing.assert_close(
+        logits_of(load_checkpoint(tmp_path / "merged").model),
+        logits_of(load_trained(adapter).model),
+        atol=1e-5,
+        rtol=0,
+    )
+
+
 OPEN_ALONE = """
 import sys
 import torch
