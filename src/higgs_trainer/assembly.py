@@ -24,6 +24,7 @@ from higgs_trainer.model.loading import Checkpoint, load_checkpoint, load_codec_
 from higgs_trainer.model.parameters import freeze, freeze_text_head
 from higgs_trainer.model_card import write_model_card
 from higgs_trainer.recipe import Recipe, training_arguments
+from higgs_trainer.speech.held_out_scores import METRICS as SPOKEN_METRICS
 from higgs_trainer.training.losses import LossWeights
 from higgs_trainer.training.metrics import list_held_out_metrics
 from higgs_trainer.training.trainer import HiggsAudioTrainer
@@ -87,6 +88,7 @@ def _check_what_is_watched(run: Run) -> None:
     known = list_held_out_metrics(
         run.checkpoint.stream_ids.num_codebooks, with_text=bool(recipe.loss.text_weight)
     )
+    known += [f"eval_{name}" for name in SPOKEN_METRICS] if recipe.samples.judged else []
     if best is not None and f"eval_{best.removeprefix('eval_')}" not in known:
         raise RecipeError(
             f"training.metric_for_best_model: {best!r} is never logged; {name_the_near_one(best, known)}"

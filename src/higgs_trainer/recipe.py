@@ -147,13 +147,15 @@ class TrainingRecipe:
 @dataclass(frozen=True)
 class SamplesRecipe:
     """Sentences spoken at each evaluation and after training: `texts`, in the reference's voice where there is one, and
-    the first `held_out` of `data.eval`, each with its own references."""
+    the first `held_out` of `data.eval`, each with its own references. `judged`: a recogniser and a speaker encoder hear
+    the held-out ones, so that `eval_wer`, `eval_cer`, `eval_similarity` and `eval_stopped` can choose the best."""
 
     texts: tuple[str, ...] = ()
     ref_audio: Path | None = None
     ref_text: str | None = None
     max_seconds: float = 10.0
     held_out: int = 0
+    judged: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,10 @@ class Recipe:
     early_stopping: EarlyStoppingRecipe | None = None
 
 
+ERROR_RATES = (
+    "wer",
+    "cer",
+)  # of what is spoken; Trainer would take only a loss to be better the smaller it is
 EXAMPLES_PER_BATCH = 8  # without packing, where the recipe does not say
 
 # The least that a number may be. What is in no row is left to the library that takes it.
@@ -238,6 +244,10 @@ def training_arguments(recipe: Recipe) -> dict[str, Any]:
     """
     arguments = to_plain(asdict(recipe.training))
     del arguments["resume_from_checkpoint"]
+    if arguments["greater_is_better"] is None and (arguments["metric_for_best_model"] or "").endswith(
+        ERROR_RATES
+    ):
+        arguments["greater_is_better"] = False
     arguments["train_sampling_strategy"] = "sequential"
     arguments["hub_strategy"] = "end"
     if arguments["per_device_train_batch_size"] is None:
@@ -251,7 +261,7 @@ def training_arguments(recipe: Recipe) -> dict[str, Any]:
 
 def _check_together(recipe: Recipe) -> Iterator[str]:
     """What is wrong between fields that are right by themselves."""
-    training, samples = recipe.training, recipe.samples
+    training = recipe.training
     if training.eval_strategy != "no" and recipe.data.eval is None:
         yield "training.eval_strategy needs data.eval, a prepared folder"
     if recipe.data.packing and training.per_device_train_batch_size not in (None, 1):
@@ -269,9 +279,18 @@ def _check_together(recipe: Recipe) -> Iterator[str]:
         yield "training.save_strategy best needs training.metric_for_best_model"
     if recipe.early_stopping is not None and training.metric_for_best_model is None:
         yield "early_stopping needs training.metric_for_best_model"
-    if samples.held_out and recipe.data.eval is None:
-        yield "samples.held_out needs data.eval, a prepared folder"
+    if training.greater_is_better and (training.metric_for_best_model or "").endswith(ERROR_RATES):
+        yield f"training.greater_is_better: {training.metric_for_best_model} is better the smaller it is; leave it out"
     if recipe.model.freeze and recipe.adapter is not None:
         yield "model.freeze is for full fine-tuning; beside an adapter the model is frozen already: leave one out"
+    yield from _check_samples(recipe)
+
+
+def _check_samples(recipe: Recipe) -> Iterator[str]:
+    samples = recipe.samples
+    if samples.judged and not samples.held_out:
+        yield "samples.judged needs samples.held_out, a number of sentences to be judged"
+    if samples.held_out and recipe.data.eval is None:
+        yield "samples.held_out needs data.eval, a prepared folder"
     if (samples.ref_audio is None) != (samples.ref_text is None):
         yield "samples.ref_audio and samples.ref_text are a recording and its words; give both or neither"

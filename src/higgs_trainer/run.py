@@ -25,7 +25,9 @@ from higgs_trainer.model.loading import copy_companions
 from higgs_trainer.model.parameters import count_trainable, format_trainable
 from higgs_trainer.model_card import write_model_card
 from higgs_trainer.recipe import Recipe, TrainingRecipe, write_recipe
-from higgs_trainer.speech.generate import Sampling, speak, write_spoken
+from higgs_trainer.speech.generate import Request, Sampling, speak_requests, write_spoken
+from higgs_trainer.speech.held_out_scores import HeldOutScores
+from higgs_trainer.speech.judged import load_judges
 from higgs_trainer.speech.real_speech import REFERENCE, Recording, decode_row, find_rows, write_recordings
 from higgs_trainer.speech.report.report_page import REPORT_NAME, write_report
 from higgs_trainer.training.callbacks import MetricsFile, ReadableProgress, SpeakSamples
@@ -95,7 +97,10 @@ def _build_watchers(run: Run) -> Iterator[TrainerCallback]:
     if recipe.early_stopping is not None:
         yield EarlyStoppingCallback(recipe.early_stopping.patience, recipe.early_stopping.threshold)
     if recipe.samples.texts or recipe.samples.held_out:
-        yield SpeakSamples(lambda folder: _speak_samples(run, folder), output_dir / "samples")
+        speaking = SpeakSamples(lambda folder: _speak_samples(run, folder), output_dir / "samples")
+        if recipe.samples.judged:
+            _judge_samples(run, speaking)
+        yield speaking
 
 
 def _write_plan(run: Run) -> None:
@@ -207,13 +212,23 @@ def _speak_samples(run: Run, folder: Path) -> None:
     if samples.ref_audio is not None:
         references = (SpokenClip(samples.ref_text, run.codec.encode(read_audio(samples.ref_audio))),)
     sampling = Sampling(max_seconds=samples.max_seconds, seed=run.recipe.training.seed)
-    spoken = speak(run.checkpoint, samples.texts, context=Context(references=references), sampling=sampling)
+    requests = [Request(text, Context(references=references)) for text in samples.texts]
     for i in range(samples.held_out):
         assert run.held_out is not None  # `_check_what_is_watched`
         row = run.held_out.rows[i]
-        context = read_context(row, run.checkpoint.stream_ids.num_codebooks)
-        spoken += speak(run.checkpoint, [row["text"]], context=context, sampling=sampling)
-    write_spoken(spoken, run.codec, folder)
+        requests.append(Request(row["text"], read_context(row, run.checkpoint.stream_ids.num_codebooks)))
+    spoken = dict(speak_requests(run.checkpoint, requests, sampling=sampling))
+    write_spoken([spoken[number] for number in range(len(requests))], run.codec, folder)
+
+
+def _judge_samples(run: Run, speaking: SpeakSamples) -> None:
+    """Have the held-out sentences of each evaluation judged, by the main process."""
+    prepared, count = run.recipe.data.eval, run.recipe.samples.held_out
+    if prepared is None or not run.trainer.is_world_process_zero():
+        run.trainer.measure_speech = dict
+        return
+    scores = HeldOutScores(prepared, run.codec, count, load_judges("whisper-tiny.en", with_quality=False))
+    run.trainer.measure_speech = lambda: scores.measure(speaking.speak(run.trainer.state.global_step))
 
 
 def _list_recordings(run: Run) -> Iterator[Recording]:

@@ -15,6 +15,8 @@ from higgs_trainer.assembly import build_run
 from higgs_trainer.errors import RecipeError
 from higgs_trainer.recipe import read_recipe
 from higgs_trainer.run import train
+from higgs_trainer.speech.judged import Judges
+from higgs_trainer.speech.speaker_encoder import load_speaker_encoder
 from higgs_trainer.training.metrics import list_held_out_metrics
 
 house = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "kill_and_resume.py"))
@@ -132,7 +134,49 @@ def test_a_run_that_no_longer_improves_stops(recipe, tmp_path):
     assert (tmp_path / "metrics.json").exists()
 
 
+class ImprovingListener:
+    """Hears all sentences wrong, then, from the second evaluation on, right; in the fourth one wrong again."""
+
+    def __init__(self, texts):
+        right, wrong = texts, ["nothing"] * len(texts)
+        self.transcripts = [*wrong, *right, *right, *wrong, *wrong, *wrong]
+
+    def transcribe(self, waveform_S, sample_rate_hz):
+        return self.transcripts.pop(0)
+
+
+def test_the_best_checkpoint_can_be_that_with_the_fewest_wrong_words(recipe, tmp_path, monkeypatch):
+    """Only the listener is made up: its errors are lower the second time, and no loss has any say."""
+
+    def load_judges(asr, *, with_quality):
+        assert (asr, with_quality) == ("whisper-tiny.en", False)
+        return Judges(ImprovingListener(["one", "one one"]), load_speaker_encoder(), None, 24_000)
+
+    monkeypatch.setattr("higgs_trainer.run.load_judges", load_judges)
+    judged = (
+        "--held_out",
+        "2",
+        "--judged",
+        "--samples.max_seconds",
+        "0.4",
+        "--metric_for_best_model",
+        "eval_wer",
+    )
+    lines = train_into(tmp_path, recipe, *BEST, *judged)
+    held_out = [line for line in lines if "eval_loss" in line]
+    assert [line["eval_wer"] for line in held_out] == [1.0, 0.0, 0.0, 1.0, 1.0, 1.0]
+    assert all(-1 <= line["eval_similarity"] <= 1 and 0 <= line["eval_stopped"] <= 1 for line in held_out)
+    state = json.loads((tmp_path / "trainer_state.json").read_text())
+    assert (state["best_model_checkpoint"], state["best_metric"]) == (str(tmp_path / "checkpoint-2"), 0.0)
+
+
 WRONG = {
+    "unjudged": (["--held_out", "2", "--metric_for_best_model", "eval_wer"], "'eval_wer' is never logged"),
+    "judged nothing": (["--judged"], "needs samples.held_out"),
+    "upside down": (
+        ["--held_out", "2", "--judged", "--metric_for_best_model", "eval_wer", "--greater_is_better"],
+        "better the smaller",
+    ),
     "metric": (["--metric_for_best_model", "eval_codebok_0_loss"], "did you mean 'eval_codebook_0_loss'"),
     "a codebook too many": (["--metric_for_best_model", "codebook_8_loss"], "is never logged"),
     "too many sentences": (["--held_out", "12"], "data.eval has 11 utterances"),

@@ -60,9 +60,9 @@ def build_sentences(
     return sentences
 
 
-def read_sentences(folder: str | Path, codec: Codec) -> list[Sentence]:
+def read_sentences(folder: str | Path, codec: Codec, *, count: int | None = None) -> list[Sentence]:
     """From a prepared folder: each row in its own context. It holds codes, so recordings are what the codec leaves of
-    them.
+    them. ``count``: only the first rows.
 
     Raises:
         CheckpointError: it is no prepared folder, or of another codec.
@@ -71,7 +71,7 @@ def read_sentences(folder: str | Path, codec: Codec) -> list[Sentence]:
     prepared = read_prepared(folder)
     check_codec(prepared.card, codec)
     sentences = []
-    for row in (prepared.rows[i] for i in range(len(prepared.rows))):
+    for row in (prepared.rows[i] for i in range(len(prepared.rows))[:count]):
         _check_has_words(row["text"], row["utterance_id"])
         context = read_context(row, codec.num_codebooks)
         codes_FK = torch.as_tensor(row["codes"], dtype=torch.long).reshape(-1, codec.num_codebooks)

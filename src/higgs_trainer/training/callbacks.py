@@ -137,10 +137,16 @@ class SpeakSamples(TrainerCallback):
         self._speak(state)
 
     def _speak(self, state: TrainerState) -> None:
-        folder = self.folder / f"step-{state.global_step}"
-        if state.is_world_process_zero and not folder.exists():
+        if state.is_world_process_zero:
+            self.speak(state.global_step)
+
+    def speak(self, step: int) -> Path:
+        """The folder of a step, in which is spoken unless that was done already."""
+        folder = self.folder / f"step-{step}"
+        if not folder.exists():
             unfinished = folder.with_name(f"_unfinished-{folder.name}")
             shutil.rmtree(unfinished, ignore_errors=True)
             with keeping_random_state():
                 self.speak_into(unfinished)
             os.replace(unfinished, folder)
+        return folder

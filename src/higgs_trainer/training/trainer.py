@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
@@ -53,6 +54,8 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
     # The loss is already normalised over the whole optimizer step: Trainer must not divide it again.
     loss_is_scaled_for_ga = True
     optimizer: torch.optim.Optimizer | None
+    measure_speech: Callable[[], Mapping[str, float]] | None = None
+    """Further metrics of each evaluation during training, such as a word error rate; run by the main process alone."""
 
     def __init__(
         self,
@@ -199,6 +202,10 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
             audio_loss = output.metrics[f"{prefix}audio_loss"]
             text_loss = output.metrics.get(f"{prefix}text_loss", 0.0)
             output.metrics[f"{prefix}loss"] = self.weights.audio * audio_loss + self.weights.text * text_loss
+            if self.is_in_train and self.measure_speech is not None:
+                measured = [self.measure_speech() if self.is_world_process_zero() else None]
+                (spoken,) = broadcast_object_list(measured)  # every process must choose the same checkpoint
+                output.metrics.update({f"{prefix}{name}": value for name, value in spoken.items()})
         return output
 
     def _check_nothing_is_repeated(self, examples: Any, batch_size: int) -> None:
