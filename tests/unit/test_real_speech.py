@@ -6,6 +6,7 @@ import torch
 from datasets import Dataset
 
 from higgs_trainer.data.audio import read_audio
+from higgs_trainer.data.prepared import PreparedRows
 from higgs_trainer.speech.real_speech import Recording, decode_row, find_rows, write_recordings
 from run_folders import tone
 from tiny import NUM_CODEBOOKS, draw_codes, make_row
@@ -38,7 +39,7 @@ def test_the_first_row_with_the_words_is_found_and_the_preferred_set_comes_first
 def test_a_dataset_on_disk_is_searched_by_its_texts():
     rows = [make_row(seed, text=text) for seed, text in ((1, "one"), (2, "two"))]
     dataset = Dataset.from_list([{"text": row["text"], "codes": row["codes"]} for row in rows])
-    assert [row["text"] for row in find_rows(["two"], [dataset])] == ["two"]
+    assert [row["text"] for row in find_rows(["two"], [PreparedRows(dataset)])] == ["two"]
 
 
 def test_a_row_is_heard_as_its_codes_after_the_references_of_its_prompt(tmp_path):

@@ -17,7 +17,7 @@ from higgs_trainer.speech.report.logs import choose_charts, read_logs
 from higgs_trainer.speech.report.report_page import write_report
 from higgs_trainer.speech.report.run_folder import read_runs
 from higgs_trainer.speech.report.scores import build_table, build_tiles
-from run_folders import EVIL, make_logs, tone, write_clips, write_json, write_run
+from run_folders import EVIL, make_logs, tone, write_clips, write_json, write_lines, write_run
 
 WITHOUT_SCRIPT = "The curves are drawn by a script, which is off here."
 
@@ -188,6 +188,40 @@ def test_a_figure_that_got_worse_is_called_so(run):
     assert [tile.verdict for tile in build_tiles(read_runs([run]))][:2] == ["worse", "worse"]
 
 
+def write_comparison(run, *names):
+    """What ``higgs-trainer evaluate`` leaves: two models on the same sentence, by the names that were typed."""
+    figures = [
+        {"wer": {"value": wer, "low": wer / 2, "high": 2 * wer, "n": 3}, "quality": None}
+        for wer in (0.5, 0.125)
+    ]
+    rows = []
+    for number, name in enumerate(names, start=1):
+        folder = run / "evaluation" / f"{number}-model"
+        write_audio(folder / "0000.wav", tone(200 * number))
+        typed = f"elsewhere/evaluation/{number}-model/0000.wav"
+        rows.append({"model": name, "text": "one two", "audio": typed, "transcript": "one", "stopped": True})
+    models = [{"model": name, **scores} for name, scores in zip(names, figures, strict=True)]
+    test = {"wer": {"value": -0.375, "low": -0.5, "high": -0.25, "p": 0.03125, "n": 3}, "quality": None}
+    write_json(run / "evaluation" / "figures.json", {"models": models, "second_minus_first": test})
+    write_lines(run / "evaluation" / "rows.jsonl", rows)
+
+
+def test_a_comparison_with_the_base_is_before_and_after(run):
+    write_comparison(run, "base", str(run))
+    folder = read_runs([run])[0]
+    tile = build_tiles([folder])[0]
+    assert (tile.title, tile.before, tile.after, tile.verdict) == ("Word errors", "50.0%", "12.5%", "better")
+    assert tile.small == "95%: 6.2% to 25.0%; p 0.0312"
+    sentences, _ = find_sentences([folder])
+    assert sentences[0].clips["first", "before"].audio == run / "evaluation" / "1-model" / "0000.wav"
+    assert sentences[0].clips["first", "after"].transcript == "one"
+
+
+def test_a_model_that_is_neither_keeps_its_name(run):
+    write_comparison(run, "another/model", str(run))
+    assert [name for _, name, _ in build_table(read_runs([run])).rows] == ["another/model", "after"]
+
+
 def test_scores_of_any_name_are_in_the_table(run):
     write_evaluation(
         run, [JudgedSet("after", {"my_score": 0.123456, "wer": (0.5, 0.25, 0.75), "cer": None}, [])]
@@ -287,7 +321,7 @@ def test_what_does_not_fit_is_left_out_and_counted(tmp_path):
     whole = one_clip.left_bytes
     one_clip.show(sentences[0].clips, "0")
     size = whole - one_clip.left_bytes
-    shown, notes = show_sentences(sentences, Budget(left_bytes=5 * size))
+    shown, notes = show_sentences(sentences, Budget(left_bytes=round(5.5 * size)))
     assert [len(sentence.clips) for sentence in shown] == [1, 1, 1, 1]  # before those on the way
     assert [len(sentence.on_the_way) for sentence in shown] == [1, 0, 0, 0]
     assert notes[0].startswith("3 further clips are left out")

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from datasets import Dataset
 from torch import Tensor
 
 from higgs_trainer.data.audio import write_audio
 from higgs_trainer.data.codec import Codec
 from higgs_trainer.data.examples import Rows, read_context
+from higgs_trainer.data.prepared import PreparedRows
 from higgs_trainer.speech.clip_folder import INDEX_NAME
 
 RECORDINGS_FOLDER = "_recordings"
@@ -77,7 +77,7 @@ def write_recordings(folder: Path, recordings: Iterable[Recording]) -> None:
 
 
 def _read_texts(rows: Rows) -> Iterable[str]:
-    """The texts alone of a ``datasets.Dataset``: a row also holds codes, which would be read in vain."""
-    if isinstance(rows, Dataset):
-        return iter(rows.select_columns(["text"])["text"])
+    """The texts alone of prepared rows: a row also holds codes, which would be read in vain."""
+    if isinstance(rows, PreparedRows):
+        return (text.as_py() for text in rows.column("text"))
     return (rows[index]["text"] for index in range(len(rows)))

@@ -2,13 +2,15 @@
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-PACKAGES = ("higgs-trainer", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "numpy")
+from higgs_trainer import __version__
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "numpy")
 
 
 def describe_environment(accelerator: Accelerator) -> dict[str, Any]:
@@ -25,12 +27,6 @@ def describe_environment(accelerator: Accelerator) -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "cuda": torch.version.cuda,
-        "packages": {package: _find_version(package) for package in PACKAGES},
+        "higgs_trainer": __version__,
+        "packages": {package: version(package) for package in PACKAGES},
     }
-
-
-def _find_version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a source folder
-        return "not installed"

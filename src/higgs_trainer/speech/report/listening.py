@@ -8,11 +8,11 @@ from typing import Any
 
 from higgs_trainer.speech import real_speech
 from higgs_trainer.speech.clip_folder import INDEX_NAME
-from higgs_trainer.speech.report.part import read_lines
+from higgs_trainer.speech.report.part import AFTER, BEFORE, read_lines
 from higgs_trainer.speech.report.run_folder import RunFolder
 
 SAMPLES_FOLDER = "samples"
-REFERENCE, BEFORE, AFTER, RECORDING = "reference", "before", "after", "recording, through the codec"
+REFERENCE, RECORDING = "reference", "recording, through the codec"
 
 
 @dataclass(frozen=True)

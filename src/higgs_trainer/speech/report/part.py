@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+BEFORE, AFTER = "before", "after"  # training: the names of clips, and of sets of clips
+
 T = TypeVar("T")
 U = TypeVar("U")
 

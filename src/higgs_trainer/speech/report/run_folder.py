@@ -9,7 +9,7 @@ import yaml
 
 from higgs_trainer.data.prepared import CARD_NAME
 from higgs_trainer.errors import UserError
-from higgs_trainer.speech.evaluation_file import EVALUATION_NAME
+from higgs_trainer.speech.report.evaluation import read_evaluation
 from higgs_trainer.speech.report.logs import METRICS_FILE_NAME, TRAINER_STATE_NAME, Columns, read_logs
 from higgs_trainer.speech.report.part import Part, read_object, read_text
 
@@ -77,13 +77,13 @@ def _name_apart(folders: list[Path]) -> list[str]:
 def _read_run(folder: Path, name: str) -> RunFolder:
     recipe = read_text(folder / RECIPE_NAME, otherwise=BY_TRAIN)
     settings = _parse_settings(recipe.value or "")
-    ask_evaluate = "it has the scores of an evaluation"
+    base = find_setting(settings, "model", "name_or_path")
     return RunFolder(
         name=name,
         folder=folder,
         logs=read_logs(folder),
         figures=read_object(folder / METRICS_NAME, otherwise=AT_THE_END),
-        evaluation=read_object(folder / EVALUATION_NAME, otherwise=ask_evaluate),
+        evaluation=read_evaluation(folder, base if isinstance(base, str) else None),
         guard=read_object(folder / GUARD_REPORT_NAME, otherwise=AT_THE_END),
         recipe=recipe,
         settings=settings,

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from higgs_trainer.speech.report.listening import AFTER, BEFORE, list_judged_sets
+from higgs_trainer.speech.report.listening import list_judged_sets
 from higgs_trainer.speech.report.logs import first_and_last, is_number
+from higgs_trainer.speech.report.part import AFTER, BEFORE
 from higgs_trainer.speech.report.run_folder import RunFolder
 
 
@@ -34,23 +35,24 @@ MEASURES = {
         1,
         "Likeness: cosine of speaker embeddings; other clips of one voice have about 0.9, other voices about 0.55.",
     ),
-    "similarity_to_other": Measure("Likeness to another voice", "{:.3f}".format, -1),
-    "quality": Measure("Predicted quality", "{:.2f}".format, 1),
+    "similarity_to_others": Measure("Likeness to other voices", "{:.3f}".format, -1),
+    "quality": Measure("Predicted quality, 1 to 5", "{:.2f}".format, 1),
+    "stopped": Measure("Ended by itself", "{:.0%}".format, 1),
     "stopped_share": Measure("Ended by itself", "{:.0%}".format, 1),
     "length_ratio": Measure("Length, to the recording's", "{:.2f}".format, 0),
-    "real_time_factor": Measure("Seconds a second of speech", "{:.2f}".format, -1),
     "n": Measure("Clips", "{:.0f}".format, 0),
 }
-ON_TILES = ("wer", "cer", "similarity", "quality", "stopped_share")
+ON_TILES = ("wer", "cer", "similarity", "quality", "stopped", "stopped_share")
 
 
 @dataclass(frozen=True)
 class Score:
-    """A value and, where one was made, its 95% interval."""
+    """A value and, where they were made, its 95% interval and the p of a paired test against the first model."""
 
     value: float
     low: float | None = None
     high: float | None = None
+    p: float | None = None
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,10 @@ def _tile_scores(run: RunFolder) -> Iterator[Tile]:
     for key in ON_TILES:
         if key in before and key in after:
             measure, last = MEASURES[key], after[key]
-            small = (
-                f"95%: {measure.show(last.low)} to {measure.show(last.high)}"
-                if last.low is not None and last.high is not None
-                else ""
-            )
-            yield _compare(run, measure, before[key].value, last.value, small)
+            small = [f"p {last.p:.4f}"] if last.p is not None else []
+            if last.low is not None and last.high is not None:
+                small.insert(0, f"95%: {measure.show(last.low)} to {measure.show(last.high)}")
+            yield _compare(run, measure, before[key].value, last.value, "; ".join(small))
 
 
 def _tile_loss(run: RunFolder) -> Iterator[Tile]:
@@ -145,9 +145,10 @@ def _read_scores(judged: dict[str, Any]) -> dict[str, Score]:
     found = {}
     for key, given in scores.items() if isinstance(scores, dict) else ():
         fields = given if isinstance(given, dict) else {"value": given}
-        value, low, high = (
-            fields.get(name) if is_number(fields.get(name)) else None for name in ("value", "low", "high")
+        value, low, high, p = (
+            fields.get(name) if is_number(fields.get(name)) else None
+            for name in ("value", "low", "high", "p")
         )
         if value is not None:
-            found[str(key)] = Score(value, low, high)
+            found[str(key)] = Score(value, low, high, p)
     return found
