@@ -36,7 +36,6 @@ PROMPT_TOKENS = 25  # system message, headers and the tokens around the clip
 TOKENS_PER_SECOND = 3.5  # about 14 characters of speech a second, 4 to a token
 BATCH_SIZE = 8
 CORPUS_CLIPS = 1600
-PACKS_PER_STEP_FULL, PACKS_PER_STEP_LORA = 2, 4
 
 
 @dataclass(frozen=True)
@@ -148,8 +147,7 @@ def build_ours(
     model: nn.Module, examples: list[Example], arguments: TrainingArguments, seen: Seen
 ) -> Trainer:
     """`HiggsAudioTrainer` on packs. The loss does not depend on how a step is cut, so it is cut as suits the machine:
-    smaller packs leave the cache less and take less memory, but every pack costs a gradient of the embeddings, where
-    these are trained."""
+    `_choose_packs_per_step`."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     base.set_attn_implementation(PACKED_SDPA)
     collate = PackingCollator(NUM_CODEBOOKS)
@@ -159,8 +157,7 @@ def build_ours(
         seen.note([example for item in items for example in item], batch)
         return batch
 
-    trains_embeddings = base.get_input_embeddings().weight.requires_grad
-    packs_per_step = PACKS_PER_STEP_FULL if trains_embeddings else PACKS_PER_STEP_LORA
+    packs_per_step = _choose_packs_per_step(base)
     arguments.per_device_train_batch_size = 1
     arguments.gradient_accumulation_steps = packs_per_step
     arguments.train_sampling_strategy = "sequential"
@@ -171,6 +168,14 @@ def build_ours(
         data_collator=collate_and_note,
         family=HIGGS_AUDIO_V2,
     )
+
+
+def _choose_packs_per_step(base: Any) -> int:
+    """Smaller packs take less memory; each costs a gradient of the embeddings where these are trained and, at real
+    width, a pass over weights that no cache holds."""
+    if base.config.hidden_size >= 2048:
+        return 1
+    return 2 if base.get_input_embeddings().weight.requires_grad else 4
 
 
 # Transformers' own

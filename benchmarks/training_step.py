@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="the figures as JSON, in the last line")
     parser.add_argument("--quick", action="store_true", help="one round over few clips: to see that it runs")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batches", type=int, default=4, help="of 8 clips, in an epoch of the small model")
+    parser.add_argument("--batches", type=int, default=8, help="of 8 clips, in an epoch of the small model")
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.batches = 1, 2
@@ -184,6 +184,7 @@ def time_passes(arm: Arm, model: nn.Module, examples: list[Example]) -> tuple[fl
     with tempfile.TemporaryDirectory() as folder:
         # A guard of an arm before would take the labels that this one's model is to see.
         model.__dict__.pop("forward", None)
+        model.set_attn_implementation("sdpa")
         trainer = build_trainer(arm, model, examples, folder, seen)
         trainer.current_gradient_accumulation_steps = (
             1  # Trainer sets it in its loop, and native divides by it
