@@ -15,7 +15,6 @@ import itertools
 import json
 import os
 import random
-import resource
 import socket
 import subprocess
 import sys
@@ -158,14 +157,20 @@ def measure_million(folder: Path, num_rows: int) -> tuple[float, float]:
 
 def read_and_share(manifest: Path, folder: Path) -> tuple[float, float]:
     """Check every row and read the share of one process of two, as `prepare` does it."""
-    baseline_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    baseline_mb = read_peak_mb()
     start = time.perf_counter()
     read_rows(check_rows(open_source(manifest)), folder)
     tables = open_table_file(folder / ROWS)
     for _ in iterate_utterances(tables, Processes(index=0, count=2)):
         pass
     seconds = time.perf_counter() - start
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - baseline_kb) / 1024, seconds
+    return read_peak_mb() - baseline_mb, seconds
+
+
+def read_peak_mb() -> float:
+    """Of this process alone: `ru_maxrss` keeps that of the process that started it, and would hide what is smaller."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def measure(folder: Path, num_rows: int) -> dict[str, float]:
