@@ -116,3 +116,10 @@ def test_a_run_that_is_asked_to_end_finishes_the_step_or_the_epoch(tmp_path):
     assert last[2].should_save
     with pytest.raises(Terminated, match="after step 4"):
         ending.on_save(*last)
+
+
+def test_what_comes_before_the_first_step_does_not_count_for_the_speed(tmp_path):
+    trainer = build_trainer(tmp_path, max_steps=1)
+    trainer.training_totals.leave_out(-1000.0)  # as if the clock had run for so long already
+    trainer.train()
+    assert trainer.state.log_history[0]["tokens_per_second"] > 1.0  # a few dozen tokens

@@ -9,7 +9,7 @@ One training step, top to bottom:
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,12 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False
         self.add_callback(FiniteGradients(self.accelerator, self.step_utterances))
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, *device: Any) -> Any:
+        """The guard's; with the first step after a log the clock starts: what came between was not training."""
+        if not self.training_totals.started:
+            self.training_totals.clear()
+        return super().get_batch_samples(epoch_iterator, num_batches, *device)
 
     def count_targets(self, batch_samples: Sequence[Any]) -> Tensor | None:
         """The supervised cells of each codebook, then the supervised text tokens (K + 1,), in the whole optimizer step,
