@@ -11,7 +11,7 @@ import torch
 from higgs_trainer.data.audio import write_audio
 from higgs_trainer.errors import UserError
 from higgs_trainer.speech.evaluation_file import JudgedSet, write_evaluation
-from higgs_trainer.speech.report.clips import Budget, show_sentences
+from higgs_trainer.speech.report.clips import Budget, find_longest, show_sentences
 from higgs_trainer.speech.report.listening import RECORDING, ClipFile, Sentence, find_sentences
 from higgs_trainer.speech.report.logs import choose_charts, read_logs
 from higgs_trainer.speech.report.report_page import write_report
@@ -188,7 +188,7 @@ def test_a_figure_that_got_worse_is_called_so(run):
     assert [tile.verdict for tile in build_tiles(read_runs([run]))][:2] == ["worse", "worse"]
 
 
-def write_comparison(run, *names):
+def write_comparison(run, *names, p=0.03125):
     """What ``higgs-trainer evaluate`` leaves: two models on the same sentence, by the names that were typed."""
     figures = [
         {"wer": {"value": wer, "low": wer / 2, "high": 2 * wer, "n": 3}, "quality": None}
@@ -201,7 +201,7 @@ def write_comparison(run, *names):
         typed = f"elsewhere/evaluation/{number}-model/0000.wav"
         rows.append({"model": name, "text": "one two", "audio": typed, "transcript": "one", "stopped": True})
     models = [{"model": name, **scores} for name, scores in zip(names, figures, strict=True)]
-    test = {"wer": {"value": -0.375, "low": -0.5, "high": -0.25, "p": 0.03125, "n": 3}, "quality": None}
+    test = {"wer": {"value": -0.375, "low": -0.5, "high": -0.25, "p": p, "n": 3}, "quality": None}
     write_json(run / "evaluation" / "figures.json", {"models": models, "second_minus_first": test})
     write_lines(run / "evaluation" / "rows.jsonl", rows)
 
@@ -211,10 +211,16 @@ def test_a_comparison_with_the_base_is_before_and_after(run):
     folder = read_runs([run])[0]
     tile = build_tiles([folder])[0]
     assert (tile.title, tile.before, tile.after, tile.verdict) == ("Word errors", "50.0%", "12.5%", "better")
-    assert tile.small == "95%: 6.2% to 25.0%; p 0.0312"
+    assert tile.small == "95%: 6.2% to 25.0%; p 0.031"
     sentences, _ = find_sentences([folder])
     assert sentences[0].clips["first", "before"].audio == run / "evaluation" / "1-model" / "0000.wav"
     assert sentences[0].clips["first", "after"].transcript == "one"
+
+
+def test_what_may_be_chance_is_called_neither_better_nor_worse(run):
+    write_comparison(run, "base", str(run), p=0.0625)
+    tile = build_tiles(read_runs([run]))[0]
+    assert (tile.before, tile.after, tile.verdict) == ("50.0%", "12.5%", "no clear difference")
 
 
 def test_a_model_that_is_neither_keeps_its_name(run):
@@ -338,6 +344,6 @@ def test_a_clip_is_judged_by_its_words_and_cut_where_it_is_endless(tmp_path):
     (sentence,), _ = show_sentences([Sentence("one two", clips)], Budget())
     right, wrong, unheard = sentence.clips.values()
     assert (right.is_right, wrong.is_right, unheard.is_right) == (True, False, False)
-    assert right.seconds == sentence.longest_seconds == 31
+    assert right.seconds == find_longest(sentence.clips) == 31
     assert right.note == "the first 30 s"
     assert (unheard.audio, unheard.spectrogram, unheard.seconds) == ("", "", 0)

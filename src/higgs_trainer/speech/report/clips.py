@@ -32,15 +32,16 @@ ShownClips = Mapping[Place, ShownClip]
 
 @dataclass(frozen=True)
 class ShownSentence:
-    """A sentence and its clips, whose pictures have one scale of time."""
+    """A sentence and its clips."""
 
     text: str
     clips: ShownClips
     on_the_way: ShownClips
 
-    @property
-    def longest_seconds(self) -> float:
-        return max((clip.seconds for clip in (*self.clips.values(), *self.on_the_way.values())), default=0.0)
+
+def find_longest(clips: ShownClips) -> float:
+    """Seconds of the longest clip: the pictures of clips that stand together have one scale of time."""
+    return max((clip.seconds for clip in clips.values()), default=0.0)
 
 
 class Budget:

@@ -9,7 +9,7 @@ from higgs_trainer.speech.evaluation_file import EVALUATION_NAME
 from higgs_trainer.speech.report.part import AFTER, BEFORE, Part, read_lines, read_object
 
 EVALUATION_FOLDER = "evaluation"
-BY_EVALUATE = "`higgs-trainer evaluate BASE RUN -o RUN/evaluation` judges before and after"
+BY_EVALUATE = "higgs-trainer evaluate BASE RUN -o RUN/evaluation judges before and after"
 
 
 def read_evaluation(folder: Path, base: str | None) -> Part[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from higgs_trainer import __version__
 from higgs_trainer.page.document import PLAYERS_SCRIPT, read_script, write_document
-from higgs_trainer.speech.report.clips import Budget, group_by_run, show_sentences
+from higgs_trainer.speech.report.clips import Budget, find_longest, group_by_run, show_sentences
 from higgs_trainer.speech.report.listening import find_sentences
 from higgs_trainer.speech.report.logs import choose_charts
 from higgs_trainer.speech.report.run_folder import RunFolder, find_setting, flatten, read_runs
@@ -64,6 +64,7 @@ def write_report(
         table=build_table(folders),
         sentences=sentences,
         group_by_run=group_by_run,
+        find_longest=find_longest,
         listening_notes=notes,
         groups=choose_charts([columns for columns in logs if columns]),
         numbers=[{"run": run.name, "columns": columns} for run, columns in zip(folders, logs, strict=True)],

@@ -1,7 +1,7 @@
 """The headline: what judges said before and after, and how the held-out loss moved."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from higgs_trainer.speech.report.listening import list_judged_sets
@@ -42,6 +42,7 @@ MEASURES = {
     "length_ratio": Measure("Length, to the recording's", "{:.2f}".format, 0),
     "n": Measure("Clips", "{:.0f}".format, 0),
 }
+SIGNIFICANT_BELOW = 0.05
 ON_TILES = ("wer", "cer", "similarity", "quality", "stopped", "stopped_share")
 
 
@@ -57,7 +58,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure that moved. ``verdict``: "better", "worse", "the same"."""
+    """A figure that moved. ``verdict``: "better", "worse", "the same", "no clear difference" (by a test)."""
 
     title: str
     run: str
@@ -87,10 +88,12 @@ def _tile_scores(run: RunFolder) -> Iterator[Tile]:
     for key in ON_TILES:
         if key in before and key in after:
             measure, last = MEASURES[key], after[key]
-            small = [f"p {last.p:.4f}"] if last.p is not None else []
+            small = [f"p {last.p:.2g}"] if last.p is not None else []
             if last.low is not None and last.high is not None:
                 small.insert(0, f"95%: {measure.show(last.low)} to {measure.show(last.high)}")
-            yield _compare(run, measure, before[key].value, last.value, "; ".join(small))
+            tile = _compare(run, measure, before[key].value, last.value, "; ".join(small))
+            is_chance = last.p is not None and last.p >= SIGNIFICANT_BELOW
+            yield replace(tile, verdict="no clear difference") if is_chance else tile
 
 
 def _tile_loss(run: RunFolder) -> Iterator[Tile]:
