@@ -133,7 +133,6 @@ def _speak_next_parts(checkpoint: Checkpoint, drafts: Sequence[_Draft], sampling
         draft.stopped &= bool((columns_PK[:, 0] == ids.end).any())
 
 
-@torch.no_grad()
 def _generate(
     checkpoint: Checkpoint,
     prompts: Sequence[Tensor],
@@ -176,14 +175,15 @@ def _generate(
     was_training = model.training
     model.eval()
     try:
-        columns_BPK = model.generate(
-            **{name: tensor.to(model.device) for name, tensor in inputs.items()},
-            generation_config=build_generation_config(checkpoint, max_columns=max_columns),
-            logits_processor=processors,
-        )
+        with torch.inference_mode():  # a tenth faster than no_grad on a CPU
+            columns_BPK = model.generate(
+                **{name: tensor.to(model.device) for name, tensor in inputs.items()},
+                generation_config=build_generation_config(checkpoint, max_columns=max_columns),
+                logits_processor=processors,
+            )
     finally:
         model.train(was_training)
-    return columns_BPK[:, heard_BPK.shape[1] :].cpu()
+    return columns_BPK[:, heard_BPK.shape[1] :].clone().cpu()  # the clone may take part in a gradient again
 
 
 def _pad_prompts(prompts: Sequence[Tensor], pad_token: int) -> dict[str, Tensor]:
