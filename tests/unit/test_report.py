@@ -314,6 +314,8 @@ def test_what_cannot_be_a_page_is_a_mistake(run, tmp_path):
         with pytest.raises(UserError, match=message):
             write_report(folders, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+    with pytest.raises(UserError, match=re.escape(f"give a file, such as {empty / 'report.html'}")):
+        write_report([run], empty)
 
 
 def test_what_does_not_fit_is_left_out_and_counted(tmp_path):

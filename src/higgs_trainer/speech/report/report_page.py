@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from higgs_trainer import __version__
+from higgs_trainer.errors import UserError
 from higgs_trainer.page.document import PLAYERS_SCRIPT, read_script, write_document
 from higgs_trainer.speech.report.clips import Budget, find_longest, group_by_run, show_sentences
 from higgs_trainer.speech.report.listening import find_sentences
@@ -42,8 +43,10 @@ def write_report(
         facts: further figures by name, shown below the scores.
 
     Raises:
-        UserError: a folder that is no run's, the same one twice, or too many.
+        UserError: a folder that is no run's, the same one twice, or too many; or ``path`` is a folder.
     """
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder; give a file, such as {Path(path) / REPORT_NAME}")
     folders = read_runs(runs)
     found, notes = find_sentences(folders)
     sentences, left_out = show_sentences(found, Budget())
