@@ -1,0 +1,8 @@
+"""The verbs and their arguments. Each verb calls one function, imported only then: `-h` must not wait for torch."""
+
+from higgs_trainer.cli.application import app, main
+
+# Importing a module of verbs registers them, in the order in which `-h` lists them.
+from higgs_trainer.cli import data, training, speech, sharing  # isort: skip
+
+__all__ = ["app", "data", "main", "sharing", "speech", "training"]
