@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check torch==2.13.0
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt hatchling editables
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[demo,dev,numbers]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[demo,dev,evaluate,numbers]'
 	@touch $@
 
 demo: setup
@@ -59,7 +59,7 @@ format: setup
 constraints:
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
 	build/constraints/bin/pip install torch==2.13.0
-	build/constraints/bin/pip install '.[demo,dev,numbers]'
+	build/constraints/bin/pip install '.[demo,dev,evaluate,numbers]'
 	(sed '/^[^#]/,$$d' constraints.txt; \
 	 build/constraints/bin/pip freeze --exclude higgs-trainer | sed 's/^torch==.*/torch==2.13.0/') > build/constraints.txt
 	mv build/constraints.txt constraints.txt
