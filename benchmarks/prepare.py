@@ -1,6 +1,6 @@
 """What preparing data costs, and what encoding once saves: ``python benchmarks/prepare.py [--json]``.
 
-With the embedded codec, on a CPU, one thread a process. The recordings are the demo's, two in one, at 44.1 kHz.
+With the embedded codec, on a CPU, one thread a process. The recordings are the demo's, four in one, at 44.1 kHz.
 
 * by stage: seconds of sound decoded, resampled, encoded and written in a second of work, and the codec's share;
 * two processes against one, from the first row to the finished dataset (Python's start is left out);
@@ -39,23 +39,24 @@ from higgs_trainer.data.processes import Processes, join_processes
 from higgs_trainer.data.unfinished import ROWS, open_table_file
 
 RATE_HZ = 44_100
+JOINED = 4  # recordings in one
 STAGE_CLIPS = 40  # of all, for the figures by stage
 MANIFEST_FILES = 1000  # that the rows of the large manifest name in turn
 ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
 
 
 def write_corpus(folder: Path) -> Path:
-    """A manifest of the demo's recordings, each with the next one behind it."""
+    """A manifest of the demo's recordings, each with the next three behind it."""
     with as_file(files("higgs_trainer") / "assets" / "demo" / "new_voice") as voice:
         rows = [row for name in ("train", "held_out") for row in read_manifest(voice / f"{name}.jsonl")]
         waveforms = [read_audio(row.audio).numpy() for row in rows]
     lines = []
-    for index, row in enumerate(rows):
-        following = (index + 1) % len(rows)
-        samples = np.concatenate([waveforms[index], waveforms[following]])
+    for index in range(len(rows)):
+        joined = [(index + step) % len(rows) for step in range(JOINED)]
+        samples = np.concatenate([waveforms[i] for i in joined])
         samples = soxr.resample(samples, SAMPLE_RATE_HZ, RATE_HZ)
         soundfile.write(folder / f"{index}.wav", samples, RATE_HZ)
-        text = f"{row.text} {rows[following].text}"
+        text = " ".join(rows[i].text for i in joined)
         lines.append(json.dumps({"audio": f"{index}.wav", "text": text}) + "\n")
     (folder / "m.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder / "m.jsonl"
