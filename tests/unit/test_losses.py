@@ -136,7 +136,10 @@ def test_the_gradient_is_that_of_the_reference():
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("rows", [1, 5, 1000])
-def test_the_cross_entropy_is_torchs_whatever_rows_are_taken_at_a_time(smoothing, rows, monkeypatch):
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_cross_entropy_is_torchs_whatever_rows_are_taken_at_a_time(
+    smoothing, rows, overwrite, monkeypatch
+):
     monkeypatch.setattr(losses, "ROWS_ON_A_CPU", rows)
     logits_NKC, targets_NK = draw()
     logits_NKC.requires_grad_()
@@ -148,7 +151,8 @@ def test_the_cross_entropy_is_torchs_whatever_rows_are_taken_at_a_time(smoothing
         )
         return cells.reshape(N, K).sum(dim=0)
 
-    ours, expected = cross_entropy_sums(logits_NKC, targets_NK, label_smoothing=smoothing), torchs()
+    expected = torchs()
+    ours = cross_entropy_sums(logits_NKC * 1, targets_NK, label_smoothing=smoothing, overwrite=overwrite)
     assert torch.allclose(ours, expected, rtol=1e-12)
     gradients = [torch.autograd.grad(sums_K @ upstream_K, logits_NKC)[0] for sums_K in (ours, expected)]
     assert torch.allclose(*gradients, rtol=1e-12, atol=1e-15)
@@ -162,7 +166,8 @@ def test_no_row_at_all_keeps_the_graph():
     assert logits_NKC.grad.shape == (0, K, C)
 
 
-def test_nothing_of_the_logits_size_is_made_but_their_gradient():
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nothing_of_the_logits_size_is_made_but_their_gradient(overwrite):
     class Watch(TorchDispatchMode):
         made: list
 
@@ -172,9 +177,49 @@ def test_nothing_of_the_logits_size_is_made_but_their_gradient():
                 self.made.append(result.untyped_storage().data_ptr())
             return result
 
-    logits_NKC = torch.randn(400, K, C, requires_grad=True)
+    logits_NKC = torch.randn(400, K, C, requires_grad=True) + 0.0
     targets_NK = torch.zeros(400, K, dtype=torch.long)
     with Watch() as watch:
         watch.made = []
-        (gradient,) = torch.autograd.grad(cross_entropy_sums(logits_NKC, targets_NK).sum(), logits_NKC)
-    assert set(watch.made) <= {logits_NKC.untyped_storage().data_ptr(), gradient.untyped_storage().data_ptr()}
+        loss = cross_entropy_sums(logits_NKC, targets_NK, overwrite=overwrite).sum()
+        (gradient,) = torch.autograd.grad(loss, logits_NKC)
+    room = {logits_NKC.untyped_storage().data_ptr(), gradient.untyped_storage().data_ptr()}
+    assert set(watch.made) <= room
+    assert len(room) == (1 if overwrite else 2)
+
+
+def test_logits_are_left_alone_where_no_gradient_is_wanted_of_them():
+    logits_NKC, targets_NK = draw()
+    before = logits_NKC.clone()
+    cross_entropy_sums(logits_NKC, targets_NK, overwrite=True)
+    assert torch.equal(logits_NKC, before)
+
+
+def test_logits_that_another_loss_needs_cannot_be_overwritten_unseen():
+    logits_NKC, targets_NK = draw()
+    logits_NKC = logits_NKC.requires_grad_() * 1
+    other = logits_NKC.exp().sum() + (logits_NKC**2).sum()
+    loss = cross_entropy_sums(logits_NKC, targets_NK, overwrite=True).sum()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        (other + loss).backward()
+
+
+def test_a_second_backward_is_refused_for_its_gradient_would_be_scaled_twice():
+    logits_NKC, targets_NK = draw()
+    loss = cross_entropy_sums(logits_NKC.requires_grad_(), targets_NK).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_gradient_of_halves_is_that_of_floats(overwrite):
+    logits_NKC, targets_NK = draw()
+    logits_NKC = logits_NKC.bfloat16()
+    gradients = []
+    for logits in (logits_NKC, logits_NKC.double()):
+        logits.requires_grad_()
+        loss = cross_entropy_sums(logits * 1, targets_NK, overwrite=overwrite).sum() / 7
+        gradients.append(torch.autograd.grad(loss, logits)[0])
+    assert gradients[0].dtype == torch.bfloat16
+    assert torch.allclose(gradients[0].double(), gradients[1], rtol=0.01)

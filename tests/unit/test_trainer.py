@@ -116,6 +116,16 @@ def test_on_random_codes_the_held_out_loss_stays_at_chance(tmp_path):
     assert float(loss) > 0.99 * math.log(NUM_CODES)
 
 
+def test_training_gives_no_outputs_away_whose_logits_it_has_overwritten(overfitted):
+    checkpoint, _, trainer = overfitted
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    for is_training in (True, False):
+        model = checkpoint.model.train(is_training)
+        loss, outputs = trainer.compute_loss(model, batch, return_outputs=True)
+        assert loss.requires_grad
+        assert (outputs is None) is is_training
+
+
 def test_a_later_frame_leaves_earlier_logits_unchanged():
     checkpoint = tiny_checkpoint()
     example = ExampleDataset([make_row(1)], checkpoint.tokenizer, checkpoint.stream_ids)[0]

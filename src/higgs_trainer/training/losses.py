@@ -43,64 +43,93 @@ class LossWeights:
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Cross-entropies of cells, some rows of logits at a time, in float32 at least.
+    """Cross-entropies of cells (M,) and, in the same pass, their gradient: some rows of logits at a time, while a cache
+    holds them, in float32 at least.
 
-    ``F.cross_entropy`` keeps the log-probabilities of all logits for the backward and then fills two more tensors of
-    their size. Here nothing of that size is made but the gradient: the backward takes the softmax of a few rows again.
+    ``F.cross_entropy`` keeps the log-probabilities of all logits and then fills two more tensors of their size. Here
+    the gradient is all that is made, and with ``overwrite`` it takes the logits' own place.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits_MC: Tensor, targets_M: Tensor, label_smoothing: float) -> Tensor:
-        ctx.save_for_backward(logits_MC, targets_M)
-        ctx.label_smoothing = label_smoothing
-        losses = []
-        for logits_RC, targets_R in _split_rows(logits_MC, targets_M):
-            log_probabilities_RC = logits_RC.to(_accumulator(logits_RC)).log_softmax(dim=-1)
-            losses_R = -log_probabilities_RC.gather(1, targets_R.clamp(min=0)[:, None])[:, 0]
-            if label_smoothing:
-                losses_R = torch.lerp(losses_R, -log_probabilities_RC.mean(dim=-1), label_smoothing)
-            losses.append(losses_R.masked_fill(targets_R == IGNORED, 0.0))
-        return torch.cat(losses) if losses else logits_MC.new_zeros(0, dtype=_accumulator(logits_MC))
+    def forward(
+        ctx: Any, logits_MC: Tensor, targets_M: Tensor, label_smoothing: float, overwrite: bool
+    ) -> Tensor:
+        losses_M = logits_MC.new_empty(len(targets_M), dtype=_accumulator(logits_MC))
+        gradient_MC = None
+        if ctx.needs_input_grad[0]:
+            gradient_MC = logits_MC if overwrite else torch.empty_like(logits_MC)
+        for rows in _split_rows(logits_MC):
+            room_RC = None if gradient_MC is None else gradient_MC[rows]
+            losses_M[rows] = _differentiate(logits_MC[rows], targets_M[rows], label_smoothing, room_RC)
+        ctx.save_for_backward(gradient_MC)
+        return losses_M
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_M: Tensor) -> tuple[Tensor, None, None]:
-        logits_MC, targets_M = ctx.saved_tensors
-        smoothing, C = ctx.label_smoothing, logits_MC.shape[-1]
-        gradient_MC = torch.empty_like(logits_MC)
-        grad_M = grad_M.masked_fill(targets_M == IGNORED, 0.0)
-        for logits_RC, targets_R, grad_R, out_RC in _split_rows(logits_MC, targets_M, grad_M, gradient_MC):
-            errors_RC = logits_RC.to(_accumulator(logits_RC)).softmax(dim=-1)
-            if smoothing:
-                errors_RC -= smoothing / C
-            right_R1 = targets_R.clamp(min=0)[:, None]
-            errors_RC.scatter_add_(1, right_R1, errors_RC.new_full(right_R1.shape, smoothing - 1))
-            torch.mul(errors_RC, grad_R[:, None], out=out_RC)
-        return gradient_MC, None, None
+    def backward(ctx: Any, grad_M: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient_MC,) = ctx.saved_tensors  # a second backward is refused here: it would scale it once more
+        return gradient_MC.mul_(grad_M[:, None]), None, None, None
 
 
-def _split_rows(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def _differentiate(
+    logits_RC: Tensor, targets_R: Tensor, smoothing: float, gradient_RC: Tensor | None
+) -> Tensor:
+    """The cross-entropy of each row (R,), 0 where nothing is supervised; its gradient is written where that is wanted,
+    over the logits themselves if need be."""
+    wide = _accumulator(logits_RC)
+    room_RC = gradient_RC if gradient_RC is not None and gradient_RC.dtype == wide else None
+    logits_RC = logits_RC.to(wide)
+    ignored_R1 = (targets_R == IGNORED)[:, None]
+    keep_R1 = (~ignored_R1).to(wide)
+    right_R1 = targets_R.clamp(min=0)[:, None]
+    aimed_at_R1 = logits_RC.gather(1, right_R1)
+    if smoothing:
+        aimed_at_R1 = torch.lerp(aimed_at_R1, logits_RC.mean(dim=-1, keepdim=True), smoothing)
+    highest_R1 = logits_RC.amax(dim=-1, keepdim=True)
+    errors_RC = torch.sub(logits_RC, highest_R1, out=room_RC).exp_()
+    total_R1 = errors_RC.sum(dim=-1, keepdim=True)
+    losses_R1 = (highest_R1 + total_R1.log() - aimed_at_R1).masked_fill_(ignored_R1, 0.0)
+    if gradient_RC is not None:
+        errors_RC.mul_(keep_R1 / total_R1)
+        if smoothing:
+            errors_RC.sub_(keep_R1 * (smoothing / errors_RC.shape[1]))
+        errors_RC.scatter_add_(1, right_R1, keep_R1 * (smoothing - 1))
+        if room_RC is None:
+            gradient_RC.copy_(errors_RC)
+    return losses_R1[:, 0]
+
+
+def _split_rows(logits_MC: Tensor) -> Iterator[slice]:
     """Rows that go together: as many as a CPU's cache holds, and on a GPU so many that the calls cost nothing."""
-    rows = ROWS_ON_A_CPU if tensors[0].device.type == "cpu" else ROWS_ON_A_GPU
-    return zip(*(tensor.split(rows) for tensor in tensors), strict=True) if len(tensors[0]) else iter(())
+    rows = ROWS_ON_A_CPU if logits_MC.device.type == "cpu" else ROWS_ON_A_GPU
+    return (slice(start, start + rows) for start in range(0, len(logits_MC), rows))
 
 
 def _accumulator(logits: Tensor) -> torch.dtype:
     return torch.promote_types(logits.dtype, torch.float32)
 
 
-def cross_entropy_sums(logits_NKC: Tensor, targets_NK: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Sum of cross-entropies over the supervised cells of each codebook: (K,), in float32 at least."""
+def cross_entropy_sums(
+    logits_NKC: Tensor, targets_NK: Tensor, *, label_smoothing: float = 0.0, overwrite: bool = False
+) -> Tensor:
+    """Sum of cross-entropies over the supervised cells of each codebook: (K,), in float32 at least.
+
+    ``overwrite``: where a gradient is wanted, it is written over the logits, which saves a tensor of their size. For a
+    caller who throws the logits away.
+    """
     N, K, C = logits_NKC.shape
     cells: Tensor = _CrossEntropy.apply(
-        logits_NKC.reshape(N * K, C), targets_NK.reshape(N * K), label_smoothing
+        logits_NKC.reshape(N * K, C), targets_NK.reshape(N * K), label_smoothing, overwrite
     )
     return cells.reshape(N, K).sum(dim=0)
 
 
-def text_cross_entropy_sum(logits_MV: Tensor, targets_M: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Sum of cross-entropies over supervised text tokens: a scalar, in float32 at least; 0 where there is none."""
-    cells: Tensor = _CrossEntropy.apply(logits_MV, targets_M, label_smoothing)
+def text_cross_entropy_sum(
+    logits_MV: Tensor, targets_M: Tensor, *, label_smoothing: float = 0.0, overwrite: bool = False
+) -> Tensor:
+    """Sum of cross-entropies over supervised text tokens: a scalar, in float32 at least; 0 where there is none.
+    ``overwrite`` as above."""
+    cells: Tensor = _CrossEntropy.apply(logits_MV, targets_M, label_smoothing, overwrite)
     return cells.sum()
 
 

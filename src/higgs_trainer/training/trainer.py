@@ -110,7 +110,10 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         metadata: Mapping[str, Any],
         num_items_in_batch: Tensor | None,
     ) -> tuple[Tensor, Any]:
-        """The loss of one micro-batch, divided by the counts of the whole step, and the model's outputs."""
+        """The loss of one micro-batch, divided by the counts of the whole step, and the model's outputs.
+
+        In training the outputs are None: the gradient is written over their logits.
+        """
         if model.training:
             self._note(model_inputs, metadata)
         check_pack(model_inputs)
@@ -126,8 +129,10 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
 
         smoothing = self.args.label_smoothing_factor if model.training else 0.0
         totals = self.training_totals if model.training else self.evaluation_totals
-        sums_K = cross_entropy_sums(logits_NKC, targets_NK, label_smoothing=smoothing)
-        totals.add(sums_K, count_cells(targets_NK), count_correct_first(logits_NKC, targets_NK))
+        correct = count_correct_first(logits_NKC, targets_NK)
+        spend = model.training and torch.is_grad_enabled()
+        sums_K = cross_entropy_sums(logits_NKC, targets_NK, label_smoothing=smoothing, overwrite=spend)
+        totals.add(sums_K, count_cells(targets_NK), correct)
         weights = self.weights.of_codebooks(len(sums_K))
         loss = self.weights.audio * mean_over_codebooks(sums_K, step_cells_K, weights)
         if self.weights.text:
@@ -136,7 +141,7 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
                     f"loss.text_weight is {self.weights.text}, but no text token of this step is supervised: "
                     f"utterances {_names(metadata)}; set it to 0, or give label_ids"
                 )
-            text_sum = text_cross_entropy_sum(*aligned.text, label_smoothing=smoothing)
+            text_sum = text_cross_entropy_sum(*aligned.text, label_smoothing=smoothing, overwrite=spend)
             totals.add_text(text_sum, len(aligned.text.targets_M))
             loss = loss + self.weights.text * text_sum / step_tokens
         if not torch.isfinite(loss):
@@ -147,7 +152,7 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         if model.training:
             # DDP averages gradients over ranks, but each rank's loss is already a share of the step's.
             loss = loss * self.accelerator.num_processes
-        return loss, outputs
+        return loss, None if spend else outputs
 
     def _note(self, model_inputs: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         """Who is in this step, and how full its batches are."""
