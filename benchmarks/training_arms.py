@@ -26,6 +26,7 @@ from higgs_trainer.data.packing import PackPlan, PlannedExamples
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.attention import PACKED_SDPA
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
+from higgs_trainer.model.layers import index_layers
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 
 NUM_CODEBOOKS, NUM_CODES = 8, 1024
@@ -35,7 +36,7 @@ FIRST_WORD = 10
 PROMPT_TOKENS = 25  # system message, headers and the tokens around the clip
 TOKENS_PER_SECOND = 3.5  # about 14 characters of speech a second, 4 to a token
 BATCH_SIZE = 8
-CORPUS_CLIPS = 1600
+GROUP_CLIPS = 400  # transformers' length grouping sorts 50 batches at a time
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,12 @@ class Size:
 def draw_examples(num_batches: int, size: Size, *, seed: int) -> list[Example]:
     """Clips of random codes whose lengths are those of speech: lognormal around 5.5 s, from 2 to 15 s.
 
-    They are evenly spaced batches of a corpus of 1,600 clips that was sorted by length: few clips, in which grouping by
-    length still finds what it would find in many.
+    They are evenly spaced batches of 400 clips that were sorted by length: few clips, in which grouping by length finds
+    what it would find in many.
     """
     generator = np.random.default_rng(seed)
-    seconds = generator.lognormal(np.log(5.5), 0.5, size=2 * CORPUS_CLIPS)
-    seconds = np.sort(seconds[(seconds >= 2) & (seconds <= 15)][:CORPUS_CLIPS]).reshape(-1, BATCH_SIZE)
+    seconds = generator.lognormal(np.log(5.5), 0.5, size=2 * GROUP_CLIPS)
+    seconds = np.sort(seconds[(seconds >= 2) & (seconds <= 15)][:GROUP_CLIPS]).reshape(-1, BATCH_SIZE)
     chosen = np.linspace(0, len(seconds) - 1, 2 * num_batches + 1).astype(int)[1::2]
     return [_draw_example(f"clip-{i}", s, size, generator) for i, s in enumerate(seconds[chosen].flatten())]
 
@@ -150,6 +151,7 @@ def build_ours(
     `_choose_packs_per_step`."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     base.set_attn_implementation(PACKED_SDPA)
+    index_layers(model)
     collate = PackingCollator(NUM_CODEBOOKS)
 
     def collate_and_note(items: list[tuple[Example, ...]]) -> dict[str, Any]:
@@ -173,9 +175,8 @@ def build_ours(
 def _choose_packs_per_step(base: Any) -> int:
     """Smaller packs take less memory; each costs a gradient of the embeddings where these are trained and, at real
     width, a pass over weights that no cache holds."""
-    if base.config.hidden_size >= 2048:
-        return 1
-    return 2 if base.get_input_embeddings().weight.requires_grad else 4
+    is_whole = base.get_input_embeddings().weight.requires_grad or base.config.hidden_size >= 2048
+    return 1 if is_whole else 2
 
 
 # Transformers' own

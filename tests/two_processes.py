@@ -19,6 +19,7 @@ from higgs_trainer.data.packing import BatchPlan, PackPlan, PlannedExamples, mea
 from higgs_trainer.errors import LossError
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import family_of
+from higgs_trainer.model.layers import index_layers
 from higgs_trainer.training.stopping import FiniteGradients
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 from tiny import NUM_CODEBOOKS, make_row, tiny_checkpoint
@@ -73,6 +74,8 @@ def build_trainer(kind, folder, *, epochs=1):
         for frames in (FRAMES, HELD_OUT_FRAMES)
     )
     ranks = args.world_size
+    if ranks > 1:  # so that two processes with our layers are held against one with transformers' own
+        assert index_layers(model) == 2
     if "packed" in kind:
         lengths = measure_tokens(examples, tokens_per_pack=TOKENS_PER_PACK)
         plan = PackPlan(lengths, tokens_per_pack=TOKENS_PER_PACK, seed=0, num_ranks=ranks)

@@ -20,6 +20,7 @@ from higgs_trainer.data.prepared import check_codec, read_prepared
 from higgs_trainer.errors import RecipeError, name_the_near_one
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import Family, family_of
+from higgs_trainer.model.layers import index_layers
 from higgs_trainer.model.loading import Checkpoint, load_checkpoint, load_codec_of
 from higgs_trainer.model.parameters import freeze, freeze_text_head
 from higgs_trainer.model_card import write_model_card
@@ -61,6 +62,8 @@ def build_run(recipe: Recipe) -> Run:
     if not recipe.loss.text_weight:
         freeze_text_head(checkpoint.model)
     arguments = _build_arguments(recipe)
+    if arguments.device.type == "cpu":
+        index_layers(checkpoint.model)
     trainer = HiggsAudioTrainer(
         model=checkpoint.model,
         args=arguments,

@@ -95,6 +95,9 @@ def test_right_answers_of_the_first_codebook_are_counted():
     expected = sum(int(targets_NK[n, 0] == logits_NKC[n, 0].argmax()) for n in supervised)
     assert 0 < expected < len(supervised)
     assert int(count_correct_first(logits_NKC, targets_NK)) == expected
+    assert int(count_correct_first(torch.zeros_like(logits_NKC), targets_NK)) == 0  # nothing is likelier
+    logits_NKC[..., 0] = 99
+    assert int(count_correct_first(logits_NKC, torch.full_like(targets_NK, IGNORED))) == 0
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

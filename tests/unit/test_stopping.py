@@ -67,6 +67,17 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_optimizer_moves(
         assert torch.equal(now, then)
 
 
+def test_the_norm_that_clipping_computes_is_not_computed_again(tmp_path, monkeypatch):
+    asked = []
+    total_norm = torch.nn.utils.get_total_norm
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", lambda *args: asked.append(1) or total_norm(*args))
+    for max_grad_norm, times in ((1.0, 0), (0.0, 2)):
+        trainer = build_trainer(tmp_path, max_grad_norm=max_grad_norm, max_steps=2)
+        trainer.train()
+        assert len(asked) == times
+        assert trainer.finite_gradients.norm is None  # a step's norm is not taken for the next one's
+
+
 def callback_state(step, *, epoch=0.5):
     state = TrainerState(max_steps=10)
     state.global_step, state.epoch = step, epoch

@@ -119,11 +119,18 @@ def test_on_random_codes_the_held_out_loss_stays_at_chance(tmp_path):
 def test_training_gives_no_outputs_away_whose_logits_it_has_overwritten(overfitted):
     checkpoint, _, trainer = overfitted
     batch = trainer.data_collator([trainer.train_dataset[0]])
+    made = []
+    hook = checkpoint.model.audio_lm_head.register_forward_hook(
+        lambda *call: made.append((call[-1], call[-1].detach().clone()))
+    )
     for is_training in (True, False):
         model = checkpoint.model.train(is_training)
         loss, outputs = trainer.compute_loss(model, batch, return_outputs=True)
+        logits, before = made.pop()
         assert loss.requires_grad
         assert (outputs is None) is is_training
+        assert torch.equal(logits, before) is not is_training
+    hook.remove()
 
 
 def test_a_later_frame_leaves_earlier_logits_unchanged():

@@ -139,8 +139,12 @@ def count_cells(targets: Tensor) -> Tensor:
 
 
 def count_correct_first(logits_NKC: Tensor, targets_NK: Tensor) -> Tensor:
-    """How many supervised cells of codebook 0, which carries the words, the most likely code gets right: a scalar."""
-    return (logits_NKC[:, 0].argmax(dim=-1) == targets_NK[:, 0]).sum()
+    """How many supervised cells of codebook 0, which carries the words, have a target likelier than every other code: a
+    scalar. (``argmax`` takes three times as long.)"""
+    logits_NC, is_cell_N = logits_NKC[:, 0], targets_NK[:, 0] != IGNORED
+    right_N1 = targets_NK[:, :1].clamp(min=0)
+    others_NC = logits_NC.scatter(1, right_N1, -torch.inf)
+    return ((logits_NC.gather(1, right_N1)[:, 0] > others_NC.amax(dim=-1)) & is_cell_N).sum()
 
 
 def mean_over_codebooks(sums_K: Tensor, counts_K: Tensor, weights: tuple[float, ...]) -> Tensor:

@@ -1,5 +1,6 @@
 """What ends a run before its last step, in time: a gradient that is not finite, a request to end."""
 
+import math
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from higgs_trainer.errors import LossError, Terminated
@@ -27,6 +28,8 @@ class FiniteGradients(TrainerCallback):
     def __init__(self, accelerator: Accelerator, utterances: list[str]) -> None:
         self.accelerator = accelerator
         self.utterances = utterances
+        self.norm: Tensor | float | None = None
+        """Of this step's gradient, where it is known already: clipping computes it."""
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -43,15 +46,17 @@ class FiniteGradients(TrainerCallback):
     ) -> None:
         if self.accelerator.scaler is not None or model is None:
             return
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm, self.norm = self.norm, None
+        if norm is None:
+            gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of gradients sharded by FSDP2
-        if torch.isfinite(norm):
+        if math.isfinite(norm):
             return
         # Every rank has the same gradient, so every rank is here.
         utterances: Sequence[str] = gather_object(list(self.utterances))
         raise LossError(
-            f"the gradient's norm is {norm.item()} at step {state.global_step}, before the optimizer moved: one of "
+            f"the gradient's norm is {float(norm)} at step {state.global_step}, before the optimizer moved: one of "
             f"utterances {', '.join(utterances)}"
         )
 

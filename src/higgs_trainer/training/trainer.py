@@ -85,7 +85,8 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         self.step_utterances: list[str] = []
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False
-        self.add_callback(FiniteGradients(self.accelerator, self.step_utterances))
+        self.finite_gradients = FiniteGradients(self.accelerator, self.step_utterances)
+        self.add_callback(self.finite_gradients)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, *device: Any) -> Any:
         """The guard's; with the first step after a log the clock starts: what came between was not training."""
@@ -177,6 +178,11 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
                 model or self.model, lr=self.args.learning_rate, weight_decay=self.args.weight_decay
             )
         return self.optimizer
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Trainer's (5.x; where it is not asked, the norm is computed once more): the norm before clipping."""
+        self.finite_gradients.norm = super()._clip_grad_norm(model)
+        return self.finite_gradients.norm
 
     def log(self, logs: dict[str, float], *start_time: float) -> None:
         """Add the terms of the loss since the last log: each codebook, accuracy of the first, speed."""
