@@ -66,9 +66,13 @@ def pack_new_voice(corpora: Path, folder: Path) -> None:
     space, but its noise moves the codes: after training on it, one word in five was lost instead of one in twelve.)
     """
     (folder / "audio").mkdir(parents=True, exist_ok=True)
-    for name, manifest in (("train", "manifest.jsonl"), ("held_out", "held_out.jsonl")):
+    train, repeating, held_out = (
+        read_rows(corpora, NEW_VOICE, f"{manifest}.jsonl")
+        for manifest in ("manifest", "repeating", "held_out")
+    )
+    for name, rows in (("train", train + repeating), ("held_out", held_out)):
         lines = []
-        for number, row in enumerate(read_rows(corpora, NEW_VOICE, manifest)):
+        for number, row in enumerate(rows):
             path = Path("audio") / f"{name}-{number:03d}.flac"
             samples, rate = soundfile.read(row["audio"], dtype="int16")
             soundfile.write(folder / path, samples, rate, format="FLAC", subtype="PCM_16")
@@ -94,6 +98,7 @@ def main() -> None:
     pack_digits(arguments.corpora, codec, arguments.output / "digits")
     pack_new_voice(arguments.corpora, arguments.output / "new_voice")
     shutil.copy(arguments.corpora / "eval_strings.txt", arguments.output / "unheard_strings.txt")
+    shutil.copy(arguments.corpora / "development_strings.txt", arguments.output / "development_strings.txt")
 
 
 if __name__ == "__main__":

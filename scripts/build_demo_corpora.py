@@ -11,11 +11,13 @@ Tools of the build, never of the package:
 Half an hour of one core, most of it Kokoro's. Seeded by `--seed` and the voice's name: a voice built alone
 (`--voices rms joe`) is the same as in the whole set, and one that is there already is left as it is.
 
-It writes a folder a voice, `manifest.jsonl` and `wav/` (24 kHz, mono, 16 bit, -23 dBFS), and `eval_strings.txt`: 40
-strings that no corpus contains. The voices:
+It writes a folder a voice, `manifest.jsonl` and `wav/` (24 kHz, mono, 16 bit, -23 dBFS), `eval_strings.txt`: 40
+strings that no corpus contains, and `development_strings.txt`: 60 others, to choose the demo's recipe by, that no new
+voice says. The voices:
 
 * `new-*`: voices that no other voice derives from, 100 recordings, and 40 more in `held_out.jsonl` whose strings are in
-  no other corpus.
+  no other corpus. `new-slt` has 200 more in `repeating.jsonl`, where a digit often stands twice or three times: that is
+  where a model that learnt the voice from the others lost count.
 * `scratch-rms`: one voice with many utterances, for training from random weights.
 * all others: what the demo's base model and codec are made from. Three speakers of flite, one of Piper and two of
   Kokoro, and each of them as a tape played slower or faster, which is another speaker to ear and encoder.
@@ -44,7 +46,9 @@ LOUDNESS_DBFS = -23.0
 EDGE_SECONDS = 0.1
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 EVAL_STRINGS = 40
+DEVELOPMENT_STRINGS = 60
 HELD_OUT_STRINGS = 40
+REPEATS = 0.3  # of the digits in `repeating.jsonl` are made the one before (by chance: 0.1)
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Voice:
     engine: str
     speaker: str
     utterances: int
+    repeating: int = 0  # further ones, with repeated digits
     resample: float = 1.0  # pitch and formants together, and tempo: as a tape played faster
     stretch: float = 1.0  # duration, where the engine can: before `resample`
     blend: str = ""  # a second Kokoro speaker, half and half
@@ -78,7 +83,7 @@ def base_voices() -> Iterator[Voice]:
 
 
 NEW_VOICES = (
-    Voice("new-slt", "flite", "slt", 100),
+    Voice("new-slt", "flite", "slt", 100, repeating=200),
     Voice("new-kokoro", "kokoro", "jf_nezumi", 100),
 )
 SCRATCH_VOICE = Voice("scratch-rms", "flite", "rms", 2900)
@@ -187,14 +192,25 @@ def speak(text: str, voice: Voice) -> np.ndarray:
 
 
 def draw_strings(
-    number: int, *, seed: int, name: str, digits: tuple[int, int], unlike: Set[str] = frozenset()
+    number: int,
+    *,
+    seed: int,
+    name: str,
+    digits: tuple[int, int],
+    unlike: Set[str] = frozenset(),
+    repeats: float = 0.0,
 ) -> list[str]:
-    """Distinct digit strings, uniform in length and digits, none of them in `unlike`."""
+    """Distinct digit strings, uniform in length and digits, none of them in `unlike`. A share `repeats` of the digits
+    is then made the same as the digit before."""
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
     strings: dict[str, None] = {}
     while len(strings) < number:
         length = generator.integers(digits[0], digits[1] + 1)
-        text = " ".join(DIGITS[digit] for digit in generator.integers(0, 10, length))
+        values = generator.integers(0, 10, length)
+        if repeats:
+            for place in 1 + np.flatnonzero(generator.random(length - 1) < repeats):
+                values[place] = values[place - 1]
+        text = " ".join(DIGITS[digit] for digit in values)
         if text not in unlike:
             strings[text] = None
     return list(strings)
@@ -224,8 +240,18 @@ def main() -> None:
 
     eval_strings = draw(EVAL_STRINGS, name="eval", digits=(4, 6))
     held_out = draw(HELD_OUT_STRINGS, name="held out", digits=(3, 7), unlike=set(eval_strings))
+    unlike = {*eval_strings, *held_out}
+    said = {
+        text
+        for voice in (*NEW_VOICES, SCRATCH_VOICE)
+        for text in draw(voice.utterances, name=voice.name, digits=(3, 7), unlike=unlike)
+    }
+    development = draw(
+        DEVELOPMENT_STRINGS, seed=arguments.seed + 1, name="development", digits=(4, 6), unlike=unlike | said
+    )
     output.mkdir(parents=True, exist_ok=True)
-    (output / "eval_strings.txt").write_text("\n".join(eval_strings) + "\n", encoding="utf-8")
+    for file, strings in (("eval_strings.txt", eval_strings), ("development_strings.txt", development)):
+        (output / file).write_text("\n".join(strings) + "\n", encoding="utf-8")
 
     for voice in (*NEW_VOICES, SCRATCH_VOICE, *base_voices()):
         folder = output / voice.name
@@ -234,7 +260,13 @@ def main() -> None:
         if voice in NEW_VOICES:
             build_voice(voice, folder, held_out, "held_out.jsonl")
         name = voice.strings or voice.name
-        texts = draw(voice.utterances, name=name, digits=(3, 7), unlike={*eval_strings, *held_out})
+        texts = draw(voice.utterances, name=name, digits=(3, 7), unlike=unlike)
+        if voice.repeating:
+            taken = {*unlike, *texts, *development}
+            repeating = draw(
+                voice.repeating, name=f"{name} repeats", digits=(3, 7), unlike=taken, repeats=REPEATS
+            )
+            build_voice(voice, folder, repeating, "repeating.jsonl")
         build_voice(voice, folder, texts, "manifest.jsonl")
         print(f"{voice.name}: {len(texts)} utterances", flush=True)
 

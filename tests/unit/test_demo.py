@@ -21,8 +21,12 @@ from higgs_trainer.speech.evaluate import SpeechScores
 ASSETS = Path(str(files("higgs_trainer"))) / "assets" / "demo"
 
 
-def unheard_strings():
-    return (ASSETS / "unheard_strings.txt").read_text().splitlines()
+def read_strings(name):
+    return (ASSETS / f"{name}_strings.txt").read_text().splitlines()
+
+
+def read_texts(name):
+    return [utterance.text for utterance in read_manifest(ASSETS / "new_voice" / f"{name}.jsonl")]
 
 
 def test_the_base_model_opens_with_its_codec_and_says_digits_in_a_token_each():
@@ -34,21 +38,27 @@ def test_the_base_model_opens_with_its_codec_and_says_digits_in_a_token_each():
 
 
 def test_nobody_recorded_the_strings_that_are_spoken():
-    strings = unheard_strings()
+    strings = read_strings("unheard")
     recorded = {text for _, text, _ in read_digits(ASSETS / "digits")}
-    for name in ("train", "held_out"):
-        recorded |= {utterance.text for utterance in read_manifest(ASSETS / "new_voice" / f"{name}.jsonl")}
+    recorded |= {*read_texts("train"), *read_texts("held_out")}
     assert len(set(strings)) == 40
     assert not recorded & set(strings)
+
+
+def test_the_strings_that_chose_the_recipe_are_neither_trained_on_nor_judged():
+    development = set(read_strings("development"))
+    assert len(development) == 60
+    assert not development & {*read_strings("unheard"), *read_texts("train"), *read_texts("held_out")}
 
 
 def test_the_new_voice_can_be_read_and_its_held_out_clips_are_others():
     train, held_out = (
         read_manifest(ASSETS / "new_voice" / f"{name}.jsonl") for name in ("train", "held_out")
     )
-    assert (len(train), len(held_out)) == (100, 40)
+    assert (len(train), len(held_out)) == (300, 40)
     assert not {u.text for u in train} & {u.text for u in held_out}
     assert 0.5 < len(read_audio(train[0].audio)) / SAMPLE_RATE_HZ < 6
+    assert sum(path.stat().st_size for path in (ASSETS / "new_voice").rglob("*")) < 12e6
 
 
 def test_the_digits_are_whole():
