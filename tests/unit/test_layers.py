@@ -101,6 +101,21 @@ def test_in_bfloat16_they_are_as_near_to_float32_as_transformers_are():
     assert errors[1] < 1.2 * errors[0]
 
 
+def test_under_autocast_the_residual_stream_stays_as_wide_as_transformers_keeps_it():
+    checkpoint, theirs, ours = build_pair(dtype=torch.float32)
+    inputs = make_batch(checkpoint, "packed")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden = [model.model(**_without_head(inputs)).last_hidden_state for model in (theirs, ours)]
+    assert hidden[0].dtype == hidden[1].dtype == torch.float32
+    right = theirs.model(**_without_head(inputs)).last_hidden_state
+    errors = [torch.linalg.vector_norm(found - right) for found in hidden]
+    assert errors[1] < 1.2 * errors[0]
+
+
+def _without_head(inputs):
+    return {name: value for name, value in inputs.items() if name != "logits_to_keep"}
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_a_sequence_of_text_alone_or_of_columns_alone(share):
     _, theirs, ours = build_pair()

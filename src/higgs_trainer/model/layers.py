@@ -55,7 +55,7 @@ class IndexedDecoderLayer(HiggsAudioV2DecoderLayer):
             attention_mask=attention_mask,
             **kwargs,
         )
-        hidden_BTD = attended_BTD.add_(hidden_states)
+        hidden_BTD = _add(attended_BTD, hidden_states)
 
         normal_BTD = _normalize(
             hidden_BTD, self.post_attention_layernorm, self.audio_post_attention_layernorm, is_audio_M
@@ -63,7 +63,7 @@ class IndexedDecoderLayer(HiggsAudioV2DecoderLayer):
         rows_MD = _Reorder.apply(normal_BTD.flatten(0, 1), order_M, back_M)
         audio_AD, text_XD = rows_MD.split([num_audio, len(rows_MD) - num_audio])
         rows_MD = torch.cat([self.audio_mlp(audio_AD), self.mlp(text_XD)])
-        rows_MD = _Reorder.apply(rows_MD, back_M, order_M).add_(hidden_BTD.flatten(0, 1))
+        rows_MD = _add(_Reorder.apply(rows_MD, back_M, order_M), hidden_BTD.flatten(0, 1))
         return rows_MD.view_as(hidden_BTD)
 
 
@@ -81,6 +81,11 @@ def index_layers(model: nn.Module) -> int:
         if all(type(getattr(layer, name)) is HiggsAudioV2RMSNorm for name in NORMS):
             layer.__class__ = IndexedDecoderLayer
     return sum(isinstance(layer, IndexedDecoderLayer) for layer in layers)
+
+
+def _add(update: Tensor, residual: Tensor) -> Tensor:
+    """Their sum, in the update's memory; not under autocast, where the update is of a narrower dtype."""
+    return update.add_(residual) if update.dtype == residual.dtype else residual + update
 
 
 def _normalize(
@@ -122,24 +127,21 @@ class _DualRMSNorm(torch.autograd.Function):
         )
         scale_M1 = mean_square_M1.add_(epsilon).rsqrt_()
         ctx.save_for_backward(rows_MD, weights_2D, which_M, scale_M1)
-        ctx.dtype = rows_MD.dtype
         return (wide_MD * scale_M1).to(rows_MD.dtype).mul_(weights_2D.index_select(0, which_M))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_MD: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         rows_MD, weights_2D, which_M, scale_M1 = ctx.saved_tensors
-        wide = scale_M1.dtype
-        weights_dtype = weights_2D.dtype
+        dtypes, wide = (rows_MD.dtype, weights_2D.dtype), scale_M1.dtype
         rows_MD, weights_2D, grad_MD = rows_MD.to(wide), weights_2D.to(wide), grad_MD.to(wide)
-        slopes_MD = (
-            grad_MD * rows_MD
-        )  # what is summed over rows for the weights, and over columns for the scale
+        # Its sums over rows are the weights' gradient, those over columns that of the scale.
+        slopes_MD = grad_MD * rows_MD
         grad_weights_2D = None
         if ctx.needs_input_grad[1]:
             membership_2M = torch.stack([which_M == 0, which_M == 1]) * scale_M1[:, 0]
-            grad_weights_2D = (membership_2M @ slopes_MD).to(weights_dtype)
+            grad_weights_2D = (membership_2M @ slopes_MD).to(dtypes[1])
         along_M1 = (slopes_MD @ weights_2D.T).gather(1, which_M[:, None])
         pull_M1 = along_M1 * scale_M1**3 / rows_MD.shape[1]
         grad_rows_MD = weights_2D.index_select(0, which_M).mul_(grad_MD).mul_(scale_M1)
-        return grad_rows_MD.addcmul_(rows_MD, pull_M1, value=-1).to(ctx.dtype), grad_weights_2D, None, None
+        return grad_rows_MD.addcmul_(rows_MD, pull_M1, value=-1).to(dtypes[0]), grad_weights_2D, None, None
