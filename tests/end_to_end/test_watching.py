@@ -111,13 +111,14 @@ def test_the_line_to_read(recipe, tmp_path, capsys):
 BEST = ("--eval_steps", "1", "--training.save_steps", "1", "--load_best_model_at_end")
 
 
-def test_the_best_checkpoint_is_kept_and_is_the_result(recipe, tmp_path):
-    """At so high a rate the model gets worse, so that the best is not the last."""
-    metric = ("--metric_for_best_model", "eval_codebook_0_loss", "--learning_rate", "0.3")
+@pytest.mark.parametrize(("options", "pick"), [((), min), (("--greater_is_better",), max)])
+def test_the_best_checkpoint_is_kept_and_is_the_result(recipe, tmp_path, options, pick):
+    """The smallest loss; or, if it is asked for, the largest, which is not the last since the model gets better."""
+    metric = ("--metric_for_best_model", "eval_codebook_0_loss", *options)
     lines = train_into(tmp_path, recipe, *BEST, *metric)
     losses = {line["step"]: line["eval_codebook_0_loss"] for line in lines if "eval_loss" in line}
-    best = min(losses, key=losses.get)
-    assert best < 6
+    best = pick(losses, key=losses.get)
+    assert pick is min or best < 6
     state = json.loads((tmp_path / "trainer_state.json").read_text())
     assert state["best_model_checkpoint"] == str(tmp_path / f"checkpoint-{best}")
     result, checkpoint = (
