@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from higgs_trainer import __version__
-from higgs_trainer.errors import HiggsTrainerError
+from higgs_trainer.data.processes import leave_processes
+from higgs_trainer.errors import HiggsTrainerError, Terminated
 from higgs_trainer.guard.leak import LabelLeakError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+
+ENDED_TOGETHER = (None, 0, Terminated.exit_code)
+"""How every process of a run ends at the same place, with none waiting for another."""
 
 app = typer.Typer(
     name="higgs-trainer",
@@ -30,16 +34,29 @@ app = typer.Typer(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. What this package raises on purpose ends with its message alone.
 
+    Without arguments they are the process's own, and it ends here.
+
     Exit codes: 0 done, 1 the run failed, 2 a mistake in what the user gave, 143 ended by SIGTERM after saving.
     """
+    exit_code = _run(arguments)
+    if arguments is None and exit_code in ENDED_TOGETHER:
+        leave_processes()
+    sys.exit(exit_code)
+
+
+def _run(arguments: Sequence[str] | None) -> int | str | None:
+    """The exit code. Nothing of the run outlives this call."""
     try:
         app(args=arguments)
     except HiggsTrainerError as error:
         _print_error(error)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except LabelLeakError as error:
         _print_error(error)
-        sys.exit(1)
+        return 1
+    except SystemExit as ended:  # typer's own way to end
+        return ended.code
+    return 0
 
 
 def _print_error(error: Exception) -> None:

@@ -1,6 +1,8 @@
 """The processes that one run is spread over: one alone, or those of `accelerate launch` and `torchrun`."""
 
+import gc
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,6 +69,20 @@ def join_processes() -> Iterator[Processes]:
     try:
         yield Processes(state.process_index, state.num_processes, state)
     finally:
-        if not joined_before:  # threads of the group that are alive when Python ends may abort the process
-            state.destroy_process_group()
+        if not joined_before:
+            leave_processes()
             PartialState._reset_state()
+
+
+def leave_processes() -> None:
+    """End the group of processes, if this one is in any, and with it the group's threads.
+
+    A gloo thread that frees a finished all-reduce while Python ends aborts the process (SIGABRT), upon which the
+    launcher ends the others, also one that is still writing. Call it where nothing waits for another process and
+    nothing uses the group any more.
+    """
+    torch = sys.modules.get("torch")  # who has not imported it is in no group
+    if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return
+    gc.collect()  # a trainer is a cycle, and what it holds of the group would keep the threads
+    torch.distributed.destroy_process_group()
