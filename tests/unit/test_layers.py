@@ -4,14 +4,15 @@ import copy
 
 import pytest
 import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.higgs_audio_v2.modeling_higgs_audio_v2 import HiggsAudioV2DecoderLayer
 
 from higgs_trainer.data.collator import PackingCollator, PaddingCollator
 from higgs_trainer.data.examples import ExampleDataset
 from higgs_trainer.model.adapters import add_lora
-from higgs_trainer.model.attention import PACKED_SDPA
+from higgs_trainer.model.attention import PACKED_SDPA, attend_by_example
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
-from higgs_trainer.model.layers import IndexedDecoderLayer, index_layers
+from higgs_trainer.model.layers import IndexedDecoderLayer, TurningAttention, index_layers
 from higgs_trainer.model.loading import Checkpoint
 from higgs_trainer.speech.generate import speak
 from higgs_trainer.speech.sampling import Sampling
@@ -80,7 +81,8 @@ def check_near(expected, found, tolerance):
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_logits_and_gradients_are_transformers_own(kind, lora, gradient_checkpointing):
     checkpoint, theirs, ours = build_pair(lora=lora)
-    assert sum(type(module) is IndexedDecoderLayer for module in ours.modules()) == 2
+    for ours_alone in (IndexedDecoderLayer, TurningAttention):
+        assert sum(type(module) is ours_alone for module in ours.modules()) == 2
     if gradient_checkpointing:
         ours.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     inputs = make_batch(checkpoint, kind)
@@ -112,8 +114,50 @@ def test_under_autocast_the_residual_stream_stays_as_wide_as_transformers_keeps_
     assert errors[1] < 1.2 * errors[0]
 
 
+def test_gradients_under_autocast_are_as_near_to_float32_as_transformers_are():
+    checkpoint, theirs, ours = build_pair(dtype=torch.float32)
+    inputs = make_batch(checkpoint, "packed")
+    _, right = run(theirs, inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = [run(model, inputs)[1] for model in (theirs, ours)]
+    errors = [
+        torch.stack([torch.linalg.vector_norm(gradients[name] - right[name]) for name in right]).norm()
+        for gradients in found
+    ]
+    assert 0 < errors[1] < 1.2 * errors[0]
+
+
+@pytest.mark.parametrize("implementation", ["eager", PACKED_SDPA])
+def test_attention_drops_out_what_transformers_drops_out(implementation):
+    checkpoint, theirs, ours = build_pair()
+    inputs = make_batch(checkpoint, "padded")
+    logits = []
+    for model in (theirs, ours):
+        model.set_attn_implementation(implementation)
+        for layer in model.model.layers:
+            layer.self_attn.attention_dropout = 0.5
+        torch.manual_seed(5)
+        logits.append(model(**inputs).logits)
+    check_near(*logits, EXACT)
+    assert not torch.equal(logits[1], ours.eval()(**inputs).logits)
+
+
 def _without_head(inputs):
     return {name: value for name, value in inputs.items() if name != "logits_to_keep"}
+
+
+def test_an_attention_function_in_transformers_own_table_is_the_one_that_is_called(monkeypatch):
+    _, theirs, ours = build_pair()
+    calls = []
+
+    def attend(module, *args, **kwargs):
+        calls.append(module.layer_idx)
+        return attend_by_example(module, *args, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, PACKED_SDPA, attend)
+    for model in (theirs, ours):
+        model(input_ids=torch.tensor([[5, 6, 7]]))
+    assert calls == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -150,6 +194,15 @@ def test_nobody_else_sees_a_difference():
         model(**make_batch(checkpoint, "packed"), output_hidden_states=True) for model in (theirs, ours)
     ]
     assert len(hidden[0].hidden_states) == len(hidden[1].hidden_states) == 3
+    for model in (theirs, ours):
+        model.set_attn_implementation("eager")
+    weights = [
+        model(**make_batch(checkpoint, "padded"), output_attentions=True).attentions
+        for model in (theirs, ours)
+    ]
+    assert len(weights[0]) == 2
+    for expected, found in zip(*weights, strict=True):
+        check_near(expected, found, EXACT)
 
 
 def test_a_layer_with_norms_of_somebody_elses_stays_transformers_own():
