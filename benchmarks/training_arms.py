@@ -27,6 +27,7 @@ from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.attention import PACKED_SDPA
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
 from higgs_trainer.model.layers import index_layers
+from higgs_trainer.model.sparse_gradients import collect_sparsely
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 
 NUM_CODEBOOKS, NUM_CODES = 8, 1024
@@ -147,11 +148,15 @@ def plan_packs(examples: Sequence[Example], packs_per_step: int) -> PackPlan:
 def build_ours(
     model: nn.Module, examples: list[Example], arguments: TrainingArguments, seen: Seen
 ) -> Trainer:
-    """`HiggsAudioTrainer` on packs. The loss does not depend on how a step is cut, so it is cut as suits the machine:
-    `_choose_packs_per_step`."""
+    """`HiggsAudioTrainer` on packs. The loss does not depend on how a step is cut: smaller packs take less memory."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     base.set_attn_implementation(PACKED_SDPA)
     index_layers(model)
+    packs_per_step = (
+        1 if base.config.hidden_size >= 2048 else 2
+    )  # fewer passes over weights that no cache holds
+    if packs_per_step > 1:
+        collect_sparsely(model)
     collate = PackingCollator(NUM_CODEBOOKS)
 
     def collate_and_note(items: list[tuple[Example, ...]]) -> dict[str, Any]:
@@ -159,7 +164,6 @@ def build_ours(
         seen.note([example for item in items for example in item], batch)
         return batch
 
-    packs_per_step = _choose_packs_per_step(base)
     arguments.per_device_train_batch_size = 1
     arguments.gradient_accumulation_steps = packs_per_step
     arguments.train_sampling_strategy = "sequential"
@@ -170,13 +174,6 @@ def build_ours(
         data_collator=collate_and_note,
         family=HIGGS_AUDIO_V2,
     )
-
-
-def _choose_packs_per_step(base: Any) -> int:
-    """Smaller packs take less memory; each costs a gradient of the embeddings where these are trained and, at real
-    width, a pass over weights that no cache holds."""
-    is_whole = base.get_input_embeddings().weight.requires_grad or base.config.hidden_size >= 2048
-    return 1 if is_whole else 2
 
 
 # Transformers' own

@@ -23,6 +23,7 @@ from higgs_trainer.model.families import Family, family_of
 from higgs_trainer.model.layers import index_layers
 from higgs_trainer.model.loading import Checkpoint, load_checkpoint, load_codec_of
 from higgs_trainer.model.parameters import freeze, freeze_text_head
+from higgs_trainer.model.sparse_gradients import collect_sparsely
 from higgs_trainer.model_card import write_model_card
 from higgs_trainer.recipe import Recipe, training_arguments
 from higgs_trainer.speech.held_out_scores import METRICS as SPOKEN_METRICS
@@ -62,8 +63,10 @@ def build_run(recipe: Recipe) -> Run:
     if not recipe.loss.text_weight:
         freeze_text_head(checkpoint.model)
     arguments = _build_arguments(recipe)
-    if arguments.device.type == "cpu":
+    if arguments.device.type == "cpu":  # run nowhere else so far
         index_layers(checkpoint.model)
+        if arguments.world_size == 1 and arguments.gradient_accumulation_steps > 1:
+            collect_sparsely(checkpoint.model)
     trainer = HiggsAudioTrainer(
         model=checkpoint.model,
         args=arguments,

@@ -24,6 +24,7 @@ from higgs_trainer.batch import check_pack
 from higgs_trainer.errors import LossError
 from higgs_trainer.guard import LabelGuardMixin
 from higgs_trainer.model.families import Family
+from higgs_trainer.model.sparse_gradients import make_dense
 from higgs_trainer.training.checkpoints import CompleteCheckpoints
 from higgs_trainer.training.losses import (
     LossWeights,
@@ -38,7 +39,21 @@ from higgs_trainer.training.optimizers import build_muon
 from higgs_trainer.training.stopping import FiniteGradients
 
 
-class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
+class DenseSteps(Trainer):
+    """Trainer that leaves every gradient dense behind a step's last micro-batch (``model/sparse_gradients.py``).
+
+    It stands behind the guard, which names a ``training_step`` in front of its own as where a batch's keys came from.
+    """
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Trainer's, and then dense gradients."""
+        loss = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients:
+            make_dense(self.model.parameters())
+        return loss
+
+
+class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, DenseSteps):
     """Trains a Higgs Audio model, or adapters on it.
 
     Args:
