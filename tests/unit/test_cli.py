@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from higgs_trainer import __version__
-from higgs_trainer.cli import main
+from higgs_trainer.cli import application, main
 from higgs_trainer.errors import CheckpointError, LossError
 from higgs_trainer.guard.leak import LabelLeakError
 
@@ -20,6 +20,25 @@ def run(*arguments: object) -> int:
     with pytest.raises(SystemExit) as stopped:
         main([str(argument) for argument in arguments])
     return int(stopped.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "of_the_process", "left"),
+    [
+        (None, ["--version"], 1),
+        (None, ["no-such-verb"], 0),  # another process may still wait for this one
+        (["--version"], [], 0),  # a caller's group of processes is the caller's
+    ],
+)
+def test_the_group_is_left_where_the_process_ends_well(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str] | None, of_the_process: list[str], left: int
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(application, "leave_processes", lambda: calls.append(None))
+    monkeypatch.setattr(sys, "argv", ["higgs-trainer", *of_the_process])
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert len(calls) == left
 
 
 @pytest.fixture
