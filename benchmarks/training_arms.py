@@ -152,9 +152,8 @@ def build_ours(
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     base.set_attn_implementation(PACKED_SDPA)
     index_layers(model)
-    packs_per_step = (
-        1 if base.config.hidden_size >= 2048 else 2
-    )  # fewer passes over weights that no cache holds
+    # At real width every pack is a pass over weights that no cache holds.
+    packs_per_step = 1 if base.config.hidden_size >= 2048 else 2
     if packs_per_step > 1:
         collect_sparsely(model)
     collate = PackingCollator(NUM_CODEBOOKS)
