@@ -17,12 +17,13 @@ setup: $(STAMP)
 
 # torch first and alone: asked for together with the rest, a resolver may take its newest build for CUDA, several GB.
 # The project itself last, without a build environment of its own, so that its build tools are pinned too.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml packages/label-guard/pyproject.toml packages/higgs-trainer-demo/pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make setup needs Python 3.11 or newer: make PYTHON=python3.11 setup")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check torch==2.13.0
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt hatchling editables
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[demo,dev,evaluate,numbers]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt --no-build-isolation \
+	  -e packages/label-guard -e packages/higgs-trainer-demo -e '.[demo,dev,evaluate,numbers]'
 	@touch $@
 
 demo: setup
@@ -49,7 +50,7 @@ $(BOSON)/.installed: constraints-boson.txt
 	@touch $@
 
 test-boson: $(BOSON)/.installed
-	PYTHONPATH=src $(BOSON)/bin/python -m pytest -n 2 tests/boson tests/unit/test_guard_*.py tests/routes
+	PYTHONPATH=src:packages/label-guard/src $(BOSON)/bin/python -m pytest -n 2 tests/boson packages/label-guard/tests
 
 format: setup
 	$(BIN)/ruff check --fix .

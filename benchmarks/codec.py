@@ -30,10 +30,10 @@ import soxr
 import torch
 from torch import Tensor
 
-from higgs_trainer.data.audio import SAMPLE_RATE_HZ, read_audio
-from higgs_trainer.data.codec import Codec, load_codec
-from higgs_trainer.data.manifest import read_manifest
-from higgs_trainer.speech.evaluate import Transcriber, load_asr, score_speech, speaker_similarity
+from higgs_trainer.audio.codec import Codec, load_codec
+from higgs_trainer.audio.files import SAMPLE_RATE_HZ, read_audio
+from higgs_trainer.evaluation.judges import Transcriber, load_asr, score_speech, speaker_similarity
+from higgs_trainer.manifest.rows import read_manifest
 
 LIBRIVOX = Path("/usr/share/pocketsphinx/test/data/librivox")
 ASTERISK = Path("/usr/share/asterisk/sounds/en_US_f_Allison")

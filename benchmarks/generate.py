@@ -24,9 +24,10 @@ from typing import Any
 import torch
 import transformers
 
-from higgs_trainer.data.prompt import Context, encode_prompt
+from higgs_trainer.dataset.context import Context
 from higgs_trainer.demo.blank_model import write_blank_model
 from higgs_trainer.model.loading import Checkpoint, load_trained
+from higgs_trainer.model.prompt import encode_prompt
 from higgs_trainer.speech.generate import Request, speak_requests
 from higgs_trainer.speech.sampling import Sampling
 
@@ -127,7 +128,7 @@ def load_subject(model: str | None, codes: int | None) -> Checkpoint:
     if model is not None:
         return load_trained(model)
     if codes is None:
-        with as_file(files("higgs_trainer") / "assets" / "demo" / "base") as folder:
+        with as_file(files("higgs_trainer_demo") / "base") as folder:
             return load_trained(folder)
     with tempfile.TemporaryDirectory() as folder:
         codec = SimpleNamespace(

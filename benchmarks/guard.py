@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from higgs_trainer.guard import Contract, LabelGuard
+from label_guard import Contract, LabelGuard
 
 KEYS = (
     "input_ids",

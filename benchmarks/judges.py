@@ -19,11 +19,11 @@ import torch
 from codec import Clips, read_set
 from torch import Tensor
 
-from higgs_trainer.data.audio import SAMPLE_RATE_HZ
-from higgs_trainer.speech.comparison import FIGURES, summarize
+from higgs_trainer.audio.files import SAMPLE_RATE_HZ
+from higgs_trainer.evaluation.comparison import FIGURES, summarize
+from higgs_trainer.evaluation.judging import Clip, Judges, judge_clips, load_judges
+from higgs_trainer.evaluation.sentences import Sentence, embed_voices
 from higgs_trainer.speech.generate import Request
-from higgs_trainer.speech.judged import Clip, Judges, judge_clips, load_judges
-from higgs_trainer.speech.sentences import Sentence, embed_voices
 
 
 def build_cases(waves: list[Tensor], strangers: list[Tensor]) -> dict[str, list[Tensor]]:

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from higgs_trainer.data.examples import encode_example
 from higgs_trainer.demo.new_voice import quiet_transformers
+from higgs_trainer.model.example_encoding import encode_example
 from higgs_trainer.model.loading import Checkpoint, load_checkpoint, load_trained
-from higgs_trainer.model.merging import merge_adapter
+from higgs_trainer.sharing.merging import merge_adapter
 from higgs_trainer.speech.generate import Sampling, Spoken, speak
 
 STRINGS = Path(__file__).parents[1] / "src" / "higgs_trainer" / "assets" / "demo" / "unheard_strings.txt"

@@ -28,15 +28,15 @@ import soundfile
 import soxr
 import torch
 
-from higgs_trainer.data.audio import SAMPLE_RATE_HZ, decode_file, read_audio, to_waveform
-from higgs_trainer.data.codec import load_codec
-from higgs_trainer.data.importers import open_source
-from higgs_trainer.data.inspection import iterate_utterances, read_rows
-from higgs_trainer.data.manifest import check_rows, read_manifest
-from higgs_trainer.data.prepare import prepare, skip_progress
-from higgs_trainer.data.prepared import build_features, read_prepared, write_prepared
-from higgs_trainer.data.processes import Processes, join_processes
-from higgs_trainer.data.unfinished import ROWS, open_table_file
+from higgs_trainer.audio.codec import load_codec
+from higgs_trainer.audio.files import SAMPLE_RATE_HZ, decode_file, read_audio, to_waveform
+from higgs_trainer.corpus.inspection import iterate_utterances, read_rows
+from higgs_trainer.corpus.prepare import prepare, skip_progress
+from higgs_trainer.corpus.work_directory import ROWS, open_table_file
+from higgs_trainer.dataset.prepared import build_features, read_prepared, write_prepared
+from higgs_trainer.distributed import Processes, join_processes
+from higgs_trainer.manifest.formats import open_source
+from higgs_trainer.manifest.rows import check_rows, read_manifest
 
 RATE_HZ = 44_100
 TRAIN_CLIPS = 100  # of the recordings to train on, with the 40 held out
@@ -48,7 +48,7 @@ ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES":
 
 def write_corpus(folder: Path) -> Path:
     """A manifest of the demo's recordings, each with the next three behind it."""
-    with as_file(files("higgs_trainer") / "assets" / "demo" / "new_voice") as voice:
+    with as_file(files("higgs_trainer_demo") / "new_voice") as voice:
         rows = read_manifest(voice / "train.jsonl")[:TRAIN_CLIPS] + read_manifest(voice / "held_out.jsonl")
         waveforms = [read_audio(row.audio).numpy() for row in rows]
     lines = []

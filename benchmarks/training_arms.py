@@ -19,15 +19,15 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import HiggsAudioV2Config, HiggsAudioV2ForConditionalGeneration, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from higgs_trainer.batch import IGNORED
-from higgs_trainer.data.collator import Example, PackingCollator
-from higgs_trainer.data.delay_pattern import apply_delay, supervised_targets
-from higgs_trainer.data.packing import PackPlan, PlannedExamples
+from higgs_trainer.dataset.collator import Example, PackingCollator
+from higgs_trainer.dataset.packing import PackPlan, PlannedExamples
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.attention import PACKED_SDPA
+from higgs_trainer.model.delay_pattern import apply_delay, supervised_targets
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
-from higgs_trainer.model.layers import index_layers
+from higgs_trainer.model.indexed_layers import index_layers
 from higgs_trainer.model.sparse_gradients import collect_sparsely
+from higgs_trainer.tensors import IGNORED
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 
 NUM_CODEBOOKS, NUM_CODES = 8, 1024

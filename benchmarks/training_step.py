@@ -39,7 +39,7 @@ from training_arms import (
 )
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from higgs_trainer.data.collator import Example
+from higgs_trainer.dataset.examples import Example
 
 SMALL = Size(hidden=256, intermediate=704, layers=4, heads=4, key_value_heads=2, vocabulary=32_000)
 REAL = Size(hidden=3072, intermediate=8192, layers=1, heads=24, key_value_heads=8, vocabulary=32_000)

@@ -1,7 +1,7 @@
 """Train the demo's base model from the corpora of `build_demo_corpora.py`, with the codec of `build_demo_assets.py`.
 
     python scripts/build_base_model.py corpora runs/base
-    cp -r runs/base/packaged src/higgs_trainer/assets/demo/base
+    cp -r runs/base/packaged packages/higgs-trainer-demo/src/higgs_trainer_demo/base
 
 About an hour of one core. Seeded. It has never heard the new voices. `--max_steps 100` and other overrides of the
 recipe may follow.
@@ -16,12 +16,12 @@ import torch
 from build_demo_assets import read_rows
 from transformers import AutoTokenizer, HiggsAudioV2ForConditionalGeneration
 
-from higgs_trainer.data.audio import read_audio
-from higgs_trainer.data.mel_codec import MelCodec
-from higgs_trainer.data.prepared import write_encoded
+from higgs_trainer.audio.files import read_audio
+from higgs_trainer.audio.mel_codec import MelCodec
+from higgs_trainer.dataset.prepared import write_encoded
 from higgs_trainer.demo.blank_model import write_blank_model
-from higgs_trainer.recipe import read_recipe
-from higgs_trainer.run import train
+from higgs_trainer.recipe.schema import read_recipe
+from higgs_trainer.run.train import train
 
 VOICES = (
     *("rms", "rms-r82", "rms-r91", "rms-r111", "rms-r123"),
@@ -65,7 +65,7 @@ def main() -> None:
     torch.set_num_threads(1)  # the order of sums, and so the result, depends on it
 
     output = arguments.output
-    with as_file(files("higgs_trainer") / "assets" / "demo" / "codec") as folder:
+    with as_file(files("higgs_trainer_demo") / "codec") as folder:
         codec = MelCodec.from_pretrained(folder)
     train_set, held_out = [], []
     for voice in VOICES:

@@ -31,8 +31,8 @@ import soundfile
 import torch
 from build_demo_corpora import SAMPLE_RATE_HZ, Voice, speak
 
-from higgs_trainer.data.audio import read_audio
-from higgs_trainer.data.mel_codec import MelCodec
+from higgs_trainer.audio.files import read_audio
+from higgs_trainer.audio.mel_codec import MelCodec
 
 CODES_IN_A_CODEBOOK = 1024
 WORDS_IN_A_SENTENCE = 8

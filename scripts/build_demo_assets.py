@@ -1,6 +1,6 @@
 """Make what the demo ships from the corpora of `build_demo_corpora.py`: codec, digits, the new voice's recordings.
 
-    python scripts/build_demo_assets.py corpora src/higgs_trainer/assets/demo
+    python scripts/build_demo_assets.py corpora packages/higgs-trainer-demo/src/higgs_trainer_demo
 
 Five minutes of two cores. Seeded; the new voices are in the codec's fit (a codec of 256 codes a codebook knows the
 voices it was made from: docs/decisions/demo.md), and in nothing else.
@@ -17,8 +17,8 @@ import soundfile
 import torch
 from safetensors.numpy import save_file
 
-from higgs_trainer.data.audio import read_audio
-from higgs_trainer.data.mel_codec import MelCodec
+from higgs_trainer.audio.files import read_audio
+from higgs_trainer.audio.mel_codec import MelCodec
 
 CODES_IN_A_CODEBOOK = 256
 CLIPS_OF_A_VOICE = 20

@@ -6,8 +6,8 @@ python scripts/build_small_model.py runs/small_model
 import argparse
 from pathlib import Path
 
-from higgs_trainer.data.codec import load_codec
-from higgs_trainer.data.mel_codec import MelCodec
+from higgs_trainer.audio.codec import load_codec
+from higgs_trainer.audio.mel_codec import MelCodec
 from higgs_trainer.demo.blank_model import write_blank_model
 
 SIZES = {"hidden_size": 160, "intermediate_size": 384, "num_layers": 3, "num_heads": 4, "max_positions": 2048}

@@ -22,9 +22,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from higgs_trainer.data.audio import write_audio
-from higgs_trainer.data.mel_codec import MelCodec
-from higgs_trainer.data.prepare import prepare
+from higgs_trainer.audio.files import write_audio
+from higgs_trainer.audio.mel_codec import MelCodec
+from higgs_trainer.corpus.prepare import prepare
 from higgs_trainer.demo.blank_model import write_blank_model
 
 STEPS_A_KILL, SAVE_STEPS = 12, 3

@@ -25,10 +25,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from higgs_trainer.data.audio import write_audio
-from higgs_trainer.data.codec import load_codec
-from higgs_trainer.data.prepare import prepare
-from higgs_trainer.data.unfinished import unfinished_folder
+from higgs_trainer.audio.codec import load_codec
+from higgs_trainer.audio.files import write_audio
+from higgs_trainer.corpus.prepare import prepare
+from higgs_trainer.corpus.work_directory import unfinished_folder
 
 RECORDINGS = 40
 LONGEST_MOMENT_SECONDS = 0.2

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoTokenizer, DacConfig, DacFeatureExtractor, DacModel, HiggsAudioV2Processor
 from transformers.models.dac.modeling_dac import DacEncoderOutput
 
-from higgs_trainer.data.prompt import Context, Message, SpokenClip
+from higgs_trainer.dataset.context import Context, SpokenClip
+from higgs_trainer.model.prompt import Message
 from tiny import NUM_CODEBOOKS, NUM_CODES, draw_codes
 
 SCENE = "Audio is recorded from a quiet room."
@@ -62,7 +63,7 @@ class CountingCodec(DacModel):
 
 def demo_tokenizer():
     """The tokenizer of the packaged demo model, with its chat template."""
-    with as_file(files("higgs_trainer") / "assets" / "demo" / "base") as base:
+    with as_file(files("higgs_trainer_demo") / "base") as base:
         return AutoTokenizer.from_pretrained(str(base))
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from higgs_trainer.data.audio import write_audio
-from higgs_trainer.speech.evaluation_file import JudgedClip, JudgedSet, write_evaluation
+from higgs_trainer.audio.files import write_audio
+from higgs_trainer.evaluation.evaluation_file import JudgedClip, JudgedSet, write_evaluation
 
 EVIL = (
     "<script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\"> \"&' {{ 7 * 7 }}"

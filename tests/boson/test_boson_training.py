@@ -13,11 +13,11 @@ from peft import LoraConfig, TaskType, get_peft_model
 from transformers import TrainingArguments
 
 from higgs_trainer.errors import LossError
-from higgs_trainer.guard import LabelLeakError
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import HIGGS_AUDIO, Family
 from higgs_trainer.training.losses import LossWeights
 from higgs_trainer.training.trainer import HiggsAudioTrainer
+from label_guard import LabelLeakError
 from tiny_boson import END, FreshSamples, make_collator, make_model, make_sample
 
 HEADS = ("audio_decoder_proj.audio_lm_head", "audio_decoder_proj.text_lm_head")

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from golden.write_checkpoints import FOLDER, ID, run_boson
-from higgs_trainer.model.conversion import convert_checkpoint
+from higgs_trainer.sharing.checkpoint_conversion import convert_checkpoint
 
 
 def open_boson(folder: Path) -> HiggsAudioModel:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from boson_multimodal.model.higgs_audio.utils import build_delay_pattern_mask
 
-from higgs_trainer.data.delay_pattern import apply_delay, supervised_targets
+from higgs_trainer.model.delay_pattern import apply_delay, supervised_targets
 
 BEGIN, END, IGNORED = 1024, 1025, -100
 

@@ -11,10 +11,10 @@ import soundfile
 import torch
 from datasets import Audio, Dataset
 
+from higgs_trainer.audio.files import write_audio
+from higgs_trainer.audio.mel_codec import MelCodec
 from higgs_trainer.cli import main
-from higgs_trainer.data.audio import write_audio
-from higgs_trainer.data.mel_codec import MelCodec
-from higgs_trainer.data.prepared import read_prepared
+from higgs_trainer.dataset.prepared import read_prepared
 
 TEXTS = {"a": "one two", "b": "three"}
 

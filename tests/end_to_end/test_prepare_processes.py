@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from higgs_trainer.data.audio import write_audio
-from higgs_trainer.data.mel_codec import MelCodec
-from higgs_trainer.data.prepared import CARD_NAME, read_prepared
+from higgs_trainer.audio.files import write_audio
+from higgs_trainer.audio.mel_codec import MelCodec
+from higgs_trainer.dataset.prepared import CARD_NAME, read_prepared
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 400  # for a machine that is busy with much else

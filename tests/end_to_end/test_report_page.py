@@ -14,8 +14,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from higgs_trainer.audio.files import write_audio
 from higgs_trainer.cli import app
-from higgs_trainer.data.audio import write_audio
 from higgs_trainer.errors import UserError
 from run_folders import EVIL, make_logs, tone, write_lines, write_run
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from huggingface_hub import ModelCard, metadata_load
 
+from higgs_trainer.audio.files import write_audio
+from higgs_trainer.audio.mel_codec import MelCodec
 from higgs_trainer.cli import main
-from higgs_trainer.data.audio import write_audio
-from higgs_trainer.data.mel_codec import MelCodec
 from higgs_trainer.demo.blank_model import write_blank_model
 from hub import find_metadata_problems, serve_hub
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from higgs_trainer.recipe import read_recipe
-from higgs_trainer.run import train
+from higgs_trainer.recipe.schema import read_recipe
+from higgs_trainer.run.train import train
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "kill_and_resume.py"
 house = runpy.run_path(str(SCRIPT))

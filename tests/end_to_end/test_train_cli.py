@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from transformers import HiggsAudioV2ForConditionalGeneration
 from typer.testing import CliRunner
 
+from higgs_trainer.audio.files import write_audio
+from higgs_trainer.audio.mel_codec import MelCodec
 from higgs_trainer.cli import app, main
-from higgs_trainer.data.audio import write_audio
-from higgs_trainer.data.collator import PackingCollator
-from higgs_trainer.data.mel_codec import MelCodec
+from higgs_trainer.dataset.collator import PackingCollator
 from higgs_trainer.demo.blank_model import write_blank_model
 from higgs_trainer.errors import RecipeError, UserError
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 import two_processes
-from higgs_trainer.recipe import read_recipe
-from higgs_trainer.run import train
+from higgs_trainer.recipe.schema import read_recipe
+from higgs_trainer.run.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 house = runpy.run_path(str(ROOT / "scripts" / "kill_and_resume.py"))

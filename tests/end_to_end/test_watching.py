@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
 from higgs_trainer import assembly
-from higgs_trainer.assembly import build_run
 from higgs_trainer.errors import RecipeError
-from higgs_trainer.recipe import read_recipe
-from higgs_trainer.run import train
-from higgs_trainer.speech.judged import Judges
-from higgs_trainer.speech.speaker_encoder import load_speaker_encoder
+from higgs_trainer.evaluation.judging import Judges
+from higgs_trainer.evaluation.speaker_encoder import load_speaker_encoder
+from higgs_trainer.recipe.schema import read_recipe
+from higgs_trainer.run.assembly import build_run
+from higgs_trainer.run.train import train
 from higgs_trainer.training.metrics import list_held_out_metrics
 
 house = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "kill_and_resume.py"))
@@ -153,7 +153,7 @@ def test_the_best_checkpoint_can_be_that_with_the_fewest_wrong_words(recipe, tmp
         assert (asr, with_quality) == ("whisper-tiny.en", False)
         return Judges(ImprovingListener(["one", "one one"]), load_speaker_encoder(), None, 24_000)
 
-    monkeypatch.setattr("higgs_trainer.run.load_judges", load_judges)
+    monkeypatch.setattr("higgs_trainer.run.train.load_judges", load_judges)
     judged = (
         "--held_out",
         "2",

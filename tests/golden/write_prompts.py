@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, "tests")
 
 from conversations import TARGET_FRAMES, TASKS, CountingCodec, build_processor, demo_tokenizer, process
-from higgs_trainer.data.prompt import build_messages
+from higgs_trainer.model.prompt import build_messages
 
 TARGET_LINE = "--- the target"
 

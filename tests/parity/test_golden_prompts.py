@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from conversations import TARGET_FRAMES, TASKS, demo_tokenizer
-from higgs_trainer.data.delay_pattern import apply_delay
-from higgs_trainer.data.prompt import encode_conversation, encode_prompt
+from higgs_trainer.model.delay_pattern import apply_delay
+from higgs_trainer.model.prompt import encode_conversation, encode_prompt
 from higgs_trainer.speech.generate import speak
 from tiny import NUM_CODEBOOKS, NUM_CODES, draw_codes, tiny_checkpoint, tiny_tokenizer
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from higgs_trainer.data.collator import PackingCollator, PaddingCollator
-from higgs_trainer.data.examples import ExampleDataset
+from higgs_trainer.dataset.collator import PackingCollator, PaddingCollator
+from higgs_trainer.model.example_encoding import build_examples
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
 from higgs_trainer.training.losses import LossWeights
 from higgs_trainer.training.trainer import HiggsAudioTrainer
@@ -50,7 +50,7 @@ def reference_loss(checkpoint, rows, weights, smoothing):
     ids = checkpoint.stream_ids
     losses_of_k = [[] for _ in range(NUM_CODEBOOKS)]
     for row in rows:
-        example = ExampleDataset([row], checkpoint.tokenizer, ids)[0]
+        example = build_examples([row], checkpoint.tokenizer, ids)[0]
         with torch.no_grad():
             logits = checkpoint.model(
                 input_ids=example.input_ids[None],
@@ -90,7 +90,7 @@ def build_trainer(checkpoint, tmp_path, *, packing=True, weights=None, smoothing
 
 
 def loss_of(trainer, checkpoint, rows):
-    dataset = ExampleDataset(rows, checkpoint.tokenizer, checkpoint.stream_ids)
+    dataset = build_examples(rows, checkpoint.tokenizer, checkpoint.stream_ids)
     batch = trainer.data_collator([dataset[i] for i in range(len(rows))])
     return float(trainer.compute_loss(trainer.model, batch))
 
@@ -117,7 +117,7 @@ def test_transformers_own_loss_agrees_where_it_is_right(checkpoint, tmp_path, pa
     sum over codebooks, which is our mean times their number."""
     trainer = build_trainer(checkpoint, tmp_path, packing=packing)
     rows = ROWS[:1] if packing else ROWS
-    dataset = ExampleDataset(rows, checkpoint.tokenizer, checkpoint.stream_ids)
+    dataset = build_examples(rows, checkpoint.tokenizer, checkpoint.stream_ids)
     batch = trainer.data_collator([dataset[i] for i in range(len(rows))])
     with torch.no_grad():
         native = type(checkpoint.model).forward(  # beneath the guard, which would take the labels away

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from conversations import TARGET_FRAMES, TASKS, CountingCodec, build_processor, process
-from higgs_trainer.data.delay_pattern import apply_delay
-from higgs_trainer.data.prompt import (
+from higgs_trainer.errors import UserError
+from higgs_trainer.model.delay_pattern import apply_delay
+from higgs_trainer.model.prompt import (
     Context,
     SpokenClip,
     build_messages,
     encode_conversation,
     encode_prompt,
 )
-from higgs_trainer.errors import UserError
 from tiny import NUM_CODEBOOKS, NUM_CODES, draw_codes, tiny_tokenizer
 
 BEGIN, END = NUM_CODES, NUM_CODES + 1

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from higgs_trainer.batch import IGNORED
-from higgs_trainer.data.delay_pattern import apply_delay, count_columns, revert_delay, supervised_targets
+from higgs_trainer.model.delay_pattern import apply_delay, count_columns, revert_delay, supervised_targets
+from higgs_trainer.tensors import IGNORED
 
 
 @st.composite

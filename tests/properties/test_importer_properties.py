@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from higgs_trainer.data.importers import open_source
-from higgs_trainer.data.manifest import check_rows
 from higgs_trainer.errors import UserError
+from higgs_trainer.manifest.formats import open_source
+from higgs_trainer.manifest.rows import check_rows
 
 ODD_TEXTS = (
     "",

@@ -5,8 +5,8 @@ import unicodedata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from higgs_trainer.data.numbers import Language, expand_numbers
-from higgs_trainer.data.text import TAG, TextRules, clean_text
+from higgs_trainer.manifest.numbers import Language, expand_numbers
+from higgs_trainer.manifest.text import TAG, TextRules, clean_text
 
 TAGS = ["[laugh]", "<SE>", "[", "]", "<", ">"]
 SPACES = [" ", "\t", "\n", "\r\n", "\u2028", "\u00a0"]

@@ -70,9 +70,9 @@ def prepare(
     and line, before anything is written. A run that was killed goes on where it was; under
     **accelerate launch -m higgs_trainer prepare ...** each process encodes its share.
     """
-    from higgs_trainer.data.prepare import prepare
-    from higgs_trainer.data.recordings import Limits
-    from higgs_trainer.data.text import TextRules, read_tags
+    from higgs_trainer.corpus.measurements import Limits
+    from higgs_trainer.corpus.prepare import prepare
+    from higgs_trainer.manifest.text import TextRules, read_tags
 
     done = prepare(
         manifest,
@@ -125,7 +125,7 @@ def convert_manifest(
     Known are CSV, TSV, LJSpeech, folders with texts, train-higgs-audio, ms-swift, Qwen3-TTS and Hugging Face datasets
     (docs/data_formats.md). Recordings stay where they are.
     """
-    from higgs_trainer.data.conversion import convert_manifest
+    from higgs_trainer.manifest.conversion import convert_manifest
 
     done = convert_manifest(data, output)
     typer.echo(f"{done.output}: {done.rows} rows, read as: {done.format_name}")

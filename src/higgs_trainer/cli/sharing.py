@@ -21,8 +21,8 @@ def merge(
     max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Of one file of weights.")] = "5GB",
 ) -> None:
     """Write base and adapter as one model, which plain transformers opens."""
-    from higgs_trainer.model.merging import merge_adapter
-    from higgs_trainer.model_card import write_model_card
+    from higgs_trainer.sharing.merging import merge_adapter
+    from higgs_trainer.sharing.model_card import write_model_card
 
     merged = merge_adapter(
         adapter,
@@ -46,7 +46,7 @@ def card(
 
     The note on consent and the licence that the old card has are kept; the rest is written again.
     """
-    from higgs_trainer.model_card import write_model_card
+    from higgs_trainer.sharing.model_card import write_model_card
 
     write_model_card(folder, name=name)
     typer.echo(f"{folder / 'README.md'}: written")
@@ -59,7 +59,7 @@ def convert(
     max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Of one file of weights.")] = "5GB",
 ) -> None:
     """Turn a checkpoint of Boson's own layout into transformers', or back, weight by weight."""
-    from higgs_trainer.model.conversion import convert_checkpoint
+    from higgs_trainer.sharing.checkpoint_conversion import convert_checkpoint
 
     converted = convert_checkpoint(source, output, max_shard_size=max_shard_size)
     typer.echo(f"{output}: {converted.num_weights} weights, {converted.model_type}")

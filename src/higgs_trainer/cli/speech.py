@@ -12,7 +12,7 @@ from higgs_trainer.cli.application import Dtype, app, open_console
 from higgs_trainer.errors import UserError
 
 if TYPE_CHECKING:
-    from higgs_trainer.speech.script import ScriptLine, Voice
+    from higgs_trainer.manifest.script import ScriptLine, Voice
 
 # What `generate` and `evaluate` share: whose voice, and how it speaks.
 TextFile = Annotated[
@@ -83,7 +83,7 @@ def generate(
     voice = _read_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
     from higgs_trainer.speech.clip_folder import check_is_empty
     from higgs_trainer.speech.sampling import Sampling
-    from higgs_trainer.speech.speaker import load_speaker, speak_into_folder
+    from higgs_trainer.speech.speech_model import load_speaker, speak_into_folder
 
     check_is_empty(output)
     speaker = load_speaker(
@@ -174,8 +174,8 @@ def evaluate(
         raise UserError("on what? give --text-file or --data, one of them")
     script = [] if text_file is None else _read_script(None, text_file)
     voice = _read_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
-    from higgs_trainer.speech.comparison import Evaluation, build_tables, evaluate_models
-    from higgs_trainer.speech.judged import load_judges
+    from higgs_trainer.evaluation.comparison import Evaluation, build_tables, evaluate_models
+    from higgs_trainer.evaluation.judging import load_judges
     from higgs_trainer.speech.sampling import Sampling
 
     output = _find_new_folder() if output is None else output
@@ -218,7 +218,7 @@ def _read_script(text: str | None, text_file: Path | None) -> "list[ScriptLine]"
     """What to say, from the command line or a file."""
     if (text is None) == (text_file is None):
         raise UserError("what should be said? give --text or --text-file, one of them")
-    from higgs_trainer.speech.script import ScriptLine, read_script
+    from higgs_trainer.manifest.script import ScriptLine, read_script
 
     if text_file is not None:
         return read_script(text_file)
@@ -238,8 +238,8 @@ def _read_voice(
         )
     if in_system and not (ref_audio and scene):
         raise UserError("--reference-in-system puts clips behind a scene; give --ref-audio and --scene")
-    from higgs_trainer.data.utterance import Clip
-    from higgs_trainer.speech.script import Voice
+    from higgs_trainer.manifest.script import Voice
+    from higgs_trainer.manifest.utterance import Clip
 
     texts: Sequence[str | None] = ref_text or [None] * len(ref_audio)
     references = tuple(Clip(audio, words) for audio, words in zip(ref_audio, texts, strict=True))
@@ -262,7 +262,7 @@ def report(
 
     The page holds its audio and needs nothing else. What a folder lacks is said on it.
     """
-    from higgs_trainer.speech.report.report_page import REPORT_NAME, write_report
+    from higgs_trainer.report.run_page import REPORT_NAME, write_report
 
     if output is None and len(runs) > 1:
         raise UserError("where should the page of several runs go? give --output FILE")

@@ -8,7 +8,7 @@ import typer
 from higgs_trainer.cli.application import app, open_console
 
 if TYPE_CHECKING:
-    from higgs_trainer.run import CheckReport
+    from higgs_trainer.run.train import CheckReport
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe.", show_default=False)]
 OverridesArgument = Annotated[
@@ -42,10 +42,10 @@ def demo(
 @app.command(context_settings=OVERRIDES)
 def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     """Send real batches through train, evaluate and predict, and print what was seen. Nothing is written."""
-    from higgs_trainer.recipe import read_recipe
+    from higgs_trainer.recipe.schema import read_recipe
 
     settings = read_recipe(recipe, overrides or ())
-    from higgs_trainer.run import check
+    from higgs_trainer.run.train import check
 
     report = check(settings)
     _print_check(report)
@@ -77,12 +77,12 @@ def train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     For example **higgs-trainer train recipe.yaml --learning_rate 1e-4**; on several GPUs
     **accelerate launch -m higgs_trainer train recipe.yaml**.
     """
-    from higgs_trainer.recipe import read_recipe
+    from higgs_trainer.recipe.schema import read_recipe
 
     settings = read_recipe(
         recipe, overrides or ()
     )  # before the heavy imports: a typing mistake shows at once
-    from higgs_trainer.run import train
+    from higgs_trainer.run.train import train
 
     summary = train(settings)
     if summary.is_main:

@@ -18,9 +18,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from higgs_trainer.data.mel_codec import MelCodec
-from higgs_trainer.data.prompt import SYSTEM_MESSAGE
+from higgs_trainer.audio.mel_codec import MelCodec
 from higgs_trainer.model.loading import CODEC_FOLDER
+from higgs_trainer.model.prompt import SYSTEM_MESSAGE
 
 VOCABULARY_SIZE = 512
 SPECIAL_TOKENS = {

@@ -15,8 +15,8 @@ from rich.console import Console
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from higgs_trainer.data.mel_codec import MelCodec
-from higgs_trainer.data.prepared import write_encoded
+from higgs_trainer.audio.mel_codec import MelCodec
+from higgs_trainer.dataset.prepared import write_encoded
 from higgs_trainer.demo.blank_model import write_blank_model
 from higgs_trainer.demo.new_voice import (
     NUM_REFERENCES,
@@ -27,9 +27,9 @@ from higgs_trainer.demo.new_voice import (
     speak_set,
 )
 from higgs_trainer.demo.outcome import ClipSet, judge, print_outcome, write_page, write_summary
-from higgs_trainer.recipe import read_recipe
-from higgs_trainer.run import check, train
-from higgs_trainer.speech.evaluate import load_asr
+from higgs_trainer.evaluation.judges import load_asr
+from higgs_trainer.recipe.schema import read_recipe
+from higgs_trainer.run.train import check, train
 
 HELD_OUT = 40
 MODEL_SIZES = {"hidden_size": 160, "intermediate_size": 384, "num_layers": 3, "num_heads": 4}
@@ -42,7 +42,7 @@ def learn_to_speak(output: Path) -> None:
     quiet_transformers()
     make_empty(output)
     asr = load_asr()
-    with as_file(files("higgs_trainer") / "assets" / "demo") as assets:
+    with as_file(files("higgs_trainer_demo")) as assets:
         codec = MelCodec.from_pretrained(assets / "codec")
         clips = read_digits(assets / "digits")
         shutil.copy(assets / "recipe_from_scratch.yaml", output / "recipe.yaml")

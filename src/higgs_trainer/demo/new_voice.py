@@ -13,20 +13,20 @@ import transformers
 from rich.console import Console
 from torch import Tensor
 
-from higgs_trainer.data.audio import read_audio
-from higgs_trainer.data.codec import load_codec
-from higgs_trainer.data.manifest import read_manifest
-from higgs_trainer.data.prepare import prepare
+from higgs_trainer.audio.codec import load_codec
+from higgs_trainer.audio.files import read_audio
+from higgs_trainer.corpus.prepare import prepare
 from higgs_trainer.demo.outcome import ClipSet, judge, print_outcome, write_page, write_summary
 from higgs_trainer.errors import HiggsTrainerError, UserError
+from higgs_trainer.evaluation.judges import load_asr
+from higgs_trainer.manifest.rows import read_manifest
 from higgs_trainer.model.loading import CODEC_FOLDER
-from higgs_trainer.recipe import read_recipe
-from higgs_trainer.run import CheckReport, check, train
+from higgs_trainer.recipe.schema import read_recipe
+from higgs_trainer.run.train import CheckReport, check, train
 from higgs_trainer.speech.clip_folder import Spoken
-from higgs_trainer.speech.evaluate import load_asr
 from higgs_trainer.speech.generate import Request
 from higgs_trainer.speech.sampling import Sampling
-from higgs_trainer.speech.speaker import load_speaker, speak_into_folder
+from higgs_trainer.speech.speech_model import load_speaker, speak_into_folder
 
 RECORDINGS_SHOWN = 5  # of the real voice, on the page
 NUM_REFERENCES = 20  # recordings whose mean embedding stands for the voice
@@ -41,7 +41,7 @@ def learn_a_voice(output: Path) -> None:
     make_empty(output)
     asr = load_asr()  # before anything is trained: a missing extra shows at once
 
-    with as_file(files("higgs_trainer") / "assets" / "demo") as assets:
+    with as_file(files("higgs_trainer_demo")) as assets:
         base, voice = output / "base", output / "recordings"
         shutil.copytree(assets / "base", base)
         shutil.copytree(assets / "new_voice", voice)

@@ -13,11 +13,11 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from higgs_trainer.data.audio import write_audio
-from higgs_trainer.speech.evaluate import SpeechScores, Transcriber, score_speech
-from higgs_trainer.speech.evaluation_file import JudgedClip, JudgedSet, write_evaluation
+from higgs_trainer.audio.files import write_audio
+from higgs_trainer.evaluation.evaluation_file import JudgedClip, JudgedSet, write_evaluation
+from higgs_trainer.evaluation.judges import SpeechScores, Transcriber, score_speech
+from higgs_trainer.report.run_page import write_report
 from higgs_trainer.speech.generate import Spoken
-from higgs_trainer.speech.report.report_page import write_report
 
 DEMO_NOTE = (
     "The model and the codec behind these clips are tiny, so that they train on a laptop: the sound is robotic, the "

@@ -16,10 +16,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from higgs_trainer.data.codec import Codec, load_codec
-from higgs_trainer.data.examples import StreamIds
+from higgs_trainer.audio.codec import Codec, load_codec
 from higgs_trainer.errors import CheckpointError
 from higgs_trainer.model import attention as attention  # registers "packed_sdpa"
+from higgs_trainer.model.example_encoding import StreamIds
 
 ADAPTER_CONFIG = "adapter_config.json"
 CODEC_FOLDER = "codec"

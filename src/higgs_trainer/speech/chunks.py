@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import sentencex
 
-from higgs_trainer.data.text import SPEAKER_TAG
+from higgs_trainer.manifest.text import SPEAKER_TAG
 
 BYTES_PER_SECOND = 15
 """Of text in UTF-8, roughly, in speech of an ordinary pace. Bytes serve more scripts than letters: an ideograph has

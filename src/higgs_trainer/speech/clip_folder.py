@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from higgs_trainer.data.audio import write_audio
-from higgs_trainer.data.codec import Codec
+from higgs_trainer.audio.codec import Codec
+from higgs_trainer.audio.files import write_audio
 from higgs_trainer.errors import UserError
 
 INDEX_NAME = "index.jsonl"

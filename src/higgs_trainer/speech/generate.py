@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
-from higgs_trainer.data.delay_pattern import apply_delay, revert_delay
-from higgs_trainer.data.prompt import Context, SpokenClip, encode_prompt
+from higgs_trainer.dataset.context import Context, SpokenClip
+from higgs_trainer.model.delay_pattern import apply_delay, revert_delay
 from higgs_trainer.model.loading import Checkpoint
+from higgs_trainer.model.prompt import encode_prompt
 from higgs_trainer.speech.chunks import cut_text
 from higgs_trainer.speech.clip_folder import Spoken as Spoken
 from higgs_trainer.speech.clip_folder import write_spoken as write_spoken

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from higgs_trainer.batch import IGNORED
-from higgs_trainer.data.collator import Example
-from higgs_trainer.data.examples import StreamIds
-from higgs_trainer.guard import LabelGuard, LabelLeakError
+from higgs_trainer.dataset.examples import Example
+from higgs_trainer.model.example_encoding import StreamIds
+from higgs_trainer.tensors import IGNORED
 from higgs_trainer.training.losses import count_cells, cross_entropy_sums
+from label_guard import LabelGuard, LabelLeakError
 
 
 @dataclass(frozen=True)

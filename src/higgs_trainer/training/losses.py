@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from higgs_trainer.batch import IGNORED
+from higgs_trainer.tensors import IGNORED
 
 ROWS_ON_A_CPU = 128
 ROWS_ON_A_GPU = 16384

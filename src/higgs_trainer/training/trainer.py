@@ -20,11 +20,10 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from higgs_trainer.batch import check_pack
 from higgs_trainer.errors import LossError
-from higgs_trainer.guard import LabelGuardMixin
 from higgs_trainer.model.families import Family
 from higgs_trainer.model.sparse_gradients import make_dense
+from higgs_trainer.tensors import check_pack
 from higgs_trainer.training.checkpoints import CompleteCheckpoints
 from higgs_trainer.training.losses import (
     LossWeights,
@@ -37,6 +36,7 @@ from higgs_trainer.training.losses import (
 from higgs_trainer.training.metrics import LossTotals
 from higgs_trainer.training.optimizers import build_muon
 from higgs_trainer.training.stopping import FiniteGradients
+from label_guard import LabelGuardMixin
 
 
 class DenseSteps(Trainer):
@@ -245,7 +245,7 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, DenseSteps):
         if ranks > 1 and len(examples) % (ranks * batch_size):
             raise ValueError(
                 f"accelerate would repeat examples, so that each of {ranks} processes has equally many batches of "
-                f"{batch_size}: give PlannedExamples(examples, BatchPlan(..., num_ranks={ranks})) of data/packing.py"
+                f"{batch_size}: give PlannedExamples(examples, BatchPlan(..., num_ranks={ranks})) of dataset/packing.py"
             )
 
     def _take(self, prefix: str, totals: LossTotals) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""The data of ``higgs-trainer demo``. This package contains no code."""

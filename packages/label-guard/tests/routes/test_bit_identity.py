@@ -1,0 +1,198 @@
+"""Diverted, not discarded: with real labels on a route, the guarded run equals, bit for bit, a run without a leak.
+
+The reference is the stock Trainer on a base that takes the labels and ignores them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from catalogue import BATCHES, GuardedTrainer, Wrapper, adalora, batch_of, lora
+from torch import Tensor, nn
+from transformers import Trainer, default_data_collator
+
+from label_guard import LabelLeakError
+from tiny_guarded import (
+    IgnoringLM,
+    StrictLM,
+    collate_plain,
+    collate_with_labels,
+    make_model,
+    make_rows,
+    make_trainer,
+    next_token_loss,
+)
+
+
+class StrictBase(StrictLM):
+    def prepare_inputs_for_generation(self, *_: Any, **__: Any) -> None:
+        """PEFT's task classes look for it."""
+
+
+class IgnoringBase(IgnoringLM):
+    prepare_inputs_for_generation = StrictBase.prepare_inputs_for_generation
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Any = None,
+        output_attentions: Any = None,
+        output_hidden_states: Any = None,
+        return_dict: Any = None,
+    ) -> Any:
+        return super().forward(input_ids, attention_mask)
+
+
+def mask_labels(input_ids: Tensor) -> Tensor:
+    """The labels that ``collate_with_labels`` makes."""
+    return input_ids.masked_fill(input_ids % 5 == 0, -100)
+
+
+def add_labels(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    return args, {**kwargs, "labels": mask_labels(kwargs["input_ids"])}
+
+
+def hooked(model: nn.Module) -> nn.Module:
+    model.register_forward_pre_hook(add_labels, with_kwargs=True)
+    return model
+
+
+def batch_mean(outputs: Any, labels: Tensor | None, num_items_in_batch: Any = None) -> Tensor:
+    return next_token_loss(outputs, labels)
+
+
+class Rebuilding(GuardedTrainer):
+    def training_step(self, model: nn.Module, inputs: Any, *args: Any) -> Tensor:
+        return super().training_step(model, {**inputs, "labels": mask_labels(inputs["input_ids"])}, *args)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A route: its batches and model, and those of the reference where they must differ to be readable at all."""
+
+    name: str
+    collate: Callable[[Any], Any] = collate_with_labels
+    reference_collate: Callable[[Any], Any] = collate_with_labels
+    wrap: Callable[[nn.Module], nn.Module] = lambda model: model
+    reference_wrap: Callable[[nn.Module], nn.Module] | None = None
+    kind: type[Trainer] = GuardedTrainer
+    loss: Callable[..., Tensor] = next_token_loss
+    accumulation: int = 2
+    rows: Callable[[int], Any] = make_rows
+    evaluates: bool = True
+
+
+def rows_with_labels(count: int = 8) -> list[dict[str, Any]]:
+    return [row | {"label_ids": row["input_ids"]} for row in make_rows(count)]
+
+
+IN_THE_CALL: dict[str, Any] = {
+    "collate": collate_plain, "loss": batch_mean, "accumulation": 1, "evaluates": False
+}  # fmt: skip
+CASES = [
+    *(Case(f"batch is {name}", collate=batch_of(kind)) for name, kind in BATCHES.items()),
+    Case("collator", accumulation=4),
+    Case(
+        "default_data_collator",
+        collate=default_data_collator,
+        reference_collate=default_data_collator,
+        rows=rows_with_labels,
+    ),
+    Case("PEFT CAUSAL_LM", wrap=lora("CAUSAL_LM")),
+    Case("AdaLora", wrap=adalora),
+    Case(
+        "PEFT CAUSAL_LM in a wrapper",
+        wrap=lambda model: Wrapper(lora("CAUSAL_LM")(model)),
+        reference_wrap=lora("CAUSAL_LM"),
+    ),
+    Case("pre-hook on the base", wrap=hooked, reference_wrap=lambda model: model, **IN_THE_CALL),
+    Case(
+        "pre-hook on a wrapper",
+        wrap=lambda model: hooked(Wrapper(model)),
+        reference_wrap=lambda model: model,
+        **IN_THE_CALL,
+    ),
+    Case("a subclass rebuilds the batch", kind=Rebuilding, **IN_THE_CALL),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    logs: list[Any]
+    evaluated: list[float]
+    weights: list[Tensor]
+
+
+def train(folder: Path, case: Case, *, guarded: bool, smoothing: float) -> Run:
+    base = make_model(StrictBase if guarded else IgnoringBase)
+    wrap = case.wrap if guarded else case.reference_wrap or case.wrap
+    trainer = make_trainer(
+        folder,
+        wrap(base),
+        kind=case.kind if guarded else Trainer,
+        data_collator=case.collate if guarded else case.reference_collate,
+        compute_loss_func=None if smoothing else case.loss,
+        label_smoothing_factor=smoothing,
+        label_names=["labels"],
+        gradient_accumulation_steps=case.accumulation,
+        train_dataset=case.rows(8),
+        eval_dataset=case.rows(4),
+        max_grad_norm=1e9,  # so that the norm of the gradient is logged
+    )
+    trainer.train()
+    logs = [
+        (entry["loss"], float(entry["grad_norm"])) for entry in trainer.state.log_history if "loss" in entry
+    ]
+    evaluated = [trainer.evaluate()["eval_loss"]] if case.evaluates else []
+    return Run(logs, evaluated, [parameter.detach() for parameter in base.parameters()])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_run_equals_one_without_a_leak(case: Case, smoothing: float, tmp_path: Path) -> None:
+    expected = train(tmp_path, case, guarded=False, smoothing=smoothing)
+    got = train(tmp_path, case, guarded=True, smoothing=smoothing)
+    assert len(got.logs) == 2
+    assert got.logs == expected.logs
+    assert got.evaluated == expected.evaluated
+    for weight, reference in zip(got.weights, expected.weights, strict=True):
+        assert torch.equal(weight, reference)
+
+
+@pytest.mark.skipif(
+    transformers.__version__.startswith("4."),
+    reason="the Trainer of 4.46 counts no targets for a model that takes no loss keywords",
+)
+def test_four_times_one_equals_one_times_four(tmp_path: Path) -> None:
+    """The count of the whole step reaches the loss, so accumulation changes nothing but the rounding."""
+
+    def run(batch: int, accumulation: int) -> list[float]:
+        trainer = make_trainer(
+            tmp_path,
+            make_model(StrictBase),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+        )
+        trainer.train()
+        return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    assert run(1, 4) == pytest.approx(run(4, 1), rel=1e-6)
+
+
+def test_two_values_name_both_sources(tmp_path: Path) -> None:
+    def collate(rows: Any) -> dict[str, Tensor]:
+        batch = collate_plain(rows)
+        return batch | {"labels": batch["input_ids"] + 1}
+
+    trainer = make_trainer(tmp_path, hooked(make_model(StrictBase)), data_collator=collate)
+    sources = (
+        r"one from .*collator .*collate .*, one from pre-hook add_labels \(packages/label-guard/tests/routes/test_bit_identity.py:"
+    )
+    with pytest.raises(LabelLeakError, match=f"two different values for 'labels': {sources}"):
+        trainer.train()

@@ -1,0 +1,151 @@
+"""The one door: what a contract reads from a model, and how it splits a batch of any type."""
+
+from collections import UserDict, namedtuple
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import BatchEncoding, BatchFeature, GPT2LMHeadModel
+
+from label_guard import Contract, LabelLeakError
+from tiny_guarded import StrictLM, make_model
+
+CONTRACT = Contract(
+    name="family",
+    inputs=frozenset({"input_ids", "attention_mask", "both"}),
+    targets=frozenset({"labels", "both"}),
+    metadata=frozenset({"utterance_ids"}),
+)
+
+
+@dataclass
+class DataclassBatch:
+    input_ids: Any
+    labels: Any
+    utterance_ids: Any
+
+
+NamedTupleBatch = namedtuple("NamedTupleBatch", ["input_ids", "labels", "utterance_ids"])
+
+BATCH_TYPES = {
+    "dict": dict,
+    "UserDict": UserDict,
+    "BatchEncoding": BatchEncoding,
+    "BatchFeature": BatchFeature,
+    "dataclass": lambda fields: DataclassBatch(**fields),
+    "namedtuple": lambda fields: NamedTupleBatch(**fields),
+    "attributes": lambda fields: SimpleNamespace(**fields),
+    "nested": lambda fields: {
+        "model": {"input_ids": fields["input_ids"]},
+        "loss": UserDict(labels=fields["labels"]),
+        "utterance_ids": fields["utterance_ids"],
+    },
+    "nested dataclass": lambda fields: {"batch": DataclassBatch(**fields)},
+}
+
+
+@pytest.mark.parametrize("kind", BATCH_TYPES)
+def test_a_batch_of_any_type_is_split(kind: str) -> None:
+    fields = {"input_ids": torch.ones(2, 3), "labels": torch.zeros(2, 3), "utterance_ids": ["a", "b"]}
+    model_inputs, targets, metadata = CONTRACT.split(BATCH_TYPES[kind](fields))
+    assert model_inputs == {"input_ids": fields["input_ids"]}
+    assert targets == {"labels": fields["labels"]}
+    assert metadata == {"utterance_ids": ["a", "b"]}
+
+
+def test_a_key_that_is_input_and_target_goes_to_both() -> None:
+    codes = torch.arange(3)
+    split = CONTRACT.split({"both": codes})
+    assert split.model_inputs["both"] is codes
+    assert split.targets["both"] is codes
+
+
+def test_an_unknown_key_is_named() -> None:
+    with pytest.raises(LabelLeakError, match="'speed' is in no list") as caught:
+        CONTRACT.split({"input_ids": 1, "speed": None})
+    assert caught.value.keys == ("speed",)
+
+
+def test_an_empty_mapping_under_an_unknown_key_is_not_dropped() -> None:
+    with pytest.raises(LabelLeakError, match="'extras'"):
+        CONTRACT.split({"input_ids": 1, "extras": {}})
+
+
+@pytest.mark.parametrize("key", ["label", "label_ids", "shift_labels", "start_positions", "emotion_labels"])
+def test_a_label_in_no_list_is_a_target(key: str) -> None:
+    assert CONTRACT.split({key: 1}).targets == {key: 1}
+
+
+def test_a_label_that_is_none_is_no_target() -> None:
+    assert CONTRACT.split({"labels": None}) == ({}, {}, {})
+
+
+def test_a_mapping_of_targets_is_flattened_and_a_mapping_as_a_target_is_not() -> None:
+    assert CONTRACT.split({"targets": {"labels": 1}}).targets == {"labels": 1}
+    assert CONTRACT.split({"labels": {"text": 1}}).targets == {"labels": {"text": 1}}
+
+
+def test_one_key_with_two_values_is_refused() -> None:
+    with pytest.raises(LabelLeakError, match="'labels' twice"):
+        CONTRACT.split({"labels": torch.ones(2), "inner": {"labels": torch.zeros(2)}})
+    same = CONTRACT.split({"labels": torch.ones(2), "inner": {"labels": torch.ones(2)}})
+    assert torch.equal(same.targets["labels"], torch.ones(2))
+
+
+@pytest.mark.parametrize("batch", [torch.ones(2), [1, 2], (1, 2), "text", 3, None])
+def test_a_batch_without_names_is_refused(batch: Any) -> None:
+    with pytest.raises(TypeError, match="named fields"):
+        CONTRACT.split(batch)
+
+
+def test_a_key_that_is_no_string_is_refused() -> None:
+    with pytest.raises(LabelLeakError, match="not a string: 3"):
+        CONTRACT.split({3: 1})
+
+
+def test_the_contract_of_a_model_without_labels() -> None:
+    contract = Contract.of(make_model())
+    assert contract.name == "StrictLM"
+    assert {"input_ids", "attention_mask", "inputs_embeds"} <= contract.inputs
+    assert {"labels", "label", "label_ids", "num_items_in_batch"} <= contract.targets
+    assert not contract.inputs & contract.targets
+
+
+def test_a_label_that_the_model_names_is_an_input() -> None:
+    contract = Contract.of(make_model(GPT2LMHeadModel))
+    assert "labels" in contract.inputs
+    assert "label_ids" in contract.targets
+
+
+class Typed(nn.Module):
+    def forward(self, speech: Tensor, *, rate: int = 1) -> Tensor:
+        return speech
+
+
+class Open(nn.Module):
+    def forward(self, **kwargs: Any) -> Any:
+        return kwargs
+
+
+def test_the_contract_of_a_plain_module() -> None:
+    assert Contract.of(Typed()).inputs == {"speech", "rate"}
+
+
+def test_a_base_with_kwargs_must_be_named_and_the_error_shows_how() -> None:
+    with pytest.raises(
+        ValueError, match=r'Open.forward takes \*\*kwargs.*Contract\("Open", inputs=frozenset'
+    ):
+        Contract.of(Open())
+
+
+def test_a_contract_is_frozen() -> None:
+    with pytest.raises(AttributeError):
+        CONTRACT.name = "other"  # type: ignore[misc]
+
+
+def test_the_message_lists_what_the_contract_takes() -> None:
+    assert str(Contract.of(Typed())).startswith("Typed takes inputs: rate, speech; targets: audio_labels")
+    assert isinstance(make_model(), StrictLM)

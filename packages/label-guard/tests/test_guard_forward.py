@@ -1,0 +1,349 @@
+"""Layer 5: the base's own forward, beneath everything that adds a key to a call."""
+
+import copy
+import inspect
+import io
+import logging
+import pickle
+from collections.abc import Iterator
+from types import MethodType
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import GPT2LMHeadModel
+
+from label_guard import Contract, LabelGuard, LabelLeakError
+from tiny_guarded import VOCABULARY, StrictLM, make_model
+
+IDS = torch.arange(5).unsqueeze(0)
+
+
+def test_a_clean_call_is_untouched() -> None:
+    model = make_model().eval()
+    expected = model(IDS).logits
+    guard = LabelGuard(model)
+    assert torch.equal(model(IDS).logits, expected)
+    assert torch.equal(model(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits, expected)
+    assert guard.leaks == []
+
+
+@pytest.mark.parametrize("key", ["labels", "label_ids", "start_positions", "num_items_in_batch"])
+def test_a_label_is_diverted_and_the_culprit_named(key: str) -> None:
+    model = make_model()
+    guard = LabelGuard(model)
+    expected = model(IDS).logits
+    assert torch.equal(model(IDS, **{key: IDS}).logits, expected)
+    assert guard.pop_targets() == {key: IDS}
+    assert guard.pop_targets() == {}
+    (leak,) = guard.leaks
+    assert (leak.key, leak.layer, leak.count) == (key, 5, 1)
+    assert "test_a_label_is_diverted_and_the_culprit_named (packages/label-guard/tests/test_guard_forward.py:" in str(leak)
+
+
+def test_peft_causal_lm_passes_labels_to_any_model_and_is_named() -> None:
+    model = get_peft_model(make_model(), LoraConfig(task_type="CAUSAL_LM", target_modules=["c_attn"]))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'labels'"):
+        model(input_ids=IDS)
+    guard = LabelGuard(model)
+    for _ in range(3):
+        model(input_ids=IDS)
+    (leak,) = guard.leaks
+    assert leak.count == 3
+    assert leak.injector.origin.startswith("PeftModelForCausalLM.forward (peft/peft_model.py:")
+    assert "task_type=None" in leak.injector.mend
+    assert guard.pop_targets() == {}
+
+
+def test_every_call_divided_by_its_own_labels() -> None:
+    model = make_model()
+    guard = LabelGuard(model)
+    model(IDS, labels=IDS)
+    model(IDS, labels=IDS + 1)
+    assert torch.equal(guard.pop_targets()["labels"], IDS + 1)
+
+
+@pytest.mark.parametrize("layers", [{5}, {1, 2, 3, 4}])
+def test_with_layer_5_off_the_call_dies(layers: set[int]) -> None:
+    model = make_model()
+    LabelGuard(model, layers=frozenset(layers))
+    if 5 in layers:
+        model(IDS, labels=IDS)
+    else:
+        with pytest.raises(TypeError, match="labels"):
+            model(IDS, labels=IDS)
+
+
+def test_a_key_that_is_no_label_raises() -> None:
+    model = make_model()
+    LabelGuard(model)
+    with pytest.raises(
+        LabelLeakError, match=r"speed <- test_a_key_that_is_no_label_raises .*'speed' is in no list"
+    ):
+        model(IDS, speed=1.5)
+
+
+def test_a_key_without_a_value_is_set_aside() -> None:
+    """PEFT's SEQ_2_SEQ_LM passes decoder_input_ids=None to a model that has no decoder."""
+    model = make_model()
+    guard = LabelGuard(model)
+    model(IDS, decoder_input_ids=None)
+    assert [leak.key for leak in guard.leaks] == ["decoder_input_ids"]
+
+
+def test_policy_raise_ends_at_the_first_leak() -> None:
+    model = make_model()
+    guard = LabelGuard(model, policy="raise")
+    with pytest.raises(LabelLeakError, match="labels <- ") as caught:
+        model(IDS, labels=None)
+    assert caught.value.leak is guard.leaks[0]
+
+
+class Speech(nn.Module):
+    """Labels come second by position, as in transformers' older models."""
+
+    def forward(self, speech: Tensor, labels: Tensor | None = None, rate: int = 1) -> tuple[Any, ...]:
+        return speech, labels, rate
+
+
+SPEECH = Contract("Speech", inputs=frozenset({"speech", "rate"}), targets=frozenset({"labels"}))
+
+
+def test_a_label_by_position_is_bound_to_its_name() -> None:
+    model = Speech()
+    guard = LabelGuard(model, SPEECH)
+    assert model(torch.ones(1), torch.zeros(1), 3)[1:] == (None, 3)
+    assert torch.equal(guard.pop_targets()["labels"], torch.zeros(1))
+
+
+def test_more_positions_than_names_are_refused() -> None:
+    model = make_model()
+    LabelGuard(model)
+    with pytest.raises(LabelLeakError, match="7 positional arguments, which carry no names"):
+        model(*[IDS] * 7)
+
+
+def test_a_family_contract_holds_out_a_label_that_the_model_names() -> None:
+    model = make_model(GPT2LMHeadModel)
+    contract = Contract("family", frozenset({"input_ids"}), frozenset({"labels"}))
+    guard = LabelGuard(model, contract)
+    assert model(IDS, labels=IDS).loss is None
+    assert "labels" in guard.pop_targets()
+    assert model(IDS, use_cache=False, past_key_values=None, return_dict=True).logits.shape == (
+        1,
+        5,
+        VOCABULARY,
+    )
+
+
+def test_generation_is_unhindered_under_a_family_contract() -> None:
+    model = make_model(GPT2LMHeadModel).eval()
+    expected = model.generate(IDS, max_new_tokens=4, do_sample=False, pad_token_id=0)
+    guard = LabelGuard(
+        model, Contract("family", frozenset({"input_ids"}), frozenset({"labels"})), policy="raise"
+    )
+    assert torch.equal(model.generate(IDS, max_new_tokens=4, do_sample=False, pad_token_id=0), expected)
+    assert guard.leaks == []
+
+
+def hook_adding_labels(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    return args, {**kwargs, "labels": IDS}
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_a_hook_on_the_base_is_seen_whenever_it_was_registered(order: str) -> None:
+    model = make_model()
+    if order == "before":
+        model.register_forward_pre_hook(hook_adding_labels, with_kwargs=True)
+    guard = LabelGuard(model)
+    if order == "after":
+        model.register_forward_pre_hook(hook_adding_labels, with_kwargs=True)
+    model(IDS)
+    assert guard.leaks[0].injector.origin.startswith(
+        "pre-hook hook_adding_labels (packages/label-guard/tests/test_guard_forward.py:"
+    )
+
+
+def test_a_direct_call_of_forward_is_seen() -> None:
+    model = make_model()
+    guard = LabelGuard(model)
+    model.forward(IDS, labels=IDS)
+    assert len(guard.leaks) == 1
+
+
+def test_alive_and_remove() -> None:
+    model = make_model()
+    guard = LabelGuard(model)
+    assert guard.alive()
+    assert guard.alive(model)
+    guard.remove()
+    assert not guard.alive()
+    assert "forward" not in model.__dict__
+    with pytest.raises(TypeError):
+        model(IDS, labels=IDS)
+
+
+def replaced(self: nn.Module, input_ids: Tensor, extra: int = 0) -> str:
+    return f"replaced {extra}"
+
+
+def test_a_forward_that_was_replaced_is_guarded_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Liger and TRL put a forward of their own on the instance."""
+    model = make_model()
+    guard = LabelGuard(model)
+    model.forward = MethodType(replaced, model)
+    assert not guard.alive(model)
+    with caplog.at_level(logging.WARNING, "label_guard"):
+        guard.ensure(model)
+    assert "StrictLM.forward was replaced" in caplog.text
+    assert model(IDS, labels=IDS, extra=2) == "replaced 2"
+    guard.remove()
+    assert model(IDS) == "replaced 0"
+
+
+def test_a_removed_guard_that_another_tool_still_calls_lets_everything_pass() -> None:
+    """What wraps the guarded forward keeps it alive; after `remove` it must be as if it were not there."""
+    model = make_model()
+    guard = LabelGuard(model)
+    guarded = model.forward
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        return guarded(*args, **kwargs)
+
+    timed.__wrapped__ = guarded  # type: ignore[attr-defined]
+    model.forward = timed
+    guard.remove()
+    assert model.forward is timed
+    assert model(IDS).logits.shape[1] == IDS.shape[1]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'labels'"):
+        model(IDS, labels=IDS)
+    assert guard.leaks == []
+
+
+def test_one_guard_at_a_time() -> None:
+    model = make_model()
+    first, second = LabelGuard(model), LabelGuard(model)
+    model(IDS, labels=IDS)
+    assert not first.alive()
+    assert (first.leaks, len(second.leaks)) == ([], 1)
+    second.remove()
+    assert "forward" not in model.__dict__
+
+
+def test_a_deep_copy_runs_its_own_weights() -> None:
+    model = make_model().eval()
+    LabelGuard(model)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.lm_head.weight.zero_()
+    assert twin(IDS, labels=IDS).logits.abs().max() == 0
+    assert model(IDS).logits.abs().max() > 0
+
+
+def test_a_pickle_carries_no_guard() -> None:
+    model = make_model().eval()
+    expected = model(IDS).logits
+    LabelGuard(model)
+    twin = pickle.loads(pickle.dumps(model))
+    assert torch.equal(twin(IDS).logits, expected)
+    with pytest.raises(TypeError):
+        twin(IDS, labels=IDS)
+    torch.save(model, io.BytesIO())
+
+
+def test_state_dict_and_signature_stay() -> None:
+    model = make_model()
+    keys, signature = list(model.state_dict()), inspect.signature(model.forward)
+    LabelGuard(model)
+    assert list(model.state_dict()) == keys
+    assert inspect.signature(model.forward) == signature
+    assert not hasattr(model.forward, "__wrapped__")
+    assert isinstance(model, StrictLM)
+
+
+def test_no_graph_break_and_no_recompilation() -> None:
+    model = Speech()
+    LabelGuard(model, SPEECH)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for _ in range(1000):
+        assert compiled(speech=torch.ones(2), rate=2)[2] == 2
+
+
+def test_a_leak_into_a_compiled_model_is_diverted() -> None:
+    model = Speech()
+    guard = LabelGuard(model, SPEECH)
+    compiled = torch.compile(model, backend="eager")
+    assert compiled(speech=torch.ones(2), labels=torch.ones(2))[1] is None
+    assert [leak.key for leak in guard.leaks] == ["labels"]
+
+
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps its state for the process: forget that of tests before and after."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_accelerate_does_not_peel_the_guard_off() -> None:
+    model = make_model()
+    guard = LabelGuard(model)
+    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
+    prepared = accelerator.prepare_model(model)
+    assert guard.alive(prepared)
+    prepared(IDS, labels=IDS)
+    bare = accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
+    assert guard.alive(bare)
+    bare(IDS, labels=IDS)
+    assert sum(leak.count for leak in guard.leaks) == 2
+
+
+def test_the_guard_survives_merge_and_unload() -> None:
+    model = get_peft_model(make_model(), LoraConfig(target_modules=["c_attn"]))
+    guard = LabelGuard(model)
+    merged = model.merge_and_unload()
+    assert guard.alive(merged)
+    merged(IDS, labels=IDS)
+    assert len(guard.leaks) == 1
+
+
+class BrokenContract(Contract):
+    def split(self, batch: Any) -> Any:
+        return super().split(batch)._replace(model_inputs=dict(batch))
+
+
+def test_the_recheck_catches_a_broken_split(caplog: pytest.LogCaptureFixture) -> None:
+    model = make_model()
+    LabelGuard(model, BrokenContract("broken", frozenset({"input_ids"}), frozenset({"labels"})))
+    with pytest.raises(LabelLeakError, match=r"labels would have reached broken\.forward"):
+        model(IDS, labels=IDS)
+    assert "CRITICAL: Labels still found in kwargs after removal!" in caplog.text
+    assert "Cleaned kwargs: ['input_ids', 'labels']" in caplog.text
+
+
+def test_layer_4_looks_twice_too(caplog: pytest.LogCaptureFixture) -> None:
+    guard = LabelGuard(
+        make_model(), BrokenContract("broken", frozenset({"input_ids"}), frozenset({"labels"}))
+    )
+    with pytest.raises(LabelLeakError, match=r"labels would have reached broken\.forward"):
+        guard.verify(guard.filter(4, {"input_ids": IDS, "labels": IDS}))
+    assert "Cleaned kwargs: ['input_ids', 'labels']" in caplog.text
+
+
+def test_the_line_that_users_search_for_comes_once(caplog: pytest.LogCaptureFixture) -> None:
+    model = make_model()
+    LabelGuard(model)
+    for _ in range(3):
+        model(IDS, labels=IDS)
+    lines = [record for record in caplog.records if record.name == "label_guard"]
+    assert [record.levelname for record in lines] == ["ERROR"]
+    assert (
+        lines[0]
+        .getMessage()
+        .startswith("FOUND LABELS IN FORWARD METHOD! Input keys: ['input_ids', 'labels']")
+    )

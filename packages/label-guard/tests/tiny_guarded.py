@@ -1,0 +1,122 @@
+"""Tiny random models and trainers for the guard's tests. They run under transformers 4.46 and 5."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from transformers.modeling_outputs import CausalLMOutput
+
+from label_guard import LabelGuardMixin
+
+VOCABULARY, HIDDEN, LENGTH = 37, 12, 7
+
+
+def gpt2_config() -> GPT2Config:
+    return GPT2Config(
+        vocab_size=VOCABULARY, n_positions=16, n_embd=HIDDEN, n_layer=2, n_head=3, bos_token_id=0, eos_token_id=1,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    )  # fmt: skip
+
+
+class StrictLM(GPT2LMHeadModel):
+    """As ``HiggsAudioModel`` of boson_multimodal: no ``labels``, no ``**kwargs``, logits and no loss."""
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> CausalLMOutput:
+        hidden = self.transformer(input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds)[0]
+        return CausalLMOutput(logits=self.lm_head(hidden))
+
+
+class IgnoringLM(StrictLM):
+    """The reference without a leak: it takes what leaks into the other and ignores it."""
+
+    def forward(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, labels: Any = None
+    ) -> CausalLMOutput:
+        return super().forward(input_ids, attention_mask)
+
+
+def make_model(kind: type[GPT2LMHeadModel] = StrictLM) -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    return kind(gpt2_config())
+
+
+def next_token_loss(outputs: Any, labels: Tensor | None, num_items_in_batch: Any = None) -> Tensor:
+    """A ``compute_loss_func``: the mean over the tokens of the batch, or of the whole step where that is counted."""
+    if labels is None:
+        raise ValueError("the loss got no labels")
+    logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+    losses = nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
+    )
+    count = (labels[:, 1:] != -100).sum() if num_items_in_batch is None else num_items_in_batch
+    return losses / count
+
+
+def make_rows(count: int = 8) -> list[dict[str, list[int]]]:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(2, VOCABULARY, (count, LENGTH), generator=generator).tolist()
+    return [{"input_ids": row, "attention_mask": [1] * LENGTH} for row in ids]
+
+
+def collate_plain(rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
+    return {key: torch.tensor([row[key] for row in rows]) for key in rows[0]}
+
+
+def collate_with_labels(rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
+    batch = collate_plain(rows)
+    return batch | {"labels": batch["input_ids"].masked_fill(batch["input_ids"] % 5 == 0, -100)}
+
+
+class GuardedTrainer(LabelGuardMixin, Trainer):
+    """All that a Trainer user adds."""
+
+
+def make_trainer(
+    folder: Path, model: nn.Module, *, kind: type[Trainer] = GuardedTrainer, **options: Any
+) -> Any:
+    """A trainer of two steps of two rows; options of ``TrainingArguments`` go there, the others to the trainer."""
+    names = set(TrainingArguments.__dataclass_fields__)
+    arguments: dict[str, Any] = {
+        "output_dir": str(folder),
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+        "per_device_eval_batch_size": 4,
+        "learning_rate": 0.1,
+        "lr_scheduler_type": "constant",
+        "optim": "sgd",
+        "max_grad_norm": 0.0,
+        "logging_steps": 1,
+        "report_to": [],
+        "save_strategy": "no",
+        "use_cpu": True,
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "seed": 3,
+    }
+    arguments |= {key: options.pop(key) for key in list(options) if key in names}
+    guard_layers = options.pop("guard_layers", None)
+    options = {
+        "data_collator": collate_with_labels,
+        "compute_loss_func": next_token_loss,
+        "train_dataset": make_rows(),
+        "eval_dataset": make_rows(4),
+    } | options
+    trainer = kind(model=model, args=TrainingArguments(**arguments), **options)
+    if guard_layers is not None:
+        trainer.guard_layers = frozenset(guard_layers)
+    return trainer
+
+
+def losses_of(trainer: Any) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

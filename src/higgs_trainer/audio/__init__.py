@@ -1,0 +1,1 @@
+"""Audio files, codecs and loudness."""

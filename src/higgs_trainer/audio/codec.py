@@ -1,0 +1,167 @@
+"""What a codec is, and how one is found by its name.
+
+A codec turns a waveform into codes and back. There are two: the embedded one (`mel_codec.py`: small, on the
+CPU, no download) and the real Higgs Audio v2 tokenizer (`HiggsTokenizerCodec`: a download, best on a GPU).
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.resources import as_file, files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from higgs_trainer.errors import CheckpointError
+
+MEL_CODEC_CONFIG = "codec_config.json"
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+class Codec(Protocol):
+    """waveform <-> codes. `codebook_size` counts real codes only, without the two stream tokens."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def revision(self) -> str | None:
+        """The hub commit that it was loaded from; None for a folder."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the weights do: codes made under another fingerprint mean other sounds."""
+        ...
+
+    @property
+    def sample_rate_hz(self) -> int: ...
+    @property
+    def frames_per_second(self) -> float: ...
+    @property
+    def num_codebooks(self) -> int: ...
+    @property
+    def codebook_size(self) -> int: ...
+
+    def encode(self, waveform_S: Tensor) -> Tensor:
+        """float32 samples -> codes_FK, long, each in [0, codebook_size)."""
+        ...
+
+    def encode_batch(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
+        """Waveforms of any lengths -> what `encode` makes of each, to the last code, in their order."""
+        ...
+
+    def decode(self, codes_FK: Tensor) -> Tensor:
+        """long codes -> waveform_S, float32."""
+        ...
+
+
+def fill_up(waveform_S: Tensor, num_samples: int) -> Tensor:
+    """The waveform, with silence behind it up to `num_samples`."""
+    return torch.nn.functional.pad(waveform_S, (0, num_samples - len(waveform_S)))
+
+
+def load_codec(name: str | Path) -> Codec:
+    """Load a codec: "embedded", the folder of either kind, or a hub name of the real tokenizer.
+
+    Raises:
+        CheckpointError: there is no codec of that name, or a library that it needs is missing.
+    """
+    if str(name) == "embedded":
+        with as_file(files("higgs_trainer.audio") / "embedded_codec") as folder:
+            return _load_mel_codec(folder)
+    folder = Path(name)
+    if (folder / MEL_CODEC_CONFIG).is_file():
+        return _load_mel_codec(folder)
+    if (folder / "config.json").is_file() or (not folder.exists() and HUB_NAME.fullmatch(str(name))):
+        return HiggsTokenizerCodec.from_pretrained(name)
+    what = "holds no codec" if folder.is_dir() else "is no codec folder"
+    raise CheckpointError(
+        f"{name} {what} ({MEL_CODEC_CONFIG} or config.json); give 'embedded', the folder of a codec, "
+        "or a hub name such as bosonai/higgs-audio-v2-tokenizer"
+    )
+
+
+def _load_mel_codec(folder: Path) -> Codec:
+    from higgs_trainer.audio.mel_codec import MelCodec
+
+    try:
+        return MelCodec.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"the codec in {folder} is damaged ({error}); copy the folder again") from error
+
+
+class HiggsTokenizerCodec:
+    """The real tokenizer: a thin cover over transformers' `HiggsAudioV2TokenizerModel`."""
+
+    def __init__(self, model: Any, name: str) -> None:
+        self.name = name
+        self._model = model.eval()
+        self.sample_rate_hz: int = model.config.sample_rate
+        self.codebook_size: int = model.config.codebook_size
+        self.frames_per_second = float(model.quantizer.frame_rate)
+        self.revision: str | None = getattr(model.config, "_commit_hash", None)
+        self._frame_samples = round(self.sample_rate_hz / self.frames_per_second)
+        widest = model.config.target_bandwidths[-1]  # what `model.encode` uses when it is given no bandwidth
+        self.num_codebooks: int = model.quantizer.get_num_quantizers_for_bandwidth(widest)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> "HiggsTokenizerCodec":
+        """Load from a folder or the hub, onto a GPU where there is one.
+
+        Raises:
+            CheckpointError: torchaudio is not installed, or the folder or hub name cannot be loaded.
+        """
+        if find_spec("torchaudio") is None:
+            raise CheckpointError(
+                f"the codec {name} needs torchaudio; pip install torchaudio, of torch's own version"
+            )
+        from transformers import HiggsAudioV2TokenizerModel
+
+        try:
+            model = HiggsAudioV2TokenizerModel.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"the codec {name} cannot be loaded: {error}") from error
+        return cls(model.to("cuda" if torch.cuda.is_available() else "cpu"), str(name))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for key, weight in sorted(self._model.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def encode(self, waveform_S: Tensor) -> Tensor:
+        """float32 samples -> codes_FK, long, on the CPU. The last frame is filled with silence, as transformers'
+        processor does it (its feature extractor pads to a multiple of the hop length)."""
+        return self.encode_batch([waveform_S])[0]
+
+    @torch.no_grad()
+    def encode_batch(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
+        """Those of equally many frames go through the model together: then no clip is padded to another's length,
+        which would change its codes."""
+        by_num_frames: dict[int, list[int]] = {}
+        for index, waveform_S in enumerate(waveforms):
+            by_num_frames.setdefault(math.ceil(len(waveform_S) / self._frame_samples), []).append(index)
+        codes: dict[int, Tensor] = {}
+        for num_frames, indices in by_num_frames.items():
+            batch_BS = torch.stack(
+                [fill_up(waveforms[index], num_frames * self._frame_samples) for index in indices]
+            )
+            codes_BKF = self._model.encode(batch_BS[:, None].to(self._model.device)).audio_codes
+            codes_BFK = codes_BKF.transpose(1, 2).contiguous().long().cpu()
+            codes.update(zip(indices, codes_BFK, strict=True))
+        return [codes[index] for index in range(len(waveforms))]
+
+    @torch.no_grad()
+    def decode(self, codes_FK: Tensor) -> Tensor:
+        """long codes -> waveform_S, float32, on the CPU."""
+        codes_1KF = codes_FK.T[None].contiguous().to(self._model.device)
+        waveform_S: Tensor = self._model.decode(codes_1KF).audio_values[0, 0].float().cpu()
+        return waveform_S

@@ -1,0 +1,1 @@
+"""A manifest and its recordings become a prepared dataset."""

@@ -1,1 +1,0 @@
-"""From files to examples: manifest, audio, codec, prepared dataset, prompt, batch."""

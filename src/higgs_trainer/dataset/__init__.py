@@ -1,0 +1,1 @@
+"""A prepared dataset becomes examples, packs and batches."""

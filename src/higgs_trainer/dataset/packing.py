@@ -1,0 +1,193 @@
+"""What a training step is given: a seeded plan, new in each epoch, of which examples go together.
+
+A plan has the same number of groups in every epoch, so that the progress bar and the learning-rate schedule know the
+true number of steps; and that number divides by the ranks, because accelerate's ``BatchSamplerShard`` otherwise drops
+or repeats batches without a word. Each group is one item of a map-style dataset: samplers, ranks, step counts and the
+skipping of a resumed run stay Trainer's own. An epoch's plan depends on seed and epoch alone.
+
+The order is in the plan, so the sampler must be sequential (``train_sampling_strategy="sequential"``); with another
+one, accelerate would not tell the dataset which epoch it is on several processes.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Protocol
+
+import numpy as np
+from torch.utils.data import Dataset
+from transformers.utils.logging import tqdm
+
+from higgs_trainer.dataset.code_noise import Examples
+from higgs_trainer.dataset.examples import Example
+from higgs_trainer.errors import RecipeError
+
+SPREADS = (1.0, 0.3, 0.1, 0.0)  # how far from "longest first" a plan may stray, tried in this order
+NAMED_AT_MOST = 5
+TELL_AFTER_SECONDS = 2
+
+Group = tuple[int, ...]
+
+
+class Plan(Protocol):
+    """Which examples go together in an epoch, as indices. Every epoch has the same number of groups."""
+
+    def __len__(self) -> int: ...
+
+    def groups(self, epoch: int) -> list[Group]: ...
+
+
+class PlannedExamples(Dataset[tuple[Example, ...]]):
+    """Map-style: item i is the i-th group of this epoch's plan, its examples encoded."""
+
+    # By these, as by those of a `datasets.Dataset`, the guard tells a leak of the dataset from one of the collator.
+    column_names = tuple(field.name for field in fields(Example))
+
+    def __init__(self, examples: Examples, plan: Plan) -> None:
+        self.examples = examples
+        self.plan = plan
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go by the plan of this epoch, counted from 0; accelerate's data loader calls it."""
+        self.groups = self.plan.groups(epoch)
+        if hasattr(self.examples, "set_epoch"):
+            self.examples.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> tuple[Example, ...]:
+        return tuple(self.examples[i] for i in self.groups[index])
+
+
+class PackPlan:
+    """Packs of at most ``tokens_per_pack`` tokens, by best fit: each example goes where the least room is left over.
+
+    Longest first fills best, but would put the same examples together in every epoch. So the lengths are stretched at
+    random before they are sorted, by up to ``SPREADS``, as far as the number of packs allows. Where an epoch needs
+    fewer packs than planned, those with the most examples are halved.
+
+    Args:
+        lengths: of the examples, in tokens, each at most ``tokens_per_pack``: see `measure_tokens`.
+        num_ranks, accumulation: the number of packs divides by both, so that no step is smaller than another; by
+            ``num_ranks`` alone where there are too few examples.
+
+    Raises:
+        RecipeError: fewer examples than ranks.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        *,
+        tokens_per_pack: int,
+        seed: int,
+        num_ranks: int = 1,
+        accumulation: int = 1,
+    ) -> None:
+        self.lengths = np.asarray(lengths)
+        self.tokens_per_pack = tokens_per_pack
+        self.seed = seed
+        needed = max(len(self._fit(0, spread)) for spread in (SPREADS[0], SPREADS[-1]))
+        self.num_packs = _round_up(needed, len(lengths), num_ranks, accumulation)
+
+    def __len__(self) -> int:
+        return self.num_packs
+
+    @property
+    def fill(self) -> float:
+        """The share of all packs' room that is taken."""
+        return float(self.lengths.sum()) / (self.num_packs * self.tokens_per_pack)
+
+    def groups(self, epoch: int) -> list[Group]:
+        fits = (self._fit(epoch, spread) for spread in SPREADS)
+        packs = next(packs for packs in fits if len(packs) <= self.num_packs)
+        while len(packs) < self.num_packs:
+            most = packs.pop(max(range(len(packs)), key=lambda i: len(packs[i])))
+            packs += [most[::2], most[1::2]]
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(packs))
+        return [tuple(packs[i]) for i in order]
+
+    def _fit(self, epoch: int, spread: float) -> list[list[int]]:
+        generator = np.random.default_rng((self.seed, epoch))
+        draws = generator.random(len(self.lengths))
+        stretched = self.lengths * (1 + spread * draws)
+        packs: list[list[int]] = []
+        room: list[tuple[int, int]] = []  # (tokens left, pack), sorted
+        for i in np.lexsort((draws, -stretched)).tolist():
+            length = int(self.lengths[i])
+            tightest = bisect_left(room, (length, -1))
+            if tightest == len(room):
+                packs.append([i])
+                insort(room, (self.tokens_per_pack - length, len(packs) - 1))
+            else:
+                left, pack = room.pop(tightest)
+                packs[pack].append(i)
+                insort(room, (left - length, pack))
+        return packs
+
+
+class BatchPlan:
+    """Without packing: single examples in a shuffled order, ``batch_size`` of which Trainer takes at a time.
+
+    The batches of an epoch differ by one example at most. Where one is not full, empty groups stand in for what is
+    missing, which the collator leaves out.
+
+    Raises:
+        RecipeError: fewer examples than ranks.
+    """
+
+    def __init__(
+        self, num_examples: int, *, batch_size: int, seed: int, num_ranks: int = 1, accumulation: int = 1
+    ) -> None:
+        self.num_examples = num_examples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.num_batches = _round_up(-(-num_examples // batch_size), num_examples, num_ranks, accumulation)
+
+    def __len__(self) -> int:
+        return self.num_batches * self.batch_size
+
+    def groups(self, epoch: int) -> list[Group]:
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.num_examples)
+        groups: list[Group] = []
+        for batch in np.array_split(order, self.num_batches):
+            groups += [(int(i),) for i in batch]
+            groups += [()] * (self.batch_size - len(batch))
+        return groups
+
+
+def measure_tokens(examples: Examples, *, tokens_per_pack: int) -> list[int]:
+    """The length of each example in tokens; encodes them all, with a progress bar where that takes long.
+
+    Raises:
+        RecipeError: examples longer than a pack, by name. None is ever cut.
+    """
+    lengths: list[int] = []
+    too_long: list[str] = []
+    for i in tqdm(
+        range(len(examples)), desc="measuring", delay=TELL_AFTER_SECONDS, disable=None, leave=False
+    ):
+        example = examples[i]
+        lengths.append(len(example.input_ids))
+        if lengths[-1] > tokens_per_pack:
+            too_long.append(f"{example.utterance_id} ({lengths[-1]} tokens)")
+    if too_long:
+        more = f" and {len(too_long) - NAMED_AT_MOST} more" if len(too_long) > NAMED_AT_MOST else ""
+        raise RecipeError(
+            f"data.tokens_per_pack is {tokens_per_pack}, less than {', '.join(too_long[:NAMED_AT_MOST])}{more}; "
+            "raise it, or leave these utterances out of the manifest"
+        )
+    return lengths
+
+
+def _round_up(count: int, num_examples: int, num_ranks: int, accumulation: int) -> int:
+    """The least number of groups, not below ``count``, that gives every rank and every step equally many."""
+    for multiple in (num_ranks * accumulation, num_ranks):
+        rounded = -(-count // multiple) * multiple
+        if rounded <= num_examples:
+            return rounded
+    raise RecipeError(
+        f"{num_examples} examples cannot be shared among {num_ranks} processes; use fewer, or more data"
+    )

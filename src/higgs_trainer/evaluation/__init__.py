@@ -1,0 +1,1 @@
+"""Judges, what they judge, and the statistics of their scores."""

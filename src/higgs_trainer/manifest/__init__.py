@@ -1,0 +1,1 @@
+"""What a manifest row may say, and how other formats become rows."""

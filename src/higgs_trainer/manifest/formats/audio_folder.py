@@ -1,0 +1,46 @@
+"""The audio folder of Hugging Face `datasets`: recordings, and beside them `metadata.csv` or `metadata.jsonl`, whose
+column `file_name` names each recording.
+
+It is read here and not by `datasets`, which would need torchcodec for it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from higgs_trainer.manifest.formats import table
+from higgs_trainer.manifest.formats.columns import FIELD_OF_COLUMN
+from higgs_trainer.manifest.formats.json_lines import first_objects, read_objects
+from higgs_trainer.manifest.formats.source import RawRow, Source
+
+TABLE_NAME, LINES_NAME = "metadata.csv", "metadata.jsonl"
+FILE_COLUMN = "file_name"
+
+
+def matches(path: Path) -> bool:
+    """A folder, or its metadata file, that names recordings by `file_name`."""
+    if path.is_dir():
+        return any(matches(path / name) for name in (TABLE_NAME, LINES_NAME))
+    if not path.is_file():
+        return False
+    if path.name == TABLE_NAME:
+        layout = table.find_layout(path)
+        return layout is not None and FILE_COLUMN in (layout.names or ())
+    return path.name == LINES_NAME and any(FILE_COLUMN in fields for fields in first_objects(path))
+
+
+def read_rows(source: Source) -> Iterator[RawRow]:
+    """A row a line of the metadata."""
+    metadata = source.path
+    if metadata.is_dir():
+        metadata = next(metadata / name for name in (TABLE_NAME, LINES_NAME) if matches(metadata / name))
+    if metadata.name == TABLE_NAME:
+        yield from table.read_rows(replace(source, path=metadata))
+        return
+    for row in read_objects(metadata):
+        if row.fields is None:
+            yield row
+            continue
+        source.unused.update(key for key in row.fields if key not in FIELD_OF_COLUMN)
+        fields = {FIELD_OF_COLUMN[key]: value for key, value in row.fields.items() if key in FIELD_OF_COLUMN}
+        yield replace(row, fields=fields)

@@ -1,0 +1,153 @@
+"""Any Hugging Face dataset with a column of recordings: what `save_to_disk` wrote, Parquet files, or a hub name.
+
+A split is named behind a colon (`owner/name:train`) where there are several. Recordings are never decoded here, so
+that no torchcodec is needed and `prepare` reads and checks them like any file; those that lie inside the dataset as
+bytes are first written to files, named by what is in them.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from higgs_trainer.errors import UserError
+from higgs_trainer.manifest.formats.columns import check_columns, is_readable, match_columns
+from higgs_trainer.manifest.formats.source import RawRow, Source, describe_problem
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+SAVED_NAMES = (
+    "state.json",
+    "dataset_dict.json",
+)  # what `save_to_disk` leaves beside a dataset, and beside splits
+FILE_SUFFIXES = (".csv", ".json", ".jsonl", ".ndjson", ".parquet", ".tsv", ".txt", ".zip")
+SUFFIX_OF_BEGINNING = {
+    b"RIFF": ".wav",
+    b"fLaC": ".flac",
+    b"OggS": ".ogg",
+    b"ID3": ".mp3",
+    b"\xff\xfb": ".mp3",
+}
+
+
+def matches(path: Path) -> bool:
+    """What `save_to_disk` or `to_parquet` wrote, perhaps with a split behind it; or a hub name, no path here."""
+    local = _split_name(path)[0]
+    if local.is_file():
+        return local.suffix == ".parquet"
+    if local.is_dir():
+        return any((local / name).is_file() for name in SAVED_NAMES) or any(_find_parquet(local))
+    return is_hub_name(path)
+
+
+def is_hub_name(path: Path) -> bool:
+    """`owner/name`, where nothing here is called so and the name does not end like a file's."""
+    if path.parent.exists() or path.suffix.lower() in FILE_SUFFIXES:
+        return False
+    return HUB_NAME.fullmatch(str(path)) is not None
+
+
+def read_rows(source: Source) -> Iterator[RawRow]:
+    """A row a row, counted from 1."""
+    from datasets import Audio
+
+    dataset = _open(source.path)
+    names = list(dataset.features)
+    fields = match_columns(names)
+    recordings = [i for i, name in enumerate(names) if isinstance(dataset.features[name], Audio)]
+    if "audio" not in fields and len(recordings) == 1:
+        fields[recordings[0]] = "audio"  # whatever its name
+    if not is_readable(fields):
+        raise UserError(
+            f"{source.path} has columns {', '.join(names)}; one must hold recordings and one be called 'text'"
+        )
+    check_columns(str(source.path), names, fields)
+    field_of = {name: field for name, field in zip(names, fields, strict=True) if field}
+    for name, feature in dataset.features.items():
+        if isinstance(feature, Audio):
+            dataset = dataset.cast_column(name, Audio(decode=False))
+    for number, row in enumerate(dataset.select_columns(list(field_of)), start=1):
+        source.unused.update(name for name in names if name not in field_of)
+        given = {field_of[name]: value for name, value in row.items() if value is not None}
+        try:
+            stored = {field: _store(value, source) for field, value in given.items()}
+        except _NoRecording as error:
+            yield describe_problem(source.path, number, number, str(error), "drop the row")
+        else:
+            yield RawRow(source.path, number, number, stored)
+
+
+def _open(path: Path) -> "Dataset | IterableDataset":
+    """The dataset, not decoded; of several splits the one that is named, or the only one."""
+    from datasets import DatasetDict, load_dataset, load_from_disk
+    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+
+    local, split = _split_name(path)
+    try:
+        if local.is_dir() and any((local / name).is_file() for name in SAVED_NAMES):
+            found = load_from_disk(local)
+        elif local.exists():
+            files = [str(local)] if local.is_file() else sorted(map(str, _find_parquet(local)))
+            found = load_dataset("parquet", data_files=files, split="train", streaming=True)
+        else:
+            found = load_dataset(str(local))
+    except (DatasetGenerationError, DatasetNotFoundError, ImportError, OSError, ValueError) as error:
+        here = "" if local.exists() else "is no file or folder here, and "
+        raise UserError(f"{path} {here}cannot be opened as a dataset ({error})") from error
+    if not isinstance(found, DatasetDict):
+        return found
+    if split is None and len(found) == 1:
+        split = next(iter(found))
+    if split not in found:
+        raise UserError(
+            f"{local} has the splits {', '.join(found)}; name one, as in {local}:{next(iter(found))}"
+        )
+    return found[split]
+
+
+def _split_name(path: Path) -> tuple[Path, str | None]:
+    """A name and its split: `owner/name:train` -> (`owner/name`, `train`)."""
+    name, colon, split = str(path).rpartition(":")
+    return (Path(name), split) if colon and not path.exists() else (path, None)
+
+
+def _find_parquet(folder: Path) -> Iterator[Path]:
+    yield from folder.glob("*.parquet")
+    yield from folder.glob("data/*.parquet")
+
+
+class _NoRecording(ValueError):
+    """A cell that holds no recording."""
+
+
+def _store(value: Any, source: Source) -> Any:
+    """A cell as our manifest has it: of a recording, the path of its file, which is written where there is none."""
+    if not isinstance(value, Mapping):
+        return value
+    if value.get("bytes") is None:
+        if value.get("path") is None:
+            raise _NoRecording("the recording has neither bytes nor a path")
+        if is_hub_name(source.path):
+            source.trusted.add(
+                Path(value["path"]).parent.resolve()
+            )  # downloaded from there by `datasets` itself
+        return value["path"]
+    source.trusted.add(source.audio_folder.resolve())
+    return str(_write_recording(value["bytes"], Path(value.get("path") or ""), source.audio_folder))
+
+
+def _write_recording(encoded: bytes, named: Path, folder: Path) -> Path:
+    """Write a recording under the hash of its bytes, once, and whole or not at all."""
+    begun = (suffix for beginning, suffix in SUFFIX_OF_BEGINNING.items() if encoded.startswith(beginning))
+    suffix = next(begun, named.suffix)
+    path = folder.resolve() / f"{named.stem or 'row'}-{hashlib.sha256(encoded).hexdigest()[:16]}{suffix}"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        unfinished.write_bytes(encoded)
+        unfinished.replace(path)
+    return path

@@ -1,0 +1,72 @@
+"""A folder of recordings, each with its words in a text file of the same name: `a/one.flac` and `a/one.txt`.
+
+Folders within it are read too. A recording without a text, and a text without a recording, are problems: one of the two
+has been lost, and nobody here can know which files were never meant to be data.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from higgs_trainer.errors import Problem
+from higgs_trainer.manifest.formats.columns import AUDIO_SUFFIXES
+from higgs_trainer.manifest.formats.json_lines import read_lines
+from higgs_trainer.manifest.formats.source import RawRow, Source, describe_problem
+
+
+def matches(path: Path) -> bool:
+    """A folder in which some recording has its words beside it."""
+    return path.is_dir() and any(audio.with_suffix(".txt").is_file() for audio in _find(path, AUDIO_SUFFIXES))
+
+
+def read_rows(source: Source) -> Iterator[RawRow]:
+    """A row a recording, in the order of the paths."""
+    number = 0
+    for number, audio in enumerate(sorted(_find(source.path, AUDIO_SUFFIXES)), start=1):
+        words = audio.with_suffix(".txt")
+        if not words.is_file():
+            yield describe_problem(
+                audio, 0, number, "it has no text beside it", f"write its words to {words.name}"
+            )
+            continue
+        text = read_text(words)
+        if isinstance(text, Problem):
+            yield RawRow(words, text.line, number, None, (text,))
+        else:
+            fields = {"audio": str(audio.relative_to(source.path)), "text": text}
+            yield RawRow(words, 1, number, fields)
+    for words in sorted(_find(source.path, {".txt"})):
+        if not any(words.with_suffix(suffix).is_file() for suffix in _with_capitals(AUDIO_SUFFIXES)):
+            number += 1
+            yield describe_problem(
+                words, 0, number, "it has no recording beside it", "move it elsewhere if it is no transcript"
+            )
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is one; a name that no file can have (too long, with a NUL) names none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def read_text(path: Path) -> str | Problem:
+    """A text file's words, or what is wrong with it."""
+    lines = []
+    for _, text in read_lines(path):
+        if isinstance(text, Problem):
+            return text
+        lines.append(text)
+    return "\n".join(lines)
+
+
+def _find(folder: Path, suffixes: frozenset[str] | set[str]) -> Iterator[Path]:
+    """Files by suffix, whatever its case, without those that are hidden."""
+    for path in folder.rglob("*"):
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in suffixes and not is_hidden and path.is_file():
+            yield path
+
+
+def _with_capitals(suffixes: frozenset[str]) -> list[str]:
+    return [*suffixes, *(suffix.upper() for suffix in suffixes)]

@@ -1,0 +1,1 @@
+"""The configuration of a run, and how it is read and written."""

@@ -1,0 +1,104 @@
+"""Clips as the page holds them, as many as fit into it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from higgs_trainer.audio.files import SAMPLE_RATE_HZ, decode_file, to_waveform
+from higgs_trainer.errors import AudioError
+from higgs_trainer.evaluation.judges import normalize_transcript
+from higgs_trainer.page.sound import draw_spectrogram, encode_audio
+from higgs_trainer.report.listening import ClipFile, Place, Sentence
+
+BUDGET_BYTES = 3_800_000  # of the page's 5 MB
+LONGEST_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class ShownClip:
+    """``audio`` and ``spectrogram`` are data URIs, empty where the clip cannot be played, as ``note`` says."""
+
+    audio: str
+    spectrogram: str
+    seconds: float
+    transcript: str | None
+    is_right: bool
+    stopped: bool
+    says: str | None
+    note: str
+
+
+ShownClips = Mapping[Place, ShownClip]
+
+
+@dataclass(frozen=True)
+class ShownSentence:
+    """A sentence and its clips."""
+
+    text: str
+    clips: ShownClips
+    on_the_way: ShownClips
+
+
+def find_longest(clips: ShownClips) -> float:
+    """Seconds of the longest clip: the pictures of clips that stand together have one scale of time."""
+    return max((clip.seconds for clip in clips.values()), default=0.0)
+
+
+class Budget:
+    """How many bytes of sound may still go into the page, and how many clips found no room."""
+
+    def __init__(self, left_bytes: int = BUDGET_BYTES) -> None:
+        self.left_bytes = left_bytes
+        self.left_out = 0
+
+    def show(self, clips: Mapping[Place, ClipFile], text: str) -> dict[Place, ShownClip]:
+        """All of these clips, or none of them where they do not fit."""
+        shown = {place: _show(clip, text) for place, clip in clips.items()} if self.left_bytes > 0 else {}
+        size = sum(len(clip.audio) + len(clip.spectrogram) for clip in shown.values())
+        if size > self.left_bytes or not shown:
+            self.left_out += len(clips)
+            return {}
+        self.left_bytes -= size
+        return shown
+
+
+def show_sentences(sentences: Sequence[Sentence], budget: Budget) -> tuple[list[ShownSentence], list[str]]:
+    """The sentences as far as the budget goes, clips from between before and after last; and a note on the rest."""
+    clips = [budget.show(one.clips, one.text) for one in sentences]
+    on_the_way = [budget.show(one.on_the_way, one.text) for one in sentences]
+    shown = [
+        ShownSentence(one.text, *kinds)
+        for one, *kinds in zip(sentences, clips, on_the_way, strict=True)
+        if any(kinds)
+    ]
+    if not budget.left_out:
+        return shown, []
+    note = f"{budget.left_out} further clips are left out, lest the page pass 5 MB; they are in the folder."
+    return shown, [note]
+
+
+def group_by_run(clips: ShownClips) -> dict[str, dict[str, ShownClip]]:
+    """{run: {column: clip}}."""
+    groups: dict[str, dict[str, ShownClip]] = {}
+    for (run, column), clip in clips.items():
+        groups.setdefault(run, {})[column] = clip
+    return groups
+
+
+def _show(clip: ClipFile, text: str) -> ShownClip:
+    transcript = clip.transcript
+    is_right = transcript is not None and normalize_transcript(transcript) == normalize_transcript(text)
+    seconds, audio, spectrogram, note = 0.0, "", "", ""
+    try:
+        waveform_S = to_waveform(decode_file(clip.audio))
+    except AudioError as error:
+        note = f"{clip.audio.name} {error.what}"
+    else:
+        seconds = len(waveform_S) / SAMPLE_RATE_HZ
+        if seconds > LONGEST_SECONDS:
+            note = f"the first {LONGEST_SECONDS:g} s"
+            waveform_S = waveform_S[: round(LONGEST_SECONDS * SAMPLE_RATE_HZ)]
+        if len(waveform_S):
+            audio = encode_audio(waveform_S, SAMPLE_RATE_HZ)
+            spectrogram = draw_spectrogram(waveform_S, SAMPLE_RATE_HZ)
+    return ShownClip(audio, spectrogram, seconds, transcript, is_right, clip.stopped, clip.says, note)

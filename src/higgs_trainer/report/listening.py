@@ -1,0 +1,134 @@
+"""The clips in a run's folder: the same sentence by the reference, before training, after it, and by the real voice."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from higgs_trainer.report.part import AFTER, BEFORE, read_lines
+from higgs_trainer.report.runs import RunFolder
+from higgs_trainer.speech import real_recordings as real_speech
+from higgs_trainer.speech.clip_folder import INDEX_NAME
+
+SAMPLES_FOLDER = "samples"
+REFERENCE, RECORDING = "reference", "recording, through the codec"
+
+
+@dataclass(frozen=True)
+class ClipFile:
+    """A clip on disk. ``transcript``: what a recogniser heard, None where nobody asked one. ``says``: its words, where
+    they are not those of the sentence beside which it stands (a reference)."""
+
+    audio: Path
+    transcript: str | None = None
+    stopped: bool = True
+    says: str | None = None
+
+
+Place = tuple[str, str]
+
+
+@dataclass
+class Sentence:
+    """A text and its clips by (run, column); ``on_the_way``: those between before and after."""
+
+    text: str
+    clips: dict[Place, ClipFile] = field(default_factory=dict)
+    on_the_way: dict[Place, ClipFile] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Heard:
+    text: str
+    column: str
+    clip: ClipFile
+
+
+def find_sentences(runs: Sequence[RunFolder]) -> tuple[list[Sentence], list[str]]:
+    """Every sentence that is spoken in these folders, and notes on what is not there.
+
+    Of two clips in one place the one that was judged is taken.
+    """
+    sentences: dict[str, Sentence] = {}
+    notes: list[str] = []
+    for run in runs:
+        found = list(_list_clips(run, notes))
+        if not found:
+            notes.append(
+                f"{run.name} has no clips: its recipe names no samples.texts, and it was not evaluated."
+            )
+        for heard in found:
+            sentence = sentences.setdefault(heard.text, Sentence(heard.text))
+            is_between = heard.column.startswith("step ")
+            clips = sentence.on_the_way if is_between else sentence.clips
+            clips.setdefault((run.name, heard.column), heard.clip)
+    return list(sentences.values()), notes
+
+
+def list_judged_sets(run: RunFolder) -> list[dict[str, Any]]:
+    """The sets of ``evaluation.json``; [] where there is none."""
+    sets = (run.evaluation.value or {}).get("sets")
+    return [one for one in sets if isinstance(one, dict)] if isinstance(sets, list) else []
+
+
+def _list_clips(run: RunFolder, notes: list[str]) -> Iterator[_Heard]:
+    """Every clip of a run, in the order in which they are heard: the reference first, the recording last."""
+    samples = list(_list_samples(run, notes))
+    references, recorded = _list_recordings(run, notes) if samples else ([], [])
+    yield from (*references, *_list_judged(run), *samples, *recorded)
+
+
+def _list_samples(run: RunFolder, notes: list[str]) -> Iterator[_Heard]:
+    """What each ``samples/step-N`` holds: step 0 is before; after is the last one, or the best where that was kept."""
+    folders = {
+        int(match[1]): path
+        for path in (run.folder / SAMPLES_FOLDER).glob("step-*")
+        if (match := re.fullmatch(r"step-(\d+)", path.name))
+    }
+    last = run.best_step if run.best_step in folders else max(folders, default=0)
+    for step in sorted(folders):
+        column = BEFORE if step == 0 else AFTER if step == last else f"step {step}"
+        lines = read_lines(folders[step] / INDEX_NAME, otherwise="the samples of that step are not shown")
+        notes += [lines.note] if lines.note else []
+        for line in lines.value or []:
+            if (clip := _read_clip(line, folders[step])) is not None:
+                yield _Heard(line["text"], column, clip)
+
+
+def _list_recordings(run: RunFolder, notes: list[str]) -> tuple[list[_Heard], list[_Heard]]:
+    """References, and real recordings, each beside the sentence to which it belongs."""
+    references: list[_Heard] = []
+    recorded: list[_Heard] = []
+    folder = run.folder / real_speech.RECORDINGS_FOLDER
+    lines = read_lines(folder / INDEX_NAME, otherwise="reference and recordings cannot be heard without it")
+    notes += [f"{run.name}: {lines.note}"] if lines.note else []
+    for line in lines.value or []:
+        sentence, clip = line.get("sentence"), _read_clip(line | {"text": ""}, folder)
+        if clip is None or not isinstance(sentence, str):
+            continue
+        if line.get("kind") == real_speech.REFERENCE:
+            number = 1 + sum(one.text == sentence for one in references)
+            column = REFERENCE if number == 1 else f"{REFERENCE} {number}"
+            words = line.get("text")
+            file = ClipFile(clip.audio, says=words if isinstance(words, str) else None)
+            references.append(_Heard(sentence, column, file))
+        else:
+            recorded.append(_Heard(sentence, RECORDING, clip))
+    return references, recorded
+
+
+def _list_judged(run: RunFolder) -> Iterator[_Heard]:
+    for judged in list_judged_sets(run):
+        clips = judged.get("clips")
+        for line in clips if isinstance(clips, list) else []:
+            if isinstance(line, dict) and (clip := _read_clip(line, run.folder)) is not None:
+                yield _Heard(line["text"], str(judged.get("name")), clip)
+
+
+def _read_clip(line: dict[str, Any], folder: Path) -> ClipFile | None:
+    text, audio, transcript = line.get("text"), line.get("audio"), line.get("transcript")
+    if not isinstance(text, str) or not isinstance(audio, str):
+        return None
+    heard = transcript if isinstance(transcript, str) else None
+    return ClipFile(folder / audio, heard, bool(line.get("stopped", True)))

@@ -1,0 +1,113 @@
+"""What a run logged, as columns, and the charts that are drawn of them."""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from higgs_trainer.report.part import Part, read_lines, read_object
+
+METRICS_FILE_NAME = "metrics.jsonl"
+TRAINER_STATE_NAME = "trainer_state.json"
+
+OVERALL, EACH_CODEBOOK = "Overall", "Loss of each codebook"
+
+Columns = dict[str, list[float | str | None]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart: a curve of ``train`` and one of ``held_out`` for each run that logged them."""
+
+    title: str
+    train: str
+    held_out: str = ""
+
+
+@dataclass(frozen=True)
+class ChartGroup:
+    """Charts under one heading; with ``one_scale`` they are small, and high or low on one is so on all."""
+
+    title: str
+    charts: tuple[Chart, ...]
+    one_scale: bool
+    note: str = ""
+
+
+def read_logs(folder: Path) -> Part[Columns]:
+    """The log as columns of equal length, "step" first; None where a log does not have the value.
+
+    Numbers are those of the file to the last digit. What is not finite is a string, since JSON has no number for it.
+    """
+    own = read_lines(folder / METRICS_FILE_NAME, otherwise="train writes it at each log")
+    if own.value is None:
+        state = read_object(folder / TRAINER_STATE_NAME, otherwise="Trainer writes it at the end")
+        logs = state.value.get("log_history", []) if state.value is not None else []
+        if logs:
+            return Part(_to_columns(logs), f"The curves are from {TRAINER_STATE_NAME}: {own.note}")
+        return Part(None, own.note)
+    columns = _to_columns(own.value)
+    return Part(columns, own.note) if columns["step"] else Part(None, f"{METRICS_FILE_NAME} is empty.")
+
+
+def _to_columns(logs: list[dict[str, Any]]) -> Columns:
+    logs = [log for log in logs if isinstance(log.get("step"), int)]
+    keys = dict.fromkeys(["step", *(key for log in logs for key in log if is_number(log[key]))])
+    return {key: [_to_json(log.get(key)) for log in logs] for key in keys}
+
+
+def is_number(value: Any) -> bool:
+    """A number, and not a truth value."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _to_json(value: Any) -> float | str | None:
+    if not is_number(value):
+        return None
+    return value if math.isfinite(value) else str(float(value))
+
+
+def choose_charts(runs: list[Columns]) -> list[ChartGroup]:
+    """The charts for what these runs logged; what a chart should show and nobody logged is said in its group's note."""
+    keys = {key for columns in runs for key in columns}
+    codebooks = sorted(
+        {int(match[1]) for key in keys if (match := re.fullmatch(r"(?:eval_)?codebook_(\d+)_loss", key))}
+    )
+    wanted = {
+        OVERALL: [
+            Chart("Loss", "loss", "eval_loss"),
+            Chart(
+                "Codebook 0, share of codes predicted right",
+                "codebook_0_accuracy",
+                "eval_codebook_0_accuracy",
+            ),
+        ],
+        EACH_CODEBOOK: [
+            Chart(f"Codebook {k}", f"codebook_{k}_loss", f"eval_codebook_{k}_loss") for k in codebooks
+        ],
+        "Optimizer": [Chart("Learning rate", "learning_rate"), Chart("Gradient norm", "grad_norm")],
+    }
+    if keys & {"text_loss", "eval_text_loss"}:
+        wanted[OVERALL].insert(1, Chart("Loss of the text", "text_loss", "eval_text_loss"))
+    groups = []
+    for title, charts in wanted.items():
+        drawn = [chart for chart in charts if keys & {chart.train, chart.held_out}]
+        absent = [chart.title.lower() for chart in charts if chart not in drawn]
+        if not charts:
+            absent = ["the codebooks' losses"]
+        groups.append(
+            ChartGroup(
+                title,
+                tuple(drawn),
+                title == EACH_CODEBOOK,
+                f"Not logged: {', '.join(absent)}." if absent else "",
+            )
+        )
+    return groups
+
+
+def first_and_last(columns: Columns, key: str) -> tuple[float, float] | None:
+    """The first and the last finite value of a column; None where there are not two."""
+    values = [value for value in columns.get(key, []) if isinstance(value, (int, float))]
+    return (values[0], values[-1]) if len(values) > 1 else None

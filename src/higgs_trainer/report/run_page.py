@@ -1,0 +1,101 @@
+"""Run folders -> one HTML page."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from higgs_trainer import __version__
+from higgs_trainer.errors import UserError
+from higgs_trainer.page.document import PLAYERS_SCRIPT, read_script, write_document
+from higgs_trainer.report.clips import Budget, find_longest, group_by_run, show_sentences
+from higgs_trainer.report.listening import find_sentences
+from higgs_trainer.report.logs import choose_charts
+from higgs_trainer.report.runs import RunFolder, find_setting, flatten, read_runs
+from higgs_trainer.report.scores import build_table, build_tiles
+
+HERE = Path(__file__).parent
+REPORT_NAME = "report.html"
+
+
+@dataclass(frozen=True)
+class WrittenPage:
+    """What was written: ``notes`` say what is missing on it, as the page does."""
+
+    path: Path
+    size_bytes: int
+    notes: tuple[str, ...]
+
+
+def write_report(
+    runs: Sequence[str | Path],
+    path: str | Path,
+    *,
+    title: str | None = None,
+    note: str = "",
+    facts: Mapping[str, str] | None = None,
+) -> WrittenPage:
+    """Write the page of one run, or of several side by side, to ``path``.
+
+    Args:
+        runs: output folders of training, finished or not.
+        note: what a listener must know to judge fairly, shown above all.
+        facts: further figures by name, shown below the scores.
+
+    Raises:
+        UserError: a folder that is no run's, the same one twice, or too many; or ``path`` is a folder.
+    """
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder; give a file, such as {Path(path) / REPORT_NAME}")
+    folders = read_runs(runs)
+    found, notes = find_sentences(folders)
+    sentences, left_out = show_sentences(found, Budget())
+    notes = [*notes, *left_out]
+    logs = [run.logs.value or {} for run in folders]
+    size_bytes = write_document(
+        path,
+        HERE / "report.html.jinja",
+        script=read_script(PLAYERS_SCRIPT, HERE / "curves.js", HERE / "copying.js"),
+        title=title or " and ".join(run.name for run in folders),
+        subtitle=_describe(folders),
+        note=note,
+        facts=facts or {},
+        version=__version__,
+        runs=folders,
+        numbers_of={run.name: number for number, run in enumerate(folders)},
+        tiles=build_tiles(folders),
+        table=build_table(folders),
+        sentences=sentences,
+        group_by_run=group_by_run,
+        find_longest=find_longest,
+        listening_notes=notes,
+        groups=choose_charts([columns for columns in logs if columns]),
+        numbers=[{"run": run.name, "columns": columns} for run, columns in zip(folders, logs, strict=True)],
+        differences=_find_differences(folders),
+        trained={run.name: _count_trained(run) for run in folders},
+    )
+    return WrittenPage(Path(path), size_bytes, tuple(notes))
+
+
+def _describe(runs: Sequence[RunFolder]) -> str:
+    """What was trained on what, in a line."""
+    bases = dict.fromkeys(str(find_setting(run.settings, "model", "name_or_path") or "?") for run in runs)
+    names = ", ".join(Path(base).name if Path(base).is_absolute() else base for base in bases)
+    kinds = dict.fromkeys("LoRA" if run.settings.get("adapter") else "all parameters" for run in runs)
+    return f"{' and '.join(kinds)} on {names}" if any(run.settings for run in runs) else ""
+
+
+def _count_trained(run: RunFolder) -> str:
+    counts = [kind for kind in (run.parameters.value or {}).values() if isinstance(kind, dict)]
+    trained, total = (sum(int(kind.get(key) or 0) for kind in counts) for key in ("trained", "all"))
+    return f"{trained:,} of {total:,} parameters ({trained / total:.1%})" if total else ""
+
+
+def _find_differences(runs: Sequence[RunFolder]) -> list[tuple[str, list[Any]]]:
+    """Settings in which the runs differ: (name, a value for each run)."""
+    if len(runs) < 2:
+        return []
+    flat = [flatten(run.settings) for run in runs]
+    keys = dict.fromkeys(key for settings in flat for key in settings)
+    rows = [(key, [str(settings.get(key, "–")) for settings in flat]) for key in keys]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]

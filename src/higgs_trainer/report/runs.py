@@ -1,0 +1,142 @@
+"""A run's folder, read part by part. It may be unfinished, old, or from elsewhere: what is missing is said."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from higgs_trainer.dataset.prepared import CARD_NAME
+from higgs_trainer.errors import UserError
+from higgs_trainer.report.judged_sets import read_evaluation
+from higgs_trainer.report.logs import METRICS_FILE_NAME, TRAINER_STATE_NAME, Columns, read_logs
+from higgs_trainer.report.part import Part, read_object, read_text
+
+RECIPE_NAME = "recipe.yaml"
+GUARD_REPORT_NAME = "guard_report.json"
+PARAMETERS_NAME = "trainable_parameters.json"
+ENVIRONMENT_NAME = "environment.json"
+METRICS_NAME = "metrics.json"
+SIGNS_OF_A_RUN = (RECIPE_NAME, METRICS_FILE_NAME, GUARD_REPORT_NAME, METRICS_NAME)
+MOST_RUNS = 6  # as many colours are told apart
+
+BY_TRAIN = "train writes it"
+AT_THE_END = "train writes it when it ends"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What a run left. ``name`` is unique among the runs of a page; ``datasets`` by their role, "training" first."""
+
+    name: str
+    folder: Path
+    logs: Part[Columns]
+    figures: Part[dict[str, Any]]
+    evaluation: Part[dict[str, Any]]
+    guard: Part[dict[str, Any]]
+    recipe: Part[str]
+    settings: dict[str, Any]
+    parameters: Part[dict[str, Any]]
+    environment: Part[dict[str, Any]]
+    datasets: dict[str, Part[dict[str, Any]]]
+    best_step: int | None
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[RunFolder]:
+    """Read each folder.
+
+    Raises:
+        UserError: one is no folder, or holds nothing of a run; one is given twice; or they are more than `MOST_RUNS`.
+    """
+    paths = [Path(folder) for folder in folders]
+    resolved = [path.resolve() for path in paths]
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(f"{path} is no folder; give the output folder of a run")
+        if not any((path / name).exists() for name in SIGNS_OF_A_RUN):
+            raise UserError(
+                f"{path} holds nothing of a run (no {RECIPE_NAME}); give the output folder of a run"
+            )
+        if resolved.count(path.resolve()) > 1:
+            raise UserError(f"{path} is given twice; give each run once")
+    if len(paths) > MOST_RUNS:
+        raise UserError(f"{len(paths)} runs are too many to be told apart; give {MOST_RUNS} at most")
+    return [_read_run(path, name) for path, name in zip(paths, _name_apart(resolved), strict=True)]
+
+
+def _name_apart(folders: list[Path]) -> list[str]:
+    """The last part of each path or, where that is not enough, as many as it takes."""
+    for length in range(1, max(len(folder.parts) for folder in folders) + 1):
+        names = ["/".join(folder.parts[-length:]) for folder in folders]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _read_run(folder: Path, name: str) -> RunFolder:
+    recipe = read_text(folder / RECIPE_NAME, otherwise=BY_TRAIN)
+    settings = _parse_settings(recipe.value or "")
+    base = find_setting(settings, "model", "name_or_path")
+    return RunFolder(
+        name=name,
+        folder=folder,
+        logs=read_logs(folder),
+        figures=read_object(folder / METRICS_NAME, otherwise=AT_THE_END),
+        evaluation=read_evaluation(folder, base if isinstance(base, str) else None),
+        guard=read_object(folder / GUARD_REPORT_NAME, otherwise=AT_THE_END),
+        recipe=recipe,
+        settings=settings,
+        parameters=read_object(folder / PARAMETERS_NAME, otherwise=BY_TRAIN),
+        environment=read_object(folder / ENVIRONMENT_NAME, otherwise=BY_TRAIN),
+        datasets=_read_cards(settings),
+        best_step=_find_best_step(folder, settings),
+    )
+
+
+def _parse_settings(recipe: str) -> dict[str, Any]:
+    """The recipe's values, {} where it is no YAML: its text is on the page all the same."""
+    try:
+        values = yaml.safe_load(recipe)
+    except yaml.YAMLError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _find_best_step(folder: Path, settings: dict[str, Any]) -> int | None:
+    """The step whose weights are the result, where ``load_best_model_at_end`` made it another than the last."""
+    if not find_setting(settings, "training", "load_best_model_at_end"):
+        return None
+    state = read_object(folder / TRAINER_STATE_NAME, otherwise="Trainer writes it at the end")
+    step = (state.value or {}).get("best_global_step")
+    return step if isinstance(step, int) else None
+
+
+def find_setting(settings: dict[str, Any], *keys: str) -> Any:
+    """A value of the recipe; None where it is not there."""
+    value: Any = settings
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"training.seed": 1, ...}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _read_cards(settings: dict[str, Any]) -> dict[str, Part[dict[str, Any]]]:
+    cards = {}
+    for role, key in (("training", "train"), ("held out", "eval")):
+        folder = find_setting(settings, "data", key)
+        if folder is None:
+            cards[role] = Part[dict[str, Any]](None, f"The recipe names no data.{key}.")
+        else:
+            cards[role] = read_object(Path(str(folder)) / CARD_NAME, otherwise="the prepared data has moved")
+    return cards

@@ -1,0 +1,1 @@
+"""The composition root: a recipe becomes objects, and the objects become a run."""

@@ -1,0 +1,266 @@
+"""The composition root: a recipe becomes objects (`assembly.py`), the objects become a run. Read this first.
+
+recipe -> checkpoint (model, tokenizer), codec -> examples -> HiggsAudioTrainer -> train() -> the output folder
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import EarlyStoppingCallback, TrainerCallback
+
+from higgs_trainer.audio.files import read_audio
+from higgs_trainer.dataset.context import Context, SpokenClip, read_context
+from higgs_trainer.dataset.prepared import PreparedRows
+from higgs_trainer.dataset.summary import DATA_SUMMARY_NAME, summarize
+from higgs_trainer.evaluation.held_out_scores import HeldOutScores
+from higgs_trainer.evaluation.judging import load_judges
+from higgs_trainer.model.loading import copy_companions
+from higgs_trainer.model.parameters import count_trainable, format_trainable
+from higgs_trainer.recipe.schema import Recipe, TrainingRecipe, write_recipe
+from higgs_trainer.report.run_page import REPORT_NAME, write_report
+from higgs_trainer.run.assembly import Run, build_run
+from higgs_trainer.sharing.model_card import write_model_card
+from higgs_trainer.speech.generate import Request, Sampling, speak_requests, write_spoken
+from higgs_trainer.speech.real_recordings import REFERENCE, Recording, decode_row, find_rows, write_recordings
+from higgs_trainer.training.callbacks import MetricsFile, ReadableProgress, SpeakSamples
+from higgs_trainer.training.checkpoints import (
+    ASIDE,
+    find_start,
+    flush_to_disk,
+    move_into_place,
+    naming_what_fails,
+)
+from higgs_trainer.training.checks import CheckResult, check_examples, check_leaks, check_model
+from higgs_trainer.training.environment import describe_environment
+from higgs_trainer.training.stopping import EndWhenAsked
+from higgs_trainer.training.trainer import HiggsAudioTrainer
+from label_guard import LabelLeakError
+
+RECIPE_NAME = "recipe.yaml"
+GUARD_REPORT_NAME = "guard_report.json"
+PARAMETERS_NAME = "trainable_parameters.json"
+ENVIRONMENT_NAME = "environment.json"
+METRICS_FILE_NAME = "metrics.jsonl"
+METRICS_NAME = "metrics.json"
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a finished run reports. ``metrics`` are Trainer's, of the last log and of the run. Of several processes one
+    ``is_main``, and speaks."""
+
+    output_dir: Path
+    metrics: dict[str, float]
+    cascade: str
+    is_main: bool = True
+
+
+def train(recipe: Recipe) -> TrainingSummary:
+    """Train, and write the output folder: adapter or model, tokenizer, ``recipe.yaml``, ``guard_report.json``,
+    ``metrics.jsonl``, ``metrics.json``, the samples that the recipe asks for, and ``report.html``."""
+    output_dir = recipe.training.output_dir
+    find_start(output_dir, recipe.training.resume_from_checkpoint)  # before a large model is loaded
+    run = build_run(recipe)
+    trainer = run.trainer
+    if trainer.is_world_process_zero():
+        with naming_what_fails(output_dir, "make room, or choose another folder"):
+            _write_plan(run)
+    command = "higgs-trainer" if trainer.args.world_size == 1 else "accelerate launch ... -m higgs_trainer"
+    how_to_go_on = f"Go on with: {command} train {output_dir / RECIPE_NAME} --resume_from_checkpoint true"
+    ending = EndWhenAsked(trainer.accelerator, how_to_go_on)
+    for callback in (*_build_watchers(run), ending):
+        trainer.add_callback(callback)
+
+    with ending.listening():
+        result = trainer.train(resume_from_checkpoint=recipe.training.resume_from_checkpoint)
+
+    metrics = {**_last_logged(trainer), **result.metrics}
+    _write_result(run, metrics)
+    is_main = trainer.is_world_process_zero()
+    if is_main:  # after a push, and so not in it: the page holds recordings of a person
+        write_report([output_dir], output_dir / REPORT_NAME)
+    return TrainingSummary(output_dir, metrics, trainer.guard.ledger.cascade(), is_main)
+
+
+def _build_watchers(run: Run) -> Iterator[TrainerCallback]:
+    recipe, output_dir = run.recipe, run.recipe.training.output_dir
+    yield MetricsFile(output_dir / METRICS_FILE_NAME)
+    if not recipe.training.disable_tqdm:
+        yield ReadableProgress()
+    if recipe.early_stopping is not None:
+        yield EarlyStoppingCallback(recipe.early_stopping.patience, recipe.early_stopping.threshold)
+    if recipe.samples.texts or recipe.samples.held_out:
+        speaking = SpeakSamples(lambda folder: _speak_samples(run, folder), output_dir / "samples")
+        if recipe.samples.judged:
+            _judge_samples(run, speaking)
+        yield speaking
+
+
+def _write_plan(run: Run) -> None:
+    """Before the first step: what will run, and what is trained."""
+    output_dir = run.recipe.training.output_dir
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / REPORT_NAME).unlink(missing_ok=True)  # of an earlier run
+    write_recipe(run.recipe, output_dir / RECIPE_NAME)
+    trainable = count_trainable(run.checkpoint.model)
+    print(format_trainable(trainable), flush=True)
+    counts = {kind: {"trained": trained, "all": total} for kind, (trained, total) in trainable.items()}
+    _write_json(output_dir / PARAMETERS_NAME, counts)
+    _write_json(output_dir / ENVIRONMENT_NAME, describe_environment(run.trainer.accelerator))
+    if run.recipe.samples.texts or run.recipe.samples.held_out:
+        write_recordings(output_dir, _list_recordings(run))
+
+
+def _write_result(run: Run, metrics: dict[str, float]) -> None:
+    """After the last step: the folder that is used from now on. It is written aside; ``metrics.json`` comes last."""
+    trainer, output_dir = run.trainer, run.recipe.training.output_dir
+    aside = output_dir / ASIDE / "result"
+    with naming_what_fails(output_dir, "make room and go on with --resume_from_checkpoint true"):
+        trainer.save_model(str(aside), _internal_call=True)  # every rank: with FSDP each holds a part
+        if trainer.is_world_process_zero():
+            copy_companions(run.recipe.model.name_or_path, aside)
+            trainer.state.save_to_json(str(aside / "trainer_state.json"))
+            _write_json(aside / GUARD_REPORT_NAME, trainer.guard.ledger.report())
+            _write_json(aside / DATA_SUMMARY_NAME, _summarize_data(run))
+            _write_json(aside / METRICS_NAME, metrics)
+            write_model_card(aside, record=output_dir, name=run.recipe.training.hub_model_id)
+            flush_to_disk(aside)
+            for path in sorted(aside.iterdir(), key=lambda path: path.name == METRICS_NAME):
+                move_into_place(path, output_dir / path.name)
+            shutil.rmtree(output_dir / ASIDE)
+    if run.recipe.training.push_to_hub:
+        trainer.push_to_hub()  # every rank, for it saves once more
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What ``check`` saw: the guard's cascade, the checks of the data and the loss, and what would be trained.
+
+    ``loss``: of the first batch; None where a leak ended the run before there was one.
+    """
+
+    cascade: str
+    results: tuple[CheckResult, ...]
+    trainable: str
+    loss: float | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return all(result.passed for result in self.results)
+
+
+def check(recipe: Recipe) -> CheckReport:
+    """Drive real batches through train, evaluate and predict, with a learning rate of 0, and look at what passed.
+
+    The weights stay as they are and nothing is written.
+    """
+    with tempfile.TemporaryDirectory() as folder:  # Trainer makes its output folder whatever it is told
+        run = build_run(replace(recipe, training=_single_still_step(recipe.training, Path(folder))))
+        trainer = run.trainer
+        examples, batch_size = run.train_examples, trainer.args.per_device_eval_batch_size
+        some = [examples[i] for i in range(min(len(examples), batch_size))]
+        loss = None
+        try:
+            loss = float(trainer.train().training_loss)
+            trainer.evaluate(some)
+            trainer.predict(some)
+        except LabelLeakError as error:
+            results = [check_leaks(trainer.guard, error)]
+        else:
+            every_example = (examples[i] for i in range(len(examples)))
+            results = [
+                check_leaks(trainer.guard),
+                *check_examples(every_example, run.checkpoint.stream_ids),
+                *check_model(trainer, some),
+            ]
+    return CheckReport(
+        cascade=trainer.guard.ledger.cascade(),
+        results=tuple(results),
+        trainable=format_trainable(count_trainable(run.checkpoint.model)),
+        loss=loss,
+    )
+
+
+def _single_still_step(training: TrainingRecipe, folder: Path) -> TrainingRecipe:
+    return replace(
+        training,
+        output_dir=folder,
+        max_steps=1,
+        gradient_accumulation_steps=1,
+        learning_rate=0.0,
+        save_strategy="no",
+        eval_strategy="no",
+        load_best_model_at_end=False,
+        push_to_hub=False,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _speak_samples(run: Run, folder: Path) -> None:
+    """The recipe's sentences, then the held-out ones, each as it stands in the data."""
+    samples = run.recipe.samples
+    references: tuple[SpokenClip, ...] = ()
+    if samples.ref_audio is not None:
+        references = (SpokenClip(samples.ref_text, run.codec.encode(read_audio(samples.ref_audio))),)
+    sampling = Sampling(max_seconds=samples.max_seconds, seed=run.recipe.training.seed)
+    requests = [Request(text, Context(references=references)) for text in samples.texts]
+    for i in range(samples.held_out):
+        assert run.held_out is not None  # `_check_what_is_watched`
+        row = run.held_out.rows[i]
+        requests.append(Request(row["text"], read_context(row, run.checkpoint.stream_ids.num_codebooks)))
+    spoken = dict(speak_requests(run.checkpoint, requests, sampling=sampling))
+    write_spoken([spoken[number] for number in range(len(requests))], run.codec, folder)
+
+
+def _judge_samples(run: Run, speaking: SpeakSamples) -> None:
+    """Have the held-out sentences of each evaluation judged, by the main process."""
+    prepared, count = run.recipe.data.eval, run.recipe.samples.held_out
+    if prepared is None or not run.trainer.is_world_process_zero():
+        run.trainer.measure_speech = dict
+        return
+    scores = HeldOutScores(prepared, run.codec, count, load_judges("whisper-tiny.en", with_quality=False))
+    run.trainer.measure_speech = lambda: scores.measure(speaking.speak(run.trainer.state.global_step))
+
+
+def _list_recordings(run: Run) -> Iterator[Recording]:
+    """What the samples are held against: their references, and the data's own recordings of the same sentences."""
+    samples = run.recipe.samples
+    if samples.ref_audio is not None:
+        reference = read_audio(samples.ref_audio)
+        yield from (Recording(text, REFERENCE, samples.ref_text, reference) for text in samples.texts)
+    sets = [examples.rows for examples in (run.held_out, run.train_examples) if examples is not None]
+    for row in find_rows(samples.texts, sets):
+        yield from decode_row(row, run.codec, with_references=False)
+    for i in range(samples.held_out):
+        yield from decode_row(sets[0][i], run.codec, with_references=True)
+
+
+def _summarize_data(run: Run) -> dict[str, Any]:
+    summary = {}
+    for name, examples in (("train", run.train_examples), ("eval", run.held_out)):
+        if examples is not None:
+            assert isinstance(examples.rows, PreparedRows)  # `_load_examples`
+            summary[name] = summarize(examples.rows)
+    return summary
+
+
+def _last_logged(trainer: HiggsAudioTrainer) -> dict[str, float]:
+    """The newest value of each logged metric."""
+    newest: dict[str, float] = {}
+    for entry in trainer.state.log_history:
+        newest.update(entry)
+    return newest
+
+
+def _write_json(path: Path, value: Any) -> None:
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)

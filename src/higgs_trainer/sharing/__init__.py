@@ -1,0 +1,1 @@
+"""A trained model becomes one that others can open: merge, convert, model card."""

@@ -1,0 +1,216 @@
+"""A checkpoint in Boson's layout -> the same in transformers', and back, weight by weight.
+
+The tables are in ``layouts.py``; here are the files. Every weight of the source is used once and every weight of the
+target is there once, or nothing is written. Neither model class is needed, so this works beside either one.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch import Tensor, cat
+
+from higgs_trainer.errors import CheckpointError
+from higgs_trainer.files import new_folder
+from higgs_trainer.model.families.layouts import (
+    BOSON,
+    COMPUTED,
+    NATIVE,
+    SPLIT,
+    Sizes,
+    boson_config,
+    boson_name,
+    list_native_weights,
+    native_config,
+)
+
+CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
+COPIED = ("codec", "generation_config.json", "preprocessor_config.json", "special_tokens_map.json", TOKENIZER)
+PROCESSOR = {
+    "processor_class": "HiggsAudioV2Processor",
+    "audio_tokenizer": {
+        "audio_tokenizer_class": "HiggsAudioV2TokenizerModel",
+        "audio_tokenizer_name_or_path": "bosonai/higgs-audio-v2-tokenizer",
+    },
+    "feature_extractor": {
+        "feature_extractor_type": "DacFeatureExtractor",
+        "feature_size": 1,
+        "hop_length": 1,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "return_attention_mask": True,
+        "sampling_rate": 24_000,
+    },
+}
+RELEASED_CODEBOOKS = (8, 1026)  # of models whose codec is the audio tokenizer above
+
+
+@dataclass(frozen=True)
+class Converted:
+    """``model_type``: of the folder written. ``left_out``: what the source holds that is no weight, `COMPUTED`."""
+
+    model_type: str
+    num_weights: int
+    left_out: tuple[str, ...]
+
+
+def convert_checkpoint(source: str | Path, output: str | Path, *, max_shard_size: str = "5GB") -> Converted:
+    """Write ``source``, a folder in either layout, in the other one, the weights to the bit.
+
+    Args:
+        output: a folder that is not there, or empty.
+        max_shard_size: of one file of weights, such as "5GB".
+
+    Raises:
+        CheckpointError: ``source`` is in neither layout; a file, a field or a token is missing; or weights are missing,
+            left over, or of another shape than the configuration says: all of them are listed.
+        UserError: ``output`` holds something.
+    """
+    source = Path(source)
+    config = _read_json(source / CONFIG)
+    token_id = _open_tokenizer(source)
+    if config.get("model_type") == BOSON:
+        written = native = native_config(config, token_id)
+    elif config.get("model_type") == NATIVE:
+        native, written = config, boson_config(config, token_id)
+    else:
+        raise CheckpointError(f"{source} is a {config.get('model_type')} model, neither {BOSON} nor {NATIVE}")
+    to_native = written is native
+    weights = _join_split(_read_weights(source))
+    left_out = sorted(name for name in weights if name.endswith(COMPUTED))
+    for name in left_out:
+        del weights[name]
+    renamed = _rename(weights, list_native_weights(native), to_native=to_native, source=source)
+
+    dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in renamed.values()})
+    written["dtype" if to_native else "torch_dtype"] = dtypes[0]
+    with new_folder(output) as folder:
+        save_torch_state_dict(renamed, folder, max_shard_size=max_shard_size)
+        _write_json(folder / CONFIG, written)
+        for name in COPIED:
+            _copy(source / name, folder / name)
+        _write_json(
+            folder / TOKENIZER_CONFIG, _for_either_version(_read_json(source / TOKENIZER_CONFIG), to_native)
+        )
+        if to_native:
+            _write_native_companions(folder, native)
+    return Converted(written["model_type"], len(renamed), tuple(left_out))
+
+
+def _rename(
+    weights: Mapping[str, Tensor], native_shapes: Mapping[str, Sizes], *, to_native: bool, source: Path
+) -> dict[str, Tensor]:
+    """The weights under the target's names; ``CheckpointError`` unless both sides have the same ones."""
+    targets = {boson_name(name): name for name in native_shapes}
+    if not to_native:
+        targets = {native: boson for boson, native in targets.items()}
+    shapes = {name: native_shapes[name if not to_native else target] for name, target in targets.items()}
+    problems = {
+        "missing": sorted(targets.keys() - weights.keys()),
+        "left over": sorted(weights.keys() - targets.keys()),
+        "of another shape than config.json says": [
+            f"{name} {tuple(weight.shape)}, not {shapes[name]}"
+            for name, weight in sorted(weights.items())
+            if name in shapes and tuple(weight.shape) != shapes[name]
+        ],
+    }
+    listed = [f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names]
+    if listed:
+        raise CheckpointError(f"{source} cannot be converted; weights are\n  " + "\n  ".join(listed))
+    return {targets[name]: weight for name, weight in weights.items()}
+
+
+def _join_split(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices that Boson's training had cut between two rows are whole again."""
+    joined = dict(weights)
+    for name in weights:
+        for upper, lower in SPLIT:
+            other = name.replace(upper, lower)
+            if upper in name and other in weights:
+                joined[name.replace(upper, "")] = cat([joined.pop(name), joined.pop(other)])
+    return joined
+
+
+def _read_weights(source: Path) -> dict[str, Tensor]:
+    files = sorted(source.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{source} holds no weights in safetensors, the only format that is read")
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            found = load_file(file)
+        except SafetensorError as error:
+            raise CheckpointError(f"{file} is damaged ({error}); copy it again") from error
+        if twice := sorted(found.keys() & weights.keys()):
+            raise CheckpointError(f"{file} holds weights that another file holds too: {', '.join(twice)}")
+        weights |= found
+    return weights
+
+
+def _open_tokenizer(source: Path) -> Callable[[str], int]:
+    """Token -> id; ``CheckpointError`` where there is no such token."""
+    path = source / TOKENIZER
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing: the ids of the special tokens are in it")
+    tokenizer = Tokenizer.from_file(str(path))
+
+    def token_id(token: str) -> int:
+        found = tokenizer.token_to_id(token)
+        if found is None:
+            raise CheckpointError(f"{path} has no token {token}; is it the tokenizer of a Higgs Audio model?")
+        return int(found)
+
+    return token_id
+
+
+def _for_either_version(config: dict[str, Any], to_native: bool) -> dict[str, Any]:
+    """`tokenizer_config.json` under names that transformers 4.46 and 5 both know."""
+    kept = {
+        name: value
+        for name, value in config.items()
+        if name not in ("backend", "is_local", "local_files_only")
+    }
+    if to_native:
+        kept.pop("chat_template", None)  # it has a file of its own
+    elif isinstance(kept.get("extra_special_tokens"), list):
+        kept["additional_special_tokens"] = kept.pop("extra_special_tokens")
+    return kept | {"tokenizer_class": "PreTrainedTokenizerFast"}
+
+
+def _write_native_companions(folder: Path, config: Mapping[str, Any]) -> None:
+    """What transformers' layout has and Boson's does not: the chat template, ids for generation, the processor."""
+    template = resources.files("higgs_trainer.model").joinpath("chat_template.jinja")
+    (folder / "chat_template.jinja").write_text(template.read_text(encoding="utf-8"), encoding="utf-8")
+    ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    _write_json(folder / "generation_config.json", ids)
+    if (config["num_codebooks"], config["codebook_size"]) == RELEASED_CODEBOOKS:
+        _write_json(folder / "processor_config.json", PROCESSOR)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target)
+    elif source.is_file():
+        shutil.copy(source, target)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); give the folder of a whole checkpoint"
+        ) from error
+    return found
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,84 @@
+"""Real speech beside a run's samples: the references, and recordings of the sentences that the samples say.
+
+A prepared folder holds codes, so a recording of it is heard through the codec: as well as a model that learns from
+these codes can ever sound. The folder's name starts with an underscore, so that Trainer does not upload it: these are
+recordings of a person.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from higgs_trainer.audio.codec import Codec
+from higgs_trainer.audio.files import write_audio
+from higgs_trainer.dataset.context import read_context
+from higgs_trainer.dataset.examples import Rows
+from higgs_trainer.dataset.prepared import PreparedRows
+from higgs_trainer.speech.clip_folder import INDEX_NAME
+
+RECORDINGS_FOLDER = "_recordings"
+REFERENCE: Literal["reference"] = "reference"
+RECORDING: Literal["recording"] = "recording"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Real speech that belongs beside a sentence: what is said in it, and the waveform (S,) at 24 kHz."""
+
+    sentence: str
+    kind: Literal["reference", "recording"]
+    words: str | None
+    waveform_S: Tensor
+
+
+def find_rows(texts: Sequence[str], sets: Iterable[Rows]) -> list[Mapping[str, Any]]:
+    """The first prepared row with each text, the preferred set first; a text that nobody recorded has none."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for rows in sets:
+        wanted = set(texts) - set(found)
+        for index, text in enumerate(_read_texts(rows) if wanted else ()):
+            if text in wanted:
+                found[text] = rows[index]
+                wanted.discard(text)
+    return [found[text] for text in dict.fromkeys(texts) if text in found]
+
+
+def decode_row(row: Mapping[str, Any], codec: Codec, *, with_references: bool) -> Iterator[Recording]:
+    """A prepared row's own recording, after the references of its prompt."""
+    references = read_context(row, codec.num_codebooks).references if with_references else ()
+    for clip in references:
+        yield Recording(row["text"], REFERENCE, clip.text, codec.decode(clip.codes_FK))
+    codes_FK = torch.as_tensor(row["codes"], dtype=torch.long).reshape(-1, codec.num_codebooks)
+    yield Recording(row["text"], RECORDING, row["text"], codec.decode(codes_FK))
+
+
+def write_recordings(folder: Path, recordings: Iterable[Recording]) -> None:
+    """Write ``_recordings`` anew into a run's folder: WAV files, and ``index.jsonl`` about them."""
+    place = folder / RECORDINGS_FOLDER
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    lines = []
+    for number, recording in enumerate(recordings):
+        name = f"{number:04d}.wav"
+        write_audio(place / name, recording.waveform_S)
+        line = {
+            "sentence": recording.sentence,
+            "kind": recording.kind,
+            "text": recording.words,
+            "audio": name,
+        }
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    (place / INDEX_NAME).write_text("".join(lines), encoding="utf-8")
+
+
+def _read_texts(rows: Rows) -> Iterable[str]:
+    """The texts alone of prepared rows: a row also holds codes, which would be read in vain."""
+    if isinstance(rows, PreparedRows):
+        return (text.as_py() for text in rows.column("text"))
+    return (rows[index]["text"] for index in range(len(rows)))

@@ -1,0 +1,136 @@
+"""Audio files: any rate and channels in, mono 24 kHz out; what is no speech is refused by name."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from higgs_trainer.audio.files import SAMPLE_RATE_HZ, read_audio, write_audio
+from higgs_trainer.errors import AudioError
+
+
+def make_tone(hz: float, rate_hz: int, seconds: float) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * hz * np.arange(round(rate_hz * seconds)) / rate_hz)
+
+
+def find_loudest_hz(waveform_S: torch.Tensor) -> float:
+    spectrum = torch.fft.rfft(waveform_S).abs()
+    return float(spectrum.argmax()) * SAMPLE_RATE_HZ / len(waveform_S)
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 24_000, 44_100, 48_000])
+def test_any_rate_becomes_24_khz(tmp_path: Path, rate_hz: int) -> None:
+    soundfile.write(tmp_path / "a.wav", make_tone(440, rate_hz, 0.5), rate_hz)
+    waveform_S = read_audio(tmp_path / "a.wav")
+    assert waveform_S.dtype == torch.float32
+    assert abs(len(waveform_S) - 12_000) <= 1
+    assert find_loudest_hz(waveform_S) == pytest.approx(440, abs=2)
+    assert float(waveform_S[3000:9000].abs().max()) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg"])
+def test_channels_are_averaged(tmp_path: Path, ending: str) -> None:
+    left = make_tone(440, 24_000, 0.5)
+    soundfile.write(tmp_path / f"a.{ending}", np.stack([left, np.zeros_like(left)], axis=1), 24_000)
+    waveform_S = read_audio(tmp_path / f"a.{ending}")
+    assert waveform_S.shape == (12_000,)
+    assert float(waveform_S[3000:9000].abs().max()) == pytest.approx(0.25, abs=0.02)
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    waveform_S = torch.rand(4801) * 2 - 1
+    write_audio(tmp_path / "new" / "a.wav", waveform_S)
+    torch.testing.assert_close(read_audio(tmp_path / "new" / "a.wav"), waveform_S, atol=2**-15, rtol=0)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.wav"]
+
+
+def test_too_loud_is_clipped_and_not_wrapped(tmp_path: Path) -> None:
+    write_audio(tmp_path / "a.wav", torch.full((4800,), 1.5))
+    assert float(read_audio(tmp_path / "a.wav").min()) > 0.99
+
+
+@pytest.mark.parametrize("waveform_S", [torch.zeros(2, 4800), torch.full((4800,), torch.nan)])
+def test_what_is_no_waveform_is_not_written(tmp_path: Path, waveform_S: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"a\.wav"):
+        write_audio(tmp_path / "a.wav", waveform_S)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_audio(tmp_path / "a.wav", torch.full((4800,), 0.5))
+
+    def write_half(path: str, *_: object) -> None:
+        Path(path).write_bytes(b"RIFF")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(soundfile, "write", write_half)
+    with pytest.raises(OSError, match="no space"):
+        write_audio(tmp_path / "a.wav", torch.zeros(4800))
+    assert float(read_audio(tmp_path / "a.wav").mean()) == pytest.approx(0.5, abs=0.01)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    def stop(*_: object) -> None:
+        pytest.fail("the pipe was opened")
+
+    os.mkfifo(tmp_path / "a.wav")
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(5)
+    try:
+        with pytest.raises(AudioError, match=r"a\.wav cannot be read as audio \(a pipe\)"):
+            read_audio(tmp_path / "a.wav")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_file_written_into_a_pipe_is_whole(tmp_path: Path) -> None:
+    write_tone(tmp_path / "a.wav")
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
+    (tmp_path / "a.wav").write_bytes(content)
+    assert len(read_audio(tmp_path / "a.wav")) == 12_000
+
+
+def write_tone(path: Path, *, seconds: float = 0.5, **options: str) -> None:
+    soundfile.write(path, make_tone(440, 24_000, seconds), 24_000, **options)
+
+
+def write_not_finite(path: Path) -> None:
+    tone = make_tone(440, 24_000, 0.5)
+    tone[100] = np.nan
+    soundfile.write(path, tone, 24_000, subtype="FLOAT")
+
+
+def write_half(path: Path, **options: str) -> None:
+    write_tone(path, seconds=2, **options)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+BROKEN = {
+    "no sound": (lambda path: path.write_bytes(b"not a sound"), "cannot be read as audio"),
+    "empty": (lambda path: path.write_bytes(b""), "cannot be read as audio"),
+    "no samples": (lambda path: write_tone(path, seconds=0), r"lasts 0\.000 s"),
+    "too short": (lambda path: write_tone(path, seconds=0.05), r"lasts 0\.050 s"),
+    "not finite": (write_not_finite, "NaN or infinite"),
+    "half a WAV": (write_half, "breaks off after"),
+    "half an AIFF": (lambda path: write_half(path, format="AIFF"), "breaks off after"),
+    "half an MP3": (lambda path: write_half(path, format="MP3"), "breaks off after 0"),
+    "half a FLAC": (lambda path: write_half(path, format="FLAC"), "cannot be read as audio"),
+    "missing": (lambda path: None, "cannot be read as audio"),
+}
+
+
+@pytest.mark.parametrize(("write", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_file_is_named(tmp_path: Path, write: Callable[[Path], object], message: str) -> None:
+    write(tmp_path / "a.wav")
+    with pytest.raises(AudioError, match=message) as caught:
+        read_audio(tmp_path / "a.wav")
+    assert str(tmp_path / "a.wav") in str(caught.value)

@@ -1,0 +1,308 @@
+"""The command line: quick to answer, one call a verb, a sentence and an exit code for what goes wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from higgs_trainer import __version__
+from higgs_trainer.cli import application, main
+from higgs_trainer.errors import CheckpointError, LossError
+from label_guard.leak import LabelLeakError
+
+RECIPE = "{model: {name_or_path: a/b}, data: {train: p}, training: {output_dir: o}}"
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    return int(stopped.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "of_the_process", "left"),
+    [
+        (None, ["--version"], 1),
+        (None, ["no-such-verb"], 0),  # another process may still wait for this one
+        (["--version"], [], 0),  # a caller's group of processes is the caller's
+    ],
+)
+def test_the_group_is_left_where_the_process_ends_well(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str] | None, of_the_process: list[str], left: int
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(application, "leave_processes", lambda: calls.append(None))
+    monkeypatch.setattr(sys, "argv", ["higgs-trainer", *of_the_process])
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert len(calls) == left
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    return tmp_path / "r.yaml"
+
+
+def stub(monkeypatch: pytest.MonkeyPatch, module: str, **functions: Any) -> None:
+    monkeypatch.setitem(sys.modules, f"higgs_trainer.{module}", SimpleNamespace(**functions))
+
+
+def raising(error: Exception) -> Any:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"higgs-trainer {__version__}\n"
+
+
+@pytest.mark.parametrize("verb", ["prepare", "check", "train", "generate", "evaluate", "demo"])
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help(capsys: pytest.CaptureFixture[str], verb: str, option: str) -> None:
+    assert run(verb, option) == 0
+    assert "Usage:" in capsys.readouterr().out
+
+
+def test_help_waits_for_nothing_heavy() -> None:
+    code = (
+        "import sys, higgs_trainer.cli\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'peft', 'soundfile', 'yaml'} & set(sys.modules)\n"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+ENDINGS = {
+    "a user's mistake": (CheckpointError("no [such] folder; make one"), 2),
+    "a leak": (LabelLeakError("labels <- someone"), 1),
+    "a failed step": (LossError("step 3 has no supervised cell"), 1),
+}
+
+
+@pytest.mark.parametrize(("error", "code"), ENDINGS.values(), ids=ENDINGS)
+def test_an_error_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    recipe: Path,
+    error: Exception,
+    code: int,
+) -> None:
+    stub(monkeypatch, "run.train", train=raising(error))
+    assert run("train", recipe) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"error: {error}\n"
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, recipe: Path) -> None:
+    stub(monkeypatch, "run.train", train=raising(KeyError("bug")))
+    with pytest.raises(KeyError, match="bug"):
+        main(["train", str(recipe)])
+
+
+def test_train_sets_the_overrides(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recipe: Path
+) -> None:
+    seen = []
+
+    def train(settings: Any) -> SimpleNamespace:
+        seen.append(settings.training)
+        return SimpleNamespace(cascade="the cascade", output_dir="o", is_main=True)
+
+    stub(monkeypatch, "run.train", train=train)
+    assert (
+        run("train", recipe, "--learning_rate", "2e-6", "--max_steps", "-1", "--bf16", "--training.seed=3")
+        == 0
+    )
+    (training,) = seen
+    assert (training.learning_rate, training.max_steps, training.bf16, training.seed) == (2e-6, -1, True, 3)
+    assert "the cascade" in capsys.readouterr().out
+
+
+def test_a_misspelt_override_ends_before_anything_heavy(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, recipe: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "higgs_trainer.run.train", None)  # to import it is an ImportError
+    for verb in ("train", "check"):
+        assert run(verb, recipe, "--learning_rat", "1") == 2
+        assert "did you mean 'learning_rate'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_check_prints_what_was_seen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recipe: Path, passed: bool
+) -> None:
+    result = SimpleNamespace(name="end of stream", passed=passed, found="7 of 7 [cells]", remedy="look there")
+    report = SimpleNamespace(
+        cascade="Layer [1]", results=(result,), trainable="q_proj 1,234 5,678", loss=6.5, passed=passed
+    )
+    stub(monkeypatch, "run.train", check=lambda settings: report)
+    assert run("check", recipe) == (0 if passed else 1)
+    out = capsys.readouterr().out
+    for expected in ("Layer [1]", "end of stream", "7 of 7 [cells]", "1,234", "5,678", "6.5"):
+        assert expected in out
+    assert ("look there" in out) != passed
+
+
+@pytest.fixture
+def generated(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
+    calls: list[SimpleNamespace] = []
+
+    def speak_into_folder(speaker: Any, script: Any, output: Path, *, batch_size: int) -> SimpleNamespace:
+        calls.append(SimpleNamespace(**vars(speaker), script=script, output=output, batch_size=batch_size))
+        return SimpleNamespace(num_clips=2, audio_seconds=3.0, seconds=1.5, at_limit=("0001.wav",))
+
+    stub(
+        monkeypatch,
+        "speech.speech_model",
+        load_speaker=lambda model, **options: SimpleNamespace(
+            model=model, build_request=lambda line: line, **options
+        ),
+        speak_into_folder=speak_into_folder,
+    )
+    return calls
+
+
+def test_generate_speaks_each_line(
+    generated: list[SimpleNamespace], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.txt").write_bytes(b"\xef\xbb\xbfone\r\n two \r\n")
+    output = tmp_path / "o"
+    assert (
+        run("generate", "--model", "m", "--output", output, "--text-file", tmp_path / "t.txt", "--top-k", 7)
+        == 0
+    )
+    (call,) = generated
+    assert (call.model, [line.text for line in call.script], call.output) == ("m", ["one", "two"], output)
+    assert (call.sampling.top_k, call.sampling.greedy, call.sampling.temperature) == (7, False, None)
+    assert (call.voice.scene, call.voice.references, call.device, call.batch_size) == (None, (), None, 8)
+    printed = capsys.readouterr()
+    assert "2 spoken, 3.0 s of audio in 1.5 s" in printed.out
+    assert "1 of 2 did not stop and were cut at 30 s: 0001.wav" in printed.err
+
+
+def test_generate_clones_two_speakers(generated: list[SimpleNamespace], tmp_path: Path) -> None:
+    voices = ["--ref-audio", "a.wav", "--ref-text", "aa", "--ref-audio", "b.wav", "--ref-text", "bb"]
+    more = [
+        "--scene",
+        "A room.",
+        "--reference-in-system",
+        "--seed",
+        "5",
+        "--language",
+        "de",
+        "--device",
+        "cpu",
+    ]
+    assert (
+        run("generate", "--model", "m", "-o", tmp_path / "o", "--text", "[SPEAKER0] one", *voices, *more) == 0
+    )
+    (call,) = generated
+    assert [(str(clip.audio), clip.text) for clip in call.voice.references] == [
+        ("a.wav", "aa"),
+        ("b.wav", "bb"),
+    ]
+    assert (call.voice.scene, call.voice.references_in_system) == ("A room.", True)
+    assert (call.sampling.seed, call.language, call.device) == (5, "de", "cpu")
+
+
+WRONG_TEXTS = {
+    "nothing to say": ([], "give --text or --text-file"),
+    "two things to say": (["--text", "a", "--text-file", "t.txt"], "give --text or --text-file"),
+    "empty": (["--text", " "], "--text is empty"),
+    "no file": (["--text-file", "none.txt"], "none.txt cannot be read"),
+    "an empty line": (["--text-file", "t.txt"], "t.txt:2: an empty line"),
+    "a reference without words": (
+        ["--text", "a", "--ref-audio", "a.wav"],
+        "give as many of the one as of the other",
+    ),
+    "a clip too many": (
+        ["--text", "a", "--ref-audio", "a.wav", "--ref-audio", "b.wav", "--ref-text", "a"],
+        "(here 2 and 1)",
+    ),
+    "no scene for the clips": (
+        ["--text", "a", "--ref-audio", "a.wav", "--reference-in-system"],
+        "give --ref-audio and --scene",
+    ),
+    "a folder with files": (["--text", "a", "-o", "."], "not empty"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG_TEXTS.values(), ids=WRONG_TEXTS)
+def test_what_cannot_be_spoken(
+    generated: list[SimpleNamespace],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.txt").write_text("one\n\nthree\n")
+    assert run("generate", "--model", "m", "--output", "o", *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert generated == []
+
+
+def test_evaluate_compares_two_models(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    def evaluate_models(*given: Any, **options: Any) -> dict[str, Any]:
+        calls.append((*given, options))
+        return {"models": ["figures"]}
+
+    stub(
+        monkeypatch,
+        "evaluation.comparison",
+        Evaluation=lambda *given, **options: SimpleNamespace(given=given, **options),
+        build_tables=lambda report: ["a table"],
+        evaluate_models=evaluate_models,
+    )
+    stub(monkeypatch, "evaluation.judging", load_judges=lambda *given, **options: (given, options))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "t.txt").write_text("one\ntwo\n")
+    assert (
+        run("evaluate", "m", "n", "--text-file", "t.txt", "--json", "--no-quality", "--greedy", "--seed", 4)
+        == 0
+    )
+    ((models, evaluation, judges, output, options),) = calls
+    assert (models, output, options) == (["m", "n"], Path("evaluation-2"), {"other_voice": (), "seed": 4})
+    assert [line.text for line in evaluation.given[0]] == ["one", "two"]
+    assert (evaluation.given[1], evaluation.given[3].greedy) == (None, True)
+    assert judges == (("whisper-tiny.en",), {"language": "en", "with_quality": False})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "a table"
+    assert lines[-1] == '{"models": ["figures"]}'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["m"], "give --text-file or --data"),
+        (["m", "--text-file", "t.txt", "--data", "d"], "give --text-file or --data"),
+        (["a", "b", "c", "--data", "d"], "3 models"),
+    ],
+)
+def test_what_cannot_be_evaluated(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run("evaluate", *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    stub(monkeypatch, "demo", run_demo=lambda output, **options: calls.append((output, options)))
+    assert run("demo", "--from-scratch") == 0
+    assert calls == [(Path("runs/demo"), {"from_scratch": True})]

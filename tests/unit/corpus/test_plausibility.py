@@ -1,0 +1,107 @@
+"""What only the whole corpus shows: words that cannot belong to their recording, and the same recording twice."""
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from higgs_trainer.corpus.measurements import Limits
+from higgs_trainer.corpus.plausibility import find_duplicates, find_odd_paces
+from higgs_trainer.corpus.work_directory import open_table_file
+from higgs_trainer.manifest.text import count_spoken
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "unit"),
+    [
+        ("Two words.", 2, "words"),
+        ("[SPEAKER0] Hello <SE>[Laughter]</SE> there [laugh]", 2, "words"),
+        ("room 2024, 3rd", 6, "words"),
+        ("- ... 🙂 !", 0, "words"),
+        ("cafe\u0301 नमस्ते दुनिया", 3, "words"),
+        ("二つです", 4, "characters"),
+        ("สวัสดี", 6, "characters"),
+        ("안녕 하세요", 2, "words"),
+    ],
+)
+def test_what_is_spoken_is_counted(text: str, count: int, unit: str) -> None:
+    assert count_spoken(text) == (count, unit)
+
+
+def make_tables(folder: Path, rows: Sequence[dict[str, object]]) -> sqlite3.Connection:
+    tables = open_table_file(folder / "rows.sqlite", new=True)
+    for number, row in enumerate(rows):
+        values = {
+            "number": number,
+            "place": 0,
+            "path": f"{number}.wav",
+            "text": f"words {number}",
+            "prompt": "[]",
+            "file": "m.jsonl",
+            "line": number + 1,
+            "content_hash": f"hash {number}",
+            "speech_seconds": 1.0,
+            "peak_dbfs": -6.0,
+            **row,
+        }
+        tables.execute(f"INSERT INTO recordings ({', '.join(values)}) VALUES (:{', :'.join(values)})", values)
+    return tables
+
+
+def speak(words_per_second: float, *, language: str = "en", word: str = "word ") -> dict[str, object]:
+    return {"text": word * 12, "speech_seconds": 12 / words_per_second, "language": language}
+
+
+EVEN = [speak(2.0 + 0.05 * (i % 7)) for i in range(40)]
+UNEVEN = [speak(2.0 * 3.0 ** ((i % 9) / 4 - 1)) for i in range(40)]  # from 0.7 to 6 words a second
+
+
+def find_odd(folder: Path, rows: Sequence[dict[str, object]], limits: Limits = Limits()) -> list[int]:
+    return [number for number, _ in find_odd_paces(make_tables(folder, rows), limits)]
+
+
+def test_words_that_do_not_belong_to_the_recording(tmp_path: Path) -> None:
+    assert find_odd(tmp_path, EVEN) == []
+    assert find_odd(tmp_path, [*EVEN, speak(9.0), speak(0.5), speak(8.0), speak(0.6)]) == [40, 41]
+    assert find_odd(tmp_path, [*EVEN, speak(9.0)], Limits(max_pace_factor=5.0)) == []
+    ((_, problem),) = find_odd_paces(make_tables(tmp_path, [*EVEN, speak(24.0)]), Limits())
+    assert str(problem) == (
+        "m.jsonl:41: 40.wav has 0.5 s of speech for 12 words: 24.0 a second, where the corpus has 2.1; "
+        "is this its transcript? correct it, or raise --max-pace-factor"
+    )
+
+
+def test_a_corpus_of_uneven_pace_is_allowed_more(tmp_path: Path) -> None:
+    assert find_odd(tmp_path, [*UNEVEN, speak(9.0), speak(100.0)]) == [41]
+
+
+def test_many_wrong_rows_do_not_hide_one_another(tmp_path: Path) -> None:
+    assert find_odd(tmp_path, [*EVEN, *[speak(20.0)] * 12]) == list(range(40, 52))
+
+
+def test_silence_has_no_pace(tmp_path: Path) -> None:
+    assert find_odd(tmp_path, [*EVEN, speak(24.0) | {"peak_dbfs": -51.0}]) == []
+
+
+def test_few_rows_say_nothing_about_their_pace(tmp_path: Path) -> None:
+    assert find_odd(tmp_path, [*EVEN[:28], speak(24.0)]) == []
+
+
+def test_languages_and_scripts_are_held_apart(tmp_path: Path) -> None:
+    japanese = [speak(12.0, word="語", language="ja")] * 40
+    slow = [speak(0.4, language="xx")] * 40
+    assert find_odd(tmp_path, [*EVEN * 3, *japanese, *slow]) == []
+    assert find_odd(tmp_path, [*EVEN, *japanese, speak(60.0, word="語", language="ja")]) == [80]
+
+
+def test_the_same_recording_twice(tmp_path: Path) -> None:
+    same: dict[str, object] = {"content_hash": "x", "text": "one"}
+    rows = [{}, same, same, same | {"text": "two"}, same | {"prompt": "[1]"}, same | {"prompt": "[1]"}]
+    tables = make_tables(tmp_path, rows)
+    found = {number: str(problem) for number, problem in find_duplicates(tables, Limits())}
+    assert sorted(found) == [2, 3, 5]
+    assert found[2].startswith("m.jsonl:3: 2.wav is the recording of line 2 again; remove one")
+    assert "4: 3.wav is the recording of line 2 again, with other words; one of the two" in found[3]
+    assert "6: 5.wav is the recording of line 5 again; remove one" in found[5]
+    assert [number for number, _ in find_duplicates(tables, Limits(allow_duplicates=True))] == [3]

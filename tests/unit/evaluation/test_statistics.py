@@ -1,0 +1,80 @@
+"""Intervals and tests by resampling, on cases whose answer can be worked out."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from higgs_trainer.evaluation.statistics import Ratio, compare, estimate
+
+
+def test_a_rate_is_of_all_utterances_together() -> None:
+    errors, words = np.array([1.0, 0.0, 2.0]), np.array([1.0, 7.0, 5.0])
+    figure = estimate(Ratio(errors, words))
+    assert figure is not None
+    assert (figure.value, figure.n) == (3 / 13, 3)
+    assert figure.low <= figure.value <= figure.high
+    assert (figure.low, figure.high) == (0.0, 1.0)  # three utterances: all of the worst, or none of it
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:
+    values = np.random.default_rng(1).normal(5.0, 2.0, size=400)
+    figure = estimate(Ratio.of_values(values))
+    assert figure is not None
+    half = 1.96 * values.std() / 20
+    assert figure.value == pytest.approx(values.mean())
+    assert figure.low == pytest.approx(values.mean() - half, abs=0.02)
+    assert figure.high == pytest.approx(values.mean() + half, abs=0.02)
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    figure = estimate(Ratio.of_values(np.array([1.0, np.nan, 3.0])))
+    assert figure is not None
+    assert (figure.value, figure.n) == (2.0, 2)
+    assert estimate(Ratio.of_values(np.array([np.nan]))) is None
+    one, other = Ratio.of_values(np.array([1.0, np.nan, 3.0])), Ratio.of_values(np.array([4.0, 9.0, np.nan]))
+    difference = compare(one, other)
+    assert difference is not None
+    assert (difference.value, difference.n) == (3.0, 1)
+    assert compare(one, Ratio.of_values(np.array([np.nan, 1.0, np.nan]))) is None
+
+
+@pytest.mark.parametrize("words", [np.ones(9), np.array([3.0, 5.0, 4.0, 4.0, 7.0, 2.0, 6.0, 5.0, 3.0])])
+def test_p_is_the_share_of_all_swaps_that_differ_as_much(words: np.ndarray) -> None:
+    random = np.random.default_rng(4)
+    first, second = random.integers(0, 3, 9).astype(float), random.integers(0, 5, 9).astype(float)
+    seen = abs(second.sum() / words.sum() - first.sum() / words.sum())
+    as_large = 0
+    for swaps in itertools.product([False, True], repeat=9):
+        one, other = np.where(swaps, second, first), np.where(swaps, first, second)
+        as_large += abs(other.sum() - one.sum()) / words.sum() >= seen - 1e-12
+    difference = compare(Ratio(first, words), Ratio(second, words))
+    assert difference is not None
+    assert 0.01 < difference.p < 0.9, "the case should not be a plain one"
+    assert difference.p == pytest.approx(as_large / 2**9, abs=0.015)
+
+
+def test_the_difference_is_paired() -> None:
+    random = np.random.default_rng(2)
+    hard = random.normal(0.0, 10.0, 200)  # some sentences are much harder than others, for both alike
+    first, second = Ratio.of_values(hard), Ratio.of_values(hard + random.normal(0.5, 0.3, 200))
+    difference = compare(first, second)
+    assert difference is not None
+    assert 0.4 < difference.low < difference.value < difference.high < 0.6
+    assert difference.p < 0.001
+
+
+def test_chance_is_called_significant_about_one_time_in_twenty() -> None:
+    random = np.random.default_rng(7)
+    ps = [
+        compare(Ratio.of_values(random.normal(size=12)), Ratio.of_values(random.normal(size=12))).p
+        for _ in range(60)
+    ]
+    assert 0 <= sum(p < 0.05 for p in ps) <= 8
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    ratio = Ratio.of_values(np.random.default_rng(3).normal(size=20))
+    assert estimate(ratio, seed=5) == estimate(ratio, seed=5) != estimate(ratio, seed=6)
+    assert compare(ratio, ratio) == compare(ratio, ratio)
+    assert compare(ratio, ratio).p == 1.0

@@ -1,0 +1,420 @@
+"""Each format is told apart by what is in it, and says the same as our own manifest would."""
+
+import json
+from pathlib import Path
+
+import pytest
+from datasets import Audio, Dataset, DatasetDict, Features, Value
+
+from higgs_trainer.errors import ManifestError, UserError
+from higgs_trainer.manifest.formats import FORMATS, open_source
+from higgs_trainer.manifest.rows import check_rows, read_manifest
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """`data/` with files that stand for recordings, each holding its own name."""
+    for name in ("a.wav", "b.wav", "ref.wav", "wavs/LJ-1.wav", "wavs/LJ-2.wav"):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return tmp_path / "data"
+
+
+def write_json_lines(path: Path, *rows: object) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def read(path: Path) -> tuple[str, list[dict[str, object]]]:
+    """The format's name, and the fields of all rows, none of which has a problem."""
+    source = open_source(path)
+    rows = list(source)
+    assert [row.problems for row in rows] == [()] * len(rows)
+    return source.format_name, [row.fields for row in rows if row.fields is not None]
+
+
+def find_problems(path: Path) -> list[tuple[str, int, str]]:
+    """(file, line, what) of every problem."""
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path)
+    return [(problem.file.name, problem.line, problem.what) for problem in caught.value.problems]
+
+
+AB = [{"audio": "a.wav", "text": "one"}, {"audio": "b.wav", "text": 'say "two"'}]
+
+
+def test_our_own(folder: Path) -> None:
+    write_json_lines(folder / "m.jsonl", *AB)
+    assert read(folder / "m.jsonl") == ("JSON lines", AB)
+
+
+TABLES = {
+    "CSV": 'audio,text\na.wav,one\nb.wav,"say ""two"""\n',
+    "CSV without names": 'a.wav,one\nb.wav,"say ""two"""\n',
+    "CSV of Windows": '\ufeffAudio,Text\r\na.wav,one\r\n\r\nb.wav,"say ""two"""\r\n',
+    "TSV": 'path\tsentence\na.wav\tone\nb.wav\tsay "two"\n',
+    "TSV without names": 'a.wav\tone\nb.wav\tsay "two"\n',
+    "bars": 'text|audio\none|a.wav\nsay "two"|b.wav\n',
+    "bars without names": 'a.wav|one\nb.wav|say "two"\n',
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("table", TABLES)
+def test_tables(folder: Path, table: str, encoding: str) -> None:
+    text = TABLES[table] if encoding == "utf-8" else TABLES[table].removeprefix("\ufeff")
+    (folder / "anything").write_text(text, encoding=encoding, newline="")
+    assert read(folder / "anything") == ("table", AB)
+
+
+def test_a_table_with_absolute_paths_and_more_columns(folder: Path) -> None:
+    text = f"audio_file|text|speaker|age\n{folder}/a.wav|one|s|30\n{folder}/b.wav|two||31\n"
+    (folder / "m.txt").write_text(text)
+    source = open_source(folder / "m.txt")
+    first, second = (row.fields for row in source)
+    assert first == {"audio": f"{folder}/a.wav", "text": "one", "speaker": "s"}
+    assert second == {"audio": f"{folder}/b.wav", "text": "two"}
+    assert source.unused == {"age": 2}
+    assert [row.audio for row in read_manifest(folder / "m.txt")] == [folder / "a.wav", folder / "b.wav"]
+
+
+def test_a_text_on_two_lines_of_a_csv(folder: Path) -> None:
+    (folder / "m.csv").write_text('audio,text\na.wav,"[SPEAKER0] one\n[SPEAKER1] two"\nb.wav,\n')
+    assert find_problems(folder / "m.csv") == [("m.csv", 4, "'text' is empty")]
+    (row, _) = open_source(folder / "m.csv")
+    assert (row.line, row.fields["text"]) == (2, "[SPEAKER0] one\n[SPEAKER1] two")
+
+
+BAD_TABLES = {
+    "a comma in a text": ("a.wav,one, two\n", 1, "3 columns where 2 are expected"),
+    "a bar in a text": ("audio|text\na.wav|one|two\n", 2, "3 columns where 2 are expected"),
+    "an open quote": ('audio,text\na.wav,one\nb.wav,"two\n', 3, "not CSV (unexpected end of data)"),
+    "a reward in words": ("audio,text,reward\na.wav,one,good\n", 2, "'reward' is a str, not a number"),
+}
+
+
+@pytest.mark.parametrize(("text", "line", "what"), BAD_TABLES.values(), ids=BAD_TABLES)
+def test_a_bad_line_of_a_table(folder: Path, text: str, line: int, what: str) -> None:
+    (folder / "m.csv").write_text(text)
+    assert find_problems(folder / "m.csv") == [("m.csv", line, what)]
+
+
+def test_lines_that_are_not_utf_8(folder: Path) -> None:
+    for first_line in (b"audio,text", b"audio|text"):
+        (folder / "m.csv").write_bytes(first_line + b"\n" + first_line.replace(b"text", b"\xe9") + b"\n")
+        ((_, line, what),) = find_problems(folder / "m.csv")
+        assert line == 2
+        assert "not UTF-8" in what
+
+
+def test_two_columns_that_would_be_one_field(folder: Path) -> None:
+    (folder / "m.csv").write_text("path,audio,text\na.wav,b.wav,one\n")
+    with pytest.raises(UserError, match=r"m.csv:1: columns path and audio would both be 'audio'"):
+        read_manifest(folder / "m.csv")
+
+
+@pytest.mark.parametrize("place", ["metadata.csv", "."])
+def test_ljspeech(folder: Path, place: str) -> None:
+    (folder / "metadata.csv").write_text('LJ-1|Dr. 1|Doctor "one"\nLJ-2|two\n')
+    assert read(folder / place) == (
+        "LJSpeech",
+        [
+            {"audio": "wavs/LJ-1.wav", "text": 'Doctor "one"'},
+            {"audio": "wavs/LJ-2.wav", "text": "two"},
+        ],
+    )
+    assert len(read_manifest(folder / place)) == 2
+    (folder / "metadata.csv").write_text("LJ-1|one\nLJ-2|two|a|b\nLJ-3|three\n")
+    assert [(line, what[:20]) for _, line, what in find_problems(folder / place)] == [
+        (2, "4 columns where id|t"),
+        (3, "'audio' is missing: "),
+    ]
+
+
+def test_a_folder_of_texts(tmp_path: Path) -> None:
+    for name, words in {"s/b.FLAC": None, "s/b.txt": "two\n", "a.wav": None, "a.txt": "\ufeffone"}.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(words or name, encoding="utf-8")
+    (tmp_path / "._a.wav").touch()
+    assert read(tmp_path) == (
+        "folder of texts",
+        [{"audio": "a.wav", "text": "one"}, {"audio": "s/b.FLAC", "text": "two"}],
+    )
+    assert [row.utterance_id for row in read_manifest(tmp_path)] == ["a-00001", "b-00002"]
+    (tmp_path / "c.wav").touch()
+    (tmp_path / "README.txt").touch()
+    assert find_problems(tmp_path) == [
+        ("c.wav", 0, "it has no text beside it"),
+        ("README.txt", 0, "it has no recording beside it"),
+    ]
+
+
+def sample(name: str, **fields: object) -> dict[str, object]:
+    return {"id": name, "audio_file": f"{name}.wav", "transcript_file": f"{name}.txt", **fields}
+
+
+SPEAKERS = [
+    {"speaker_tag": "[SPEAKER1]", "speaker_id": "t", "ref_audio_file": "ref.wav", "ref_transcript": "three"},
+    {"speaker_tag": "[SPEAKER0]", "speaker_id": "s", "ref_audio_file": "b.wav", "ref_transcript": "two"},
+]
+
+
+def write_samples(folder: Path, *samples: dict[str, object]) -> None:
+    (folder / "a.txt").write_text("one\n")
+    text = json.dumps({"dataset_info": {"total_samples": 9}, "samples": list(samples)}, indent=2)
+    (folder / "metadata.json").write_text(text)
+
+
+@pytest.mark.parametrize("place", ["metadata.json", "."])
+def test_train_higgs_audio(folder: Path, place: str) -> None:
+    zero_shot = {
+        "ref_audio_file": "ref.wav",
+        "ref_transcript": "three",
+        "task_type": "zero_shot_voice_cloning",
+    }
+    write_samples(
+        folder,
+        sample("a", speaker_id="s", scene="quiet_room", task_type="audio_generation", emotion="neutral"),
+        sample("a", language="zh", scene="Rain falls.", **zero_shot),
+        sample("a", ref_speakers=SPEAKERS, task_type="multi_speaker_voice_cloning"),
+    )
+    name, rows = read(folder / place)
+    assert name == "train-higgs-audio"
+    assert rows == [
+        {"audio": "a.wav", "text": "one", "speaker": "s", "scene": "Audio is recorded from quiet room."},
+        {
+            "audio": "a.wav",
+            "text": "one",
+            "language": "zh",
+            "scene": "Rain falls.",
+            "task": "zero_shot_cloning",
+            "ref_audio": "ref.wav",
+            "ref_text": "three",
+        },
+        {
+            "audio": "a.wav",
+            "text": "one",
+            "task": "multi_speaker_cloning",
+            "references": [
+                {"speaker": "s", "audio": "b.wav", "text": "two"},
+                {"speaker": "t", "audio": "ref.wav", "text": "three"},
+            ],
+        },
+    ]
+    tasks = [row.task for row in read_manifest(folder / place)]
+    assert tasks == ["single_speaker", "zero_shot_cloning", "multi_speaker_cloning"]
+    source = open_source(folder / place)
+    list(source)
+    assert source.unused == {"id": 3, "emotion": 1}
+
+
+def test_bad_samples_of_train_higgs_audio(folder: Path) -> None:
+    stand_in = {"ref_audio_file": "ref.wav", "ref_transcript": "This is a voice sample for cloning."}
+    write_samples(
+        folder,
+        sample("a", **stand_in),
+        sample("a", task_type="zero_shot_voice_cloning"),
+        sample("a", task_type="singing"),
+        sample("b"),
+        sample("a", ref_speakers=SPEAKERS[:1]),
+        sample("a") | {"transcript_file": "../outside.txt"},
+        sample("a") | {"transcript_file": "x" * 5000},
+    )
+    (folder.parent / "outside.txt").write_text("secret")
+    found = find_problems(folder)
+    text = (folder / "metadata.json").read_text().splitlines()
+    begins = [number for number, line in enumerate(text, start=1) if line == "    {"]
+    assert [line for _, line, _ in found] == begins
+    for (_, _, what), expected in zip(
+        found,
+        (
+            "a tool wrote",
+            "no 'ref",
+            "unknown task_type 'singing'",
+            "'transcript_file' is missing",
+            "['[SPEAKER1]']",
+            "leaves the folder",
+            "is missing",
+        ),
+        strict=True,
+    ):
+        assert expected in what or "the row's fields make it 'single_speaker'" in what
+
+
+def test_json_that_is_taken_strictly(folder: Path) -> None:
+    write_samples(folder, sample("a"), sample("a", duration=float("nan")))
+    metadata = folder / "metadata.json"
+    metadata.write_text(metadata.read_text().replace('"id": "a",', '"id": "a", "id": "b",', 1))
+    assert [what for _, _, what in find_problems(folder)] == ["'id' is given 2 times", "NaN is not JSON"]
+    metadata.write_text(metadata.read_text()[:-20])
+    with pytest.raises(UserError, match=r"metadata.json:11: not JSON"):
+        read_manifest(folder)
+
+
+def message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+CONVERSATIONS = {
+    "the words beside the recording": ([message("assistant", "<audio>one")], ["a.wav"]),
+    "a transcription": (
+        [message("user", "<audio>What is said?"), message("assistant", "one")],
+        ["a.wav"],
+    ),
+    "speech to be learned": ([message("user", "one"), message("assistant", "<audio>")], ["a.wav"]),
+    "no marks": (
+        [message("system", "Speak."), message("user", "Read."), message("assistant", "one")],
+        ["a.wav"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("messages", "audios"), CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_ms_swift(folder: Path, messages: object, audios: object) -> None:
+    write_json_lines(folder / "m.jsonl", {"messages": messages, "audios": audios, "speaker": "s"})
+    assert read(folder / "m.jsonl") == ("ms-swift", [{"audio": "a.wav", "text": "one", "speaker": "s"}])
+
+
+def test_a_conversation_of_ms_swift(folder: Path) -> None:
+    messages = [message("user", "one"), message("assistant", "<audio>")] * 2
+    write_json_lines(folder / "m.jsonl", {"messages": messages, "audios": ["b.wav", "a.wav"], "tools": []})
+    source = open_source(folder / "m.jsonl")
+    (row,) = source
+    assert row.fields == {"audio": "a.wav", "text": "one", "turns": [{"audio": "b.wav", "text": "one"}]}
+    assert source.unused == {"tools": 1}
+    assert read_manifest(folder / "m.jsonl")[0].task == "several_turns"
+
+
+BAD_CONVERSATIONS = {
+    "no recording": ([message("assistant", "<audio>one")], [], "'audios' is no list of paths"),
+    "a recording too many": (
+        [message("assistant", "<audio>x")],
+        ["a.wav", "b.wav"],
+        "1 <audio> in the messages",
+    ),
+    "from the network": ([message("assistant", "<audio>x")], ["https://x.org/a.wav"], "is no file"),
+    "another kind of message": ([message("tool", "x")], ["a.wav"], "no list of messages"),
+    "two in a turn": ([message("assistant", "<audio><audio>x")], ["a.wav", "b.wav"], "two recordings"),
+    "an answer in writing": (
+        [message("user", "hi"), message("assistant", "ho"), message("assistant", "<audio>x")],
+        ["a.wav"],
+        "an answer without a recording",
+    ),
+    "no answer": ([message("user", "<audio>hi")], ["a.wav"], "a recording without an answer"),
+}
+
+
+@pytest.mark.parametrize(("messages", "audios", "what"), BAD_CONVERSATIONS.values(), ids=BAD_CONVERSATIONS)
+def test_a_conversation_that_cannot_be_read(
+    folder: Path, messages: object, audios: object, what: str
+) -> None:
+    good = {"messages": [message("assistant", "<audio>fine")], "audios": ["b.wav"]}
+    write_json_lines(folder / "m.jsonl", good, {"messages": messages, "audios": audios})
+    ((_, line, found),) = find_problems(folder / "m.jsonl")
+    assert line == 2
+    assert what in found
+
+
+def test_qwen3_tts(folder: Path) -> None:
+    write_json_lines(
+        folder / "m.jsonl",
+        {"audio": "./a.wav", "text": "one", "ref_audio": "./b.wav", "audio_codes": [[1]]},
+        {"audio": "b.wav", "text": "two", "ref_audio": "./ref.wav"},
+    )
+    ((_, line, what),) = find_problems(folder / "m.jsonl")
+    assert (line, what) == (2, "'ref_audio' without 'ref_text': nobody says what is said in ./ref.wav")
+    (folder / "ref.txt").write_text("three")
+    name, rows = read(folder / "m.jsonl")
+    assert name == "Qwen3-TTS"
+    assert [row["ref_text"] for row in rows] == ["two", "three"]
+    assert [row.task for row in read_manifest(folder / "m.jsonl")] == ["zero_shot_cloning"] * 2
+
+
+@pytest.fixture
+def dataset(folder: Path) -> Dataset:
+    """Two recordings, as bytes inside the dataset, under names that other tools use."""
+    cells = [{"path": name, "bytes": (folder / name).read_bytes()} for name in ("a.wav", "b.wav")]
+    columns = {"audio": cells, "sentence": ["one", "two"], "locale": ["en", None], "age": [30, 31]}
+    stored = {"path": Value("string"), "bytes": Value("binary")}
+    features = Features(audio=stored, sentence=Value("string"), locale=Value("string"), age=Value("int32"))
+    return Dataset.from_dict(columns, features=features).cast_column("audio", Audio())
+
+
+def save_splits(dataset: Dataset, path: Path) -> None:
+    DatasetDict(train=dataset, test=dataset.select([0])).save_to_disk(path)
+
+
+@pytest.mark.parametrize("kind", ["saved", "splits:train", "files.parquet", "folder"])
+def test_hugging_face_datasets(folder: Path, dataset: Dataset, kind: str) -> None:
+    dataset.save_to_disk(folder / "saved")
+    save_splits(dataset, folder / "splits")
+    dataset.to_parquet(folder / "files.parquet")
+    dataset.to_parquet(folder / "folder" / "data" / "train-00000.parquet")
+    source = open_source(folder / kind, audio_folder=folder.parent / "stored")
+    rows = list(source)
+    assert source.format_name == "Hugging Face dataset"
+    assert [(row.number, row.fields["text"], row.fields.get("language")) for row in rows] == [
+        (1, "one", "en"),
+        (2, "two", None),
+    ]
+    assert source.unused == {"age": 2}
+    for row, name in zip(rows, ("a", "b"), strict=True):
+        path = Path(row.fields["audio"])
+        assert (path.parent, path.suffix) == (folder.parent / "stored", ".wav")
+        assert path.stem.startswith(f"{name}-")
+        assert path.read_bytes() == (folder / f"{name}.wav").read_bytes()
+    checked = check_rows(source)  # what lies in the dataset lies within its folder, wherever it is written
+    assert [row.problems for row in checked] == [(), ()]
+
+
+def test_a_hugging_face_dataset_that_cannot_be_read(folder: Path, dataset: Dataset) -> None:
+    save_splits(dataset, folder / "splits")
+    with pytest.raises(UserError, match=r"has the splits train, test; name one, as in .*splits:train"):
+        list(open_source(folder / "splits"))
+    dataset.remove_columns("sentence").save_to_disk(folder / "wordless")
+    with pytest.raises(UserError, match="columns audio, locale, age; one must hold recordings"):
+        list(open_source(folder / "wordless"))
+    cells = {"audio": [{"path": None, "bytes": None}], "text": ["one"]}
+    Dataset.from_dict(cells).save_to_disk(folder / "silent")
+    (first,) = open_source(folder / "silent")
+    assert "neither bytes nor a path" in first.problems[0].what
+    dataset.rename_column("audio", "speech").save_to_disk(folder / "renamed")
+    rows = list(open_source(folder / "renamed", audio_folder=folder / "stored"))
+    assert [Path(row.fields["audio"]).read_text() for row in rows] == ["a.wav", "b.wav"]
+    with pytest.raises(UserError, match="no file or folder here, and cannot be opened as a dataset"):
+        list(open_source("nobody/nothing"))  # a hub name; the hub is not reached in tests
+
+
+@pytest.mark.parametrize("place", [".", "metadata"])
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_audio_folders(folder: Path, place: str, ending: str) -> None:
+    if ending == "csv":
+        (folder / "metadata.csv").write_text("file_name,transcription,age\na.wav,one,30\nb.wav,two,31\n")
+    else:
+        rows = [
+            {"file_name": f"{n}.wav", "transcription": t, "age": 3} for n, t in (("a", "one"), ("b", "two"))
+        ]
+        write_json_lines(folder / "metadata.jsonl", *rows)
+    source = open_source(folder if place == "." else folder / f"metadata.{ending}")
+    assert source.format_name == "audio folder"
+    assert [row.fields for row in source] == [
+        {"audio": "a.wav", "text": "one"},
+        {"audio": "b.wav", "text": "two"},
+    ]
+    assert source.unused == {"age": 2}
+    assert len(read_manifest(source.path)) == 2
+
+
+def test_what_is_no_data(folder: Path) -> None:
+    (folder / "notes").write_text("Dear diary")
+    for path in (folder / "notes", folder / "wavs"):
+        with pytest.raises(UserError, match="in no format that is known"):
+            open_source(path)
+    with pytest.raises(UserError, match="No such file"):
+        open_source(folder / "nothing.csv")
+
+
+def test_every_format_has_a_sample_in_the_docs() -> None:
+    docs = (Path(__file__).parents[3] / "docs" / "data_formats.md").read_text()
+    assert [known.name for known in FORMATS if f"## {known.name}" not in docs] == []

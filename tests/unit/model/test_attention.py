@@ -1,0 +1,258 @@
+"""Examples of a pack attend to themselves alone, at the cost of the sum of their squares; what is no pack is "sdpa"."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import HiggsAudioV2ForConditionalGeneration, TrainingArguments
+
+from higgs_trainer.dataset.collator import PackingCollator, PaddingCollator
+from higgs_trainer.dataset.context import Context, SpokenClip
+from higgs_trainer.model.adapters import add_lora
+from higgs_trainer.model.attention import PACKED_SDPA
+from higgs_trainer.model.example_encoding import build_examples
+from higgs_trainer.model.families import HIGGS_AUDIO_V2
+from higgs_trainer.model.loading import Checkpoint
+from higgs_trainer.speech.generate import Sampling, speak
+from higgs_trainer.tensors import check_pack
+from higgs_trainer.training.trainer import HiggsAudioTrainer
+from label_guard import LabelLeakError
+from tiny import NUM_CODEBOOKS, draw_codes, make_row, tiny_checkpoint
+
+FRAMES = (5, 23, 2)
+FINDING_PACKS = (PACKED_SDPA, "sdpa", "eager")
+
+
+def build(attn_implementation=PACKED_SDPA, *, lora=False, gradient_checkpointing=False):
+    """A checkpoint with two query heads to a key, whose adapters are not at zero."""
+    tiny = tiny_checkpoint()
+    tiny.model.config.num_key_value_heads = 1
+    torch.manual_seed(0)
+    model = HiggsAudioV2ForConditionalGeneration(tiny.model.config)
+    model.set_attn_implementation(attn_implementation)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    checkpoint = Checkpoint("tiny", model, tiny.tokenizer)
+    if lora:
+        checkpoint = Checkpoint(
+            "tiny",
+            add_lora(model, HIGGS_AUDIO_V2, r=3, lora_alpha=5, target_modules="all_linear"),
+            tiny.tokenizer,
+        )
+        torch.manual_seed(1)
+        for name, parameter in checkpoint.model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    return checkpoint
+
+
+def encode(checkpoint, *, changed=None, ref_frames=0):
+    """The examples of ``FRAMES``; the one at ``changed`` with other codes."""
+    rows = [make_row(seed, num_frames=frames, ref_frames=ref_frames) for seed, frames in enumerate(FRAMES)]
+    if changed is not None:
+        rows[changed]["codes"] = draw_codes(FRAMES[changed], seed=77).flatten().numpy()
+    dataset = build_examples(rows, checkpoint.tokenizer, checkpoint.stream_ids)
+    return [dataset[i] for i in range(len(rows))]
+
+
+def model_inputs(examples):
+    return HIGGS_AUDIO_V2.contract.split(PackingCollator(NUM_CODEBOOKS)(examples)).model_inputs
+
+
+def logits_of_examples(checkpoint, examples):
+    """The kept logits of a pack, cut into those of each example."""
+    logits = checkpoint.model(**model_inputs(examples)).logits
+    return logits.split([int(example.keep_T.sum()) for example in examples])
+
+
+VARIANTS = [
+    {"attn_implementation": name, "lora": lora, "gradient_checkpointing": checkpointing}
+    for name in FINDING_PACKS
+    for lora, checkpointing in [(False, False), (True, True)]
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_each_example_is_as_if_it_were_alone(variant):
+    checkpoint = build(**variant)
+    checkpoint.model.train()
+    examples = encode(checkpoint, ref_frames=4)
+    for example, packed in zip(examples, logits_of_examples(checkpoint, examples), strict=True):
+        (alone,) = logits_of_examples(checkpoint, [example])
+        assert (packed - alone).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_changing_one_example_moves_no_others_logits_and_no_gradient_crosses(variant):
+    checkpoint = build(**variant)
+    checkpoint.model.train()
+    before = logits_of_examples(checkpoint, encode(checkpoint))
+    after = logits_of_examples(checkpoint, encode(checkpoint, changed=1))
+    assert (before[0] - after[0]).abs().max() <= 1e-6
+    assert (before[2] - after[2]).abs().max() <= 1e-6
+    assert (before[1] - after[1]).abs().max() > 1e-3
+
+    entering = []
+    first_layer = next(m for name, m in checkpoint.model.named_modules() if name.endswith("layers.0"))
+
+    def keep_gradient(_, args):
+        entering.append(args[0].requires_grad_())
+        entering[0].retain_grad()
+
+    first_layer.register_forward_pre_hook(keep_gradient)
+    examples = encode(checkpoint)
+    logits_of_examples(checkpoint, examples)[1].sum().backward()
+    gradients = entering[0].grad[0].split([len(example.input_ids) for example in examples])
+    assert not gradients[0].any()
+    assert not gradients[2].any()
+    assert gradients[1].any()
+
+
+@pytest.mark.parametrize("beside", [{"attention_mask": 1}, {"use_cache": True}])
+def test_what_would_hide_a_pack_raises_in_the_attention_function(beside):
+    checkpoint = build()
+    inputs = model_inputs(encode(checkpoint))
+    if "attention_mask" in beside:
+        beside = {"attention_mask": torch.ones_like(inputs["input_ids"])}
+    with pytest.raises(ValueError, match="would attend to each other"):
+        checkpoint.model(**inputs, **beside)
+
+
+@pytest.mark.parametrize("attn_implementation", FINDING_PACKS)
+def test_what_would_hide_a_pack_raises_in_the_trainer(attn_implementation, tmp_path):
+    """Also where transformers' own attention would let the examples see each other without a word."""
+    checkpoint = build(attn_implementation)
+    trainer = HiggsAudioTrainer(
+        model=checkpoint.model,
+        args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none"),
+        data_collator=PackingCollator(NUM_CODEBOOKS),
+        family=HIGGS_AUDIO_V2,
+    )
+    batch = trainer.data_collator(encode(checkpoint))
+    with pytest.raises(ValueError, match="attention_mask beside position_ids"):
+        trainer.training_step(trainer.model, {**batch, "attention_mask": torch.ones_like(batch["input_ids"])})
+    with pytest.raises(LabelLeakError, match="use_cache"):
+        trainer.training_step(trainer.model, {**batch, "use_cache": True})
+
+
+def test_the_batch_check_tells_a_pack_from_left_padding():
+    packed = {"position_ids": torch.tensor([[0, 1, 2, 0, 1]])}
+    check_pack(packed)
+    for beside in ({"attention_mask": torch.ones(1, 5)}, {"use_cache": True}):
+        with pytest.raises(ValueError, match="leave"):
+            check_pack(packed | beside)
+    left_padded = {
+        "position_ids": torch.tensor([[1, 1, 0, 1, 2]]),
+        "attention_mask": torch.tensor([[0, 0, 1, 1, 1]]),
+    }
+    check_pack(left_padded)
+
+
+def pad(checkpoint, examples, *, left):
+    """A padded batch for the bare model: every position's logits, and which positions are real (B, T)."""
+    collate = PaddingCollator(checkpoint.model.config.pad_token_id, checkpoint.stream_ids.end, NUM_CODEBOOKS)
+    inputs = HIGGS_AUDIO_V2.contract.split(collate(examples)).model_inputs
+    del inputs["logits_to_keep"]
+    lengths = [len(example.input_ids) for example in examples]
+    T = max(lengths)
+    real_BT = torch.stack([torch.arange(T) < length for length in lengths])
+    if left:
+        real_BT = real_BT.flip(1)
+        shifts = [T - length for length in lengths]
+        inputs["input_ids"] = torch.stack(
+            [row.roll(by) for row, by in zip(inputs["input_ids"], shifts, strict=True)]
+        )
+    return inputs, real_BT
+
+
+@pytest.mark.parametrize(("left", "with_positions"), [(False, False), (True, False), (True, True)])
+def test_padded_batches_are_as_with_sdpa(left, with_positions):
+    logits = []
+    for attn_implementation in (PACKED_SDPA, "sdpa"):
+        checkpoint = build(attn_implementation)
+        inputs, real_BT = pad(checkpoint, encode(checkpoint), left=left)
+        inputs["attention_mask"] = real_BT.long()
+        if with_positions:  # as transformers' generate makes them
+            inputs["position_ids"] = (real_BT.long().cumsum(1) - 1).masked_fill(~real_BT, 1)
+        logits.append(checkpoint.model(**inputs).logits[real_BT])
+    assert torch.equal(*logits)
+    if with_positions or not left:
+        checkpoint = build()
+        alone = [
+            checkpoint.model(**pad(checkpoint, [e], left=False)[0]).logits[0] for e in encode(checkpoint)
+        ]
+        assert (logits[0] - torch.cat(alone)).abs().max() <= 1e-6
+
+
+def test_generation_is_as_with_sdpa():
+    """Prompts of different lengths, so left-padded, with a reference and a cache."""
+    clips = [
+        speak(
+            build(attn_implementation),
+            ["one two three", "nine"],
+            context=Context(references=(SpokenClip("nine", draw_codes(7, seed=1)),)),
+            sampling=Sampling(greedy=True, max_seconds=0.5),
+        )
+        for attn_implementation in (PACKED_SDPA, "sdpa")
+    ]
+    for packed, plain in zip(*clips, strict=True):
+        assert torch.equal(packed.codes_FK, plain.codes_FK)
+
+
+class WatchSizes(TorchDispatchMode):
+    """Queries of each attention call, and the largest tensor that was made."""
+
+    def __init__(self):
+        super().__init__()
+        self.query_lengths = []
+        self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "attention" in func.__name__ and "backward" not in func.__name__:
+            self.query_lengths.append(args[0].shape[2])
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.largest = max(self.largest, made.numel())
+        return made
+
+
+def test_the_cost_is_the_sum_of_squares_and_no_dense_mask_is_made():
+    checkpoint = build()
+    dataset = build_examples(
+        [make_row(seed, num_frames=3) for seed in range(60)], checkpoint.tokenizer, checkpoint.stream_ids
+    )
+    examples = [dataset[i] for i in range(60)]
+    lengths = [len(example.input_ids) for example in examples]
+    inputs = model_inputs(examples)
+    largest = {}
+    for attn_implementation in (PACKED_SDPA, "sdpa"):
+        checkpoint.model.set_attn_implementation(attn_implementation)
+        with WatchSizes() as watch:
+            checkpoint.model(**inputs)
+        largest[attn_implementation] = watch.largest
+        if attn_implementation == PACKED_SDPA:
+            assert watch.query_lengths == lengths * checkpoint.model.config.num_hidden_layers
+    assert largest["sdpa"] >= sum(lengths) ** 2 > largest[PACKED_SDPA]
+
+
+@pytest.mark.parametrize("collator", ["packed", "padded"])
+def test_logits_are_made_where_a_target_is_and_nowhere_else(collator, tmp_path):
+    checkpoint = build(lora=True)
+    collate = {
+        "packed": PackingCollator(NUM_CODEBOOKS),
+        "padded": PaddingCollator(
+            checkpoint.model.config.pad_token_id, checkpoint.stream_ids.end, NUM_CODEBOOKS
+        ),
+    }[collator]
+    trainer = HiggsAudioTrainer(
+        model=checkpoint.model,
+        args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none"),
+        data_collator=collate,
+        family=HIGGS_AUDIO_V2,
+    )
+    head = checkpoint.model.get_base_model().audio_lm_head
+    shapes = []
+    head.register_forward_hook(lambda module, args, output: shapes.append(tuple(args[0].shape)))
+    examples = encode(checkpoint, ref_frames=6)
+    trainer.training_step(trainer.model, collate(examples))
+    supervised_columns = sum(frames + NUM_CODEBOOKS for frames in FRAMES)
+    assert shapes == [(supervised_columns, checkpoint.model.config.hidden_size)]

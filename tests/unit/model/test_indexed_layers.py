@@ -1,0 +1,212 @@
+"""The layers that training on a CPU takes: transformers' numbers under transformers' names."""
+
+import copy
+
+import pytest
+import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.higgs_audio_v2.modeling_higgs_audio_v2 import HiggsAudioV2DecoderLayer
+
+from higgs_trainer.dataset.collator import PackingCollator, PaddingCollator
+from higgs_trainer.model.adapters import add_lora
+from higgs_trainer.model.attention import PACKED_SDPA, attend_by_example
+from higgs_trainer.model.example_encoding import build_examples
+from higgs_trainer.model.families import HIGGS_AUDIO_V2
+from higgs_trainer.model.indexed_layers import IndexedDecoderLayer, TurningAttention, index_layers
+from higgs_trainer.model.loading import Checkpoint
+from higgs_trainer.speech.generate import speak
+from higgs_trainer.speech.sampling import Sampling
+from tiny import NUM_CODEBOOKS, make_row, talkative_checkpoint, tiny_checkpoint
+
+FRAMES = (5, 23, 2)
+EXACT = 1e-6  # in float64, but transformers' norms go through float32
+
+
+def build_pair(*, dtype=torch.float64, lora=False, **adapter):
+    """transformers' model, and the same with our layers; weights and adapters at random."""
+    checkpoint = tiny_checkpoint()
+    torch.manual_seed(1)
+    for parameter in checkpoint.model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    model = checkpoint.model.to(dtype).train()
+    model.set_attn_implementation(PACKED_SDPA)
+    if lora:
+        model = add_lora(model, HIGGS_AUDIO_V2, r=3, lora_alpha=5, target_modules="all_linear", **adapter)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    indexed = copy.deepcopy(model)
+    index_layers(indexed)
+    return checkpoint, model, indexed
+
+
+def make_batch(checkpoint, kind):
+    rows = [make_row(seed, num_frames=frames, ref_frames=3) for seed, frames in enumerate(FRAMES)]
+    examples = build_examples(rows, checkpoint.tokenizer, checkpoint.stream_ids)
+    ids = checkpoint.stream_ids
+    if kind == "packed":
+        collate, given = PackingCollator(NUM_CODEBOOKS), [tuple(examples[i] for i in range(len(rows)))]
+    else:
+        collate = PaddingCollator(checkpoint.model.config.pad_token_id, ids.end, NUM_CODEBOOKS)
+        given = [examples[i] for i in range(len(rows))]
+    return HIGGS_AUDIO_V2.contract.split(collate(given)).model_inputs
+
+
+def run(model, inputs):
+    """The logits, and every gradient of a loss that weighs each logit otherwise."""
+    model.zero_grad()
+    logits = model(**inputs).logits
+    generator = torch.Generator().manual_seed(2)
+    weights = torch.randn(logits.shape, generator=generator, dtype=torch.float64).to(logits.dtype)
+    (logits * weights).sum().backward()
+    return logits.detach(), {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+
+
+def check_same(theirs, ours, tolerance):
+    logits, gradients = zip(theirs, ours, strict=True)
+    check_near(*logits, tolerance)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        assert gradients[1][name] is not None, name
+        check_near(gradient, gradients[1][name], tolerance)
+
+
+def check_near(expected, found, tolerance):
+    norm = torch.linalg.vector_norm
+    assert norm(found - expected) <= tolerance * norm(expected)
+
+
+@pytest.mark.parametrize("kind", ["packed", "padded"])
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_logits_and_gradients_are_transformers_own(kind, lora, gradient_checkpointing):
+    checkpoint, theirs, ours = build_pair(lora=lora)
+    for ours_alone in (IndexedDecoderLayer, TurningAttention):
+        assert sum(type(module) is ours_alone for module in ours.modules()) == 2
+    if gradient_checkpointing:
+        ours.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    inputs = make_batch(checkpoint, kind)
+    check_same(run(theirs, inputs), run(ours, inputs), EXACT)
+
+
+def test_in_float32_they_are_the_same_to_rounding():
+    checkpoint, theirs, ours = build_pair(dtype=torch.float32)
+    inputs = make_batch(checkpoint, "packed")
+    check_same(run(theirs, inputs), run(ours, inputs), 1e-5)
+
+
+def test_in_bfloat16_they_are_as_near_to_float32_as_transformers_are():
+    checkpoint, theirs, ours = build_pair(dtype=torch.bfloat16)
+    inputs = make_batch(checkpoint, "packed")
+    right, _ = run(copy.deepcopy(theirs).float(), inputs)
+    errors = [torch.linalg.vector_norm(run(model, inputs)[0].float() - right) for model in (theirs, ours)]
+    assert errors[1] < 1.2 * errors[0]
+
+
+def test_under_autocast_the_residual_stream_stays_as_wide_as_transformers_keeps_it():
+    checkpoint, theirs, ours = build_pair(dtype=torch.float32)
+    inputs = make_batch(checkpoint, "packed")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden = [model.model(**_without_head(inputs)).last_hidden_state for model in (theirs, ours)]
+    assert hidden[0].dtype == hidden[1].dtype == torch.float32
+    right = theirs.model(**_without_head(inputs)).last_hidden_state
+    errors = [torch.linalg.vector_norm(found - right) for found in hidden]
+    assert errors[1] < 1.2 * errors[0]
+
+
+def test_gradients_under_autocast_are_as_near_to_float32_as_transformers_are():
+    checkpoint, theirs, ours = build_pair(dtype=torch.float32)
+    inputs = make_batch(checkpoint, "packed")
+    _, right = run(theirs, inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = [run(model, inputs)[1] for model in (theirs, ours)]
+    errors = [
+        torch.stack([torch.linalg.vector_norm(gradients[name] - right[name]) for name in right]).norm()
+        for gradients in found
+    ]
+    assert 0 < errors[1] < 1.2 * errors[0]
+
+
+@pytest.mark.parametrize("implementation", ["eager", PACKED_SDPA])
+def test_attention_drops_out_what_transformers_drops_out(implementation):
+    checkpoint, theirs, ours = build_pair()
+    inputs = make_batch(checkpoint, "padded")
+    logits = []
+    for model in (theirs, ours):
+        model.set_attn_implementation(implementation)
+        for layer in model.model.layers:
+            layer.self_attn.attention_dropout = 0.5
+        torch.manual_seed(5)
+        logits.append(model(**inputs).logits)
+    check_near(*logits, EXACT)
+    assert not torch.equal(logits[1], ours.eval()(**inputs).logits)
+
+
+def _without_head(inputs):
+    return {name: value for name, value in inputs.items() if name != "logits_to_keep"}
+
+
+def test_an_attention_function_in_transformers_own_table_is_the_one_that_is_called(monkeypatch):
+    _, theirs, ours = build_pair()
+    calls = []
+
+    def attend(module, *args, **kwargs):
+        calls.append(module.layer_idx)
+        return attend_by_example(module, *args, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, PACKED_SDPA, attend)
+    for model in (theirs, ours):
+        model(input_ids=torch.tensor([[5, 6, 7]]))
+    assert calls == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_sequence_of_text_alone_or_of_columns_alone(share):
+    _, theirs, ours = build_pair()
+    inputs = {"input_ids": torch.randint(5, 200, (2, 7), generator=torch.Generator().manual_seed(3))}
+    layers = [model.model.layers[0] for model in (theirs, ours)]
+    hidden_BTD = torch.randn(2, 7, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    positions = theirs.model.rotary_emb(hidden_BTD, torch.arange(7)[None])
+    mask = torch.full((2, 7), bool(share))
+    outputs = [layer(hidden_BTD.clone(), positions, audio_token_mask=mask) for layer in layers]
+    check_near(*outputs, EXACT)
+    check_near(*(model(**inputs).logits for model in (theirs, ours)), EXACT)
+
+
+def test_speech_is_the_same():
+    checkpoint = talkative_checkpoint()
+    indexed = copy.deepcopy(checkpoint.model)
+    assert index_layers(indexed) == 2
+    spoken = [
+        speak(Checkpoint("tiny", model, checkpoint.tokenizer), ["one two"], sampling=Sampling(max_seconds=1))
+        for model in (checkpoint.model, indexed)
+    ]
+    assert torch.equal(spoken[0][0].codes_FK, spoken[1][0].codes_FK)
+
+
+def test_nobody_else_sees_a_difference():
+    checkpoint, theirs, ours = build_pair()
+    layer = ours.model.layers[0]
+    assert isinstance(layer, HiggsAudioV2DecoderLayer)
+    assert type(layer).__name__ in theirs._no_split_modules  # what FSDP wraps
+    assert list(theirs.state_dict()) == list(ours.state_dict())
+    hidden = [
+        model(**make_batch(checkpoint, "packed"), output_hidden_states=True) for model in (theirs, ours)
+    ]
+    assert len(hidden[0].hidden_states) == len(hidden[1].hidden_states) == 3
+    for model in (theirs, ours):
+        model.set_attn_implementation("eager")
+    weights = [
+        model(**make_batch(checkpoint, "padded"), output_attentions=True).attentions
+        for model in (theirs, ours)
+    ]
+    assert len(weights[0]) == 2
+    for expected, found in zip(*weights, strict=True):
+        check_near(expected, found, EXACT)
+
+
+def test_a_layer_with_norms_of_somebody_elses_stays_transformers_own():
+    checkpoint, theirs, ours = build_pair(lora=True, modules_to_save=["input_layernorm"])
+    assert index_layers(ours) == 0
+    inputs = make_batch(checkpoint, "packed")
+    check_same(run(theirs, inputs), run(ours, inputs), EXACT)

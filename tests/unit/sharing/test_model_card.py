@@ -1,0 +1,78 @@
+"""The model card: a function of what is in a folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from higgs_trainer.cli import main
+from higgs_trainer.errors import UserError
+from higgs_trainer.sharing.model_card import write_model_card
+from hub import find_metadata_problems
+
+
+def write_run(folder: Path, base: str) -> None:
+    (folder / "recipe.yaml").write_text(f"model: {{name_or_path: {base}}}\n")
+    (folder / "adapter_config.json").write_text("{}")
+    scores = {"wer": {"value": 0.12345, "low": 0.1, "high": 0.2}, "similarity": 0.5, "cer": None}
+    sets = [{"name": name, "scores": scores, "clips": [{}, {}]} for name in ("before", "after")]
+    (folder / "evaluation.json").write_text(
+        json.dumps({"schema": "higgs-trainer/evaluation/1", "sets": sets})
+    )
+
+
+def test_a_base_on_the_hub_is_named_with_its_licence_and_scores_become_a_table(tmp_path):
+    write_run(tmp_path, "bosonai/higgs-audio-v2-generation-3B-base")
+    write_model_card(tmp_path, name="me/voice")
+    text = (tmp_path / "README.md").read_text()
+    data = ModelCard(text).data
+    assert data.base_model == "bosonai/higgs-audio-v2-generation-3B-base"
+    assert data.license == "other"
+    assert data.license_link == "https://huggingface.co/bosonai/higgs-audio-v2-generation-3B-base"
+    assert {(one.metric_type, one.metric_value) for one in data.eval_results} == {
+        ("wer", 0.1235),
+        ("similarity", 0.5),
+    }
+    assert "| after |  | 0.500 | 0.123 (0.100 to 0.200) | 2 |" in text
+    assert find_metadata_problems(text) == []
+
+
+def test_a_local_base_lends_its_own_licence(tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Base\n")
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    write_run(run_folder, str(base))
+    write_model_card(run_folder)
+    card = ModelCard.load(run_folder / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert card.data.base_model is None
+    assert str(tmp_path) not in card.content
+
+
+@pytest.mark.parametrize("base", ["", "bosonai/higgs-audio-v2-generation-3B-base"])
+def test_what_a_person_wrote_into_it_is_kept(tmp_path, capsys, base):
+    write_run(tmp_path, base)
+    write_model_card(tmp_path)
+    first = (tmp_path / "README.md").read_text()
+    note = "> They signed on paper in May.\n> The forms are with the studio."
+    edited = first.replace("> *(how and when", f"{note}\n> *(how and when")
+    lines = [line for line in edited.split("\n") if not line.startswith("license")]
+    (tmp_path / "README.md").write_text("\n".join([lines[0], "license: cc-by-4.0", *lines[1:]]))
+    with pytest.raises(SystemExit, match="0"):
+        main(["card", str(tmp_path), "--name", "me/voice"])
+    card = ModelCard.load(tmp_path / "README.md")
+    assert note in card.content
+    assert card.data.license == "cc-by-4.0"
+    assert card.data.license_name is None
+    assert "**Licence:** cc-by-4.0" in card.content
+    assert "# me/voice" in card.content
+    assert card.content.count("says so here") == 1
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"none of recipe\.yaml"):
+        write_model_card(tmp_path)
+    assert not list(Path(tmp_path).iterdir())

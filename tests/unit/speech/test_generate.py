@@ -1,0 +1,115 @@
+"""Generation: that a batch says what single calls say, whatever its prompts; and long texts in parts."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from higgs_trainer.dataset.context import Context, SpokenClip
+from higgs_trainer.model.loading import Checkpoint
+from higgs_trainer.speech.generate import Request, Sampling, speak, speak_requests
+from tiny import NUM_CODEBOOKS, NUM_CODES, draw_codes, talkative_checkpoint, tiny_checkpoint
+
+REFERENCE = SpokenClip("nine", draw_codes(6, 1))
+REQUESTS = [  # prompts of seven lengths: none, one and two clips before the text, a scene, several parts
+    Request("one two three four"),
+    Request("three", seed=5),
+    Request("four five", Context(references=(REFERENCE,)), seed=2),
+    Request("[SPEAKER0] six\n[SPEAKER1] one", Context(references=(REFERENCE, SpokenClip("two", draw_codes(9, 2))))),
+    Request("six", Context(scene="A quiet room.")),
+    Request("one one", Context("A room.", (REFERENCE,), references_in_system=True)),
+    Request("one two three. four five six seven. eight nine zero zero. one.", seed=4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_batch_says_what_single_calls_say(greedy: bool, adapted: bool) -> None:
+    checkpoint = talkative_checkpoint()
+    if adapted:
+        lora = LoraConfig(r=3, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+        model = get_peft_model(checkpoint.model, lora)
+        checkpoint = Checkpoint(checkpoint.folder, model, checkpoint.tokenizer)
+    drawing = {"greedy": True} if greedy else {"temperature": 0.9, "top_k": 9, "top_p": 0.97}
+    sampling = Sampling(max_seconds=0.9, part_seconds=2.0, seed=7, **drawing)
+    alone = [dict(speak_requests(checkpoint, [request], sampling=sampling))[0] for request in REQUESTS]
+    assert alone[-1].num_parts == 3
+    assert len({tuple(clip.codes_FK.flatten().tolist()) for clip in alone}) >= len(REQUESTS) - 1
+    for batch_size in (3, 7):
+        together = dict(speak_requests(checkpoint, REQUESTS, sampling=sampling, batch_size=batch_size))
+        assert sorted(together) == list(range(len(REQUESTS)))
+        for number, clip in together.items():
+            assert torch.equal(clip.codes_FK, alone[number].codes_FK), f"request {number}"
+            assert clip.stopped == alone[number].stopped
+
+
+def test_clips_that_end_early_and_late_share_a_batch() -> None:
+    checkpoint = talkative_checkpoint()
+    sampling = Sampling(temperature=1.5, top_k=0, top_p=1.0, max_seconds=2.0)
+    requests = [Request("one", seed=seed) for seed in range(8)]
+    together = dict(speak_requests(checkpoint, requests, sampling=sampling, batch_size=8))
+    lengths = {len(clip.codes_FK) for clip in together.values()}
+    assert len(lengths) > 3, "the case should have clips of several lengths"
+    assert any(clip.stopped for clip in together.values())
+    for number, request in enumerate(requests):
+        alone = dict(speak_requests(checkpoint, [request], sampling=sampling))[0]
+        assert torch.equal(alone.codes_FK, together[number].codes_FK)
+
+
+def test_texts_come_back_in_their_order_and_are_counted() -> None:
+    counted: list[int] = []
+    texts = ["one two", "three four five", "six"]
+    spoken = speak(
+        tiny_checkpoint(), texts, sampling=Sampling(max_seconds=0.2), batch_size=2, on_done=counted.append
+    )
+    assert [clip.text for clip in spoken] == texts
+    assert counted == [1, 1, 1]
+
+
+def test_a_fine_codebook_that_wants_to_end_does_not_cut_the_clip() -> None:
+    checkpoint = tiny_checkpoint()
+    head = checkpoint.model.audio_lm_head.weight
+    norm = checkpoint.model.model.norm
+    with torch.no_grad():  # every hidden state is the same, and codebook 5 wants nothing but to end
+        norm.weight.zero_()
+        norm.register_forward_hook(lambda module, args, output: torch.ones_like(output))
+        head.zero_()
+        head.reshape(NUM_CODEBOOKS, NUM_CODES + 2, -1)[5, NUM_CODES + 1] = 1.0
+    clip = speak(checkpoint, ["one"], sampling=Sampling(greedy=True, max_seconds=0.4))[0]
+    assert len(clip.codes_FK) >= 10
+    assert not clip.stopped
+
+
+def test_each_part_hears_the_part_before_it_and_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    from higgs_trainer.speech import generate
+
+    heard: list[tuple[str, list[str | None]]] = []
+    encode = generate.encode_prompt
+
+    def note(tokenizer, text, context, **sizes):
+        heard.append((text, [clip.text for clip in context.clips]))
+        return encode(tokenizer, text, context, **sizes)
+
+    monkeypatch.setattr(generate, "encode_prompt", note)
+    checkpoint = talkative_checkpoint()
+    request = Request("one two three. four five six. seven eight nine.", Context(references=(REFERENCE,)))
+    sampling = Sampling(greedy=True, max_seconds=0.4, part_seconds=1.0)
+    ((_, clip),) = speak_requests(checkpoint, [request], sampling=sampling)
+    assert heard == [
+        ("one two three.", ["nine"]),
+        ("four five six.", ["nine", "one two three."]),
+        ("seven eight nine.", ["nine", "four five six."]),
+    ]
+    assert (clip.num_parts, clip.text) == (3, request.text)
+    assert len(clip.codes_FK) > 20
+
+
+def test_a_part_in_which_nothing_was_said_is_no_context() -> None:
+    checkpoint = tiny_checkpoint()
+    norm, head = checkpoint.model.model.norm, checkpoint.model.audio_lm_head.weight
+    with torch.no_grad():  # the first codebook wants nothing but to end
+        norm.weight.zero_()
+        norm.register_forward_hook(lambda module, args, output: torch.ones_like(output))
+        head.zero_()
+        head.reshape(NUM_CODEBOOKS, NUM_CODES + 2, -1)[0, NUM_CODES + 1] = 1.0
+    clip = speak(checkpoint, ["one. two."], sampling=Sampling(greedy=True, part_seconds=0.3))[0]
+    assert (len(clip.codes_FK), clip.num_parts, clip.stopped) == (0, 2, True)

@@ -1,0 +1,64 @@
+"""Beside a run's samples stand the reference and the data's own recordings of the same words."""
+
+import json
+
+import torch
+from datasets import Dataset
+
+from higgs_trainer.audio.files import read_audio
+from higgs_trainer.dataset.prepared import PreparedRows
+from higgs_trainer.speech.real_recordings import Recording, decode_row, find_rows, write_recordings
+from run_folders import tone
+from tiny import NUM_CODEBOOKS, draw_codes, make_row
+
+
+class LoudCodec:
+    """Every code is a sample: what is decoded is known."""
+
+    num_codebooks = NUM_CODEBOOKS
+
+    def decode(self, codes_FK):
+        return codes_FK.reshape(-1).float().repeat_interleave(100) / 20
+
+
+def read_index(folder):
+    return [json.loads(line) for line in (folder / "_recordings" / "index.jsonl").read_text().splitlines()]
+
+
+def hear(folder, line):
+    return read_audio(folder / "_recordings" / line["audio"])
+
+
+def test_the_first_row_with_the_words_is_found_and_the_preferred_set_comes_first():
+    held_out = [make_row(1, text="one"), make_row(2, text="two", num_frames=7), make_row(3, text="two")]
+    train = [make_row(4, text="two"), make_row(5, text="three", num_frames=9)]
+    found = find_rows(["three", "two", "nobody said this", "two"], [held_out, train])
+    assert [row["utterance_id"] for row in found] == ["clip-5", "clip-2"]
+
+
+def test_a_dataset_on_disk_is_searched_by_its_texts():
+    rows = [make_row(seed, text=text) for seed, text in ((1, "one"), (2, "two"))]
+    dataset = Dataset.from_list([{"text": row["text"], "codes": row["codes"]} for row in rows])
+    assert [row["text"] for row in find_rows(["two"], [PreparedRows(dataset)])] == ["two"]
+
+
+def test_a_row_is_heard_as_its_codes_after_the_references_of_its_prompt(tmp_path):
+    row = make_row(2, text="two", num_frames=7, ref_frames=9)
+    write_recordings(tmp_path, decode_row(row, LoudCodec(), with_references=True))
+    lines = read_index(tmp_path)
+    assert [(line["sentence"], line["kind"], line["text"]) for line in lines] == [
+        ("two", "reference", "nine nine"),
+        ("two", "recording", "two"),
+    ]
+    for line, codes_FK in zip(lines, (draw_codes(9, 1002), draw_codes(7, 2)), strict=True):
+        torch.testing.assert_close(hear(tmp_path, line), LoudCodec().decode(codes_FK), atol=1e-4, rtol=0)
+    (alone,) = decode_row(row, LoudCodec(), with_references=False)
+    assert alone.kind == "recording"
+
+
+def test_what_an_earlier_run_left_is_gone(tmp_path):
+    write_recordings(tmp_path, [Recording("one", "reference", "said there", tone())])
+    assert read_index(tmp_path)[0]["text"] == "said there"
+    torch.testing.assert_close(hear(tmp_path, read_index(tmp_path)[0]), tone(), atol=1e-4, rtol=0)
+    write_recordings(tmp_path, [])
+    assert [path.name for path in (tmp_path / "_recordings").iterdir()] == ["index.jsonl"]

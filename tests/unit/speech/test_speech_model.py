@@ -1,0 +1,153 @@
+"""A folder of a model -> a speaker -> sound: the three lines, whose voice it is, and what a job leaves that dies."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+
+from higgs_trainer.audio.files import read_audio, write_audio
+from higgs_trainer.dataset.context import Context, SpokenClip
+from higgs_trainer.errors import UserError
+from higgs_trainer.manifest.script import ScriptLine, Voice
+from higgs_trainer.manifest.utterance import Clip
+from higgs_trainer.model.loading import load_trained
+from higgs_trainer.speech import speaker as speaker_module
+from higgs_trainer.speech.clip_folder import ClipFolder, Spoken, check_is_empty, write_spoken
+from higgs_trainer.speech.generate import Request, speak
+from higgs_trainer.speech.sampling import Sampling
+from higgs_trainer.speech.speech_model import Speaker, load_speaker, speak_into_folder
+from tiny import NUM_CODEBOOKS, ToneCodec, draw_codes, talkative_checkpoint, tiny_checkpoint
+
+
+def make_speaker(**settings: object) -> Speaker:
+    return Speaker(
+        talkative_checkpoint(), ToneCodec(), sampling=Sampling(temperature=3.0, max_seconds=0.8), **settings
+    )
+
+
+def read_index(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "index.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("kind", ["base", "adapter", "merged"])
+def test_three_lines_speak_a_base_model_an_adapter_and_a_merged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    checkpoint = tiny_checkpoint()
+    checkpoint.model.save_pretrained(tmp_path / "base")
+    checkpoint.tokenizer.save_pretrained(tmp_path / "base")
+    folder = tmp_path / "base"
+    if kind != "base":
+        lora = LoraConfig(r=3, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+        model = get_peft_model(load_trained(tmp_path / "base").model, lora)
+        folder = tmp_path / kind
+        if kind == "merged":
+            model = model.merge_and_unload()
+            checkpoint.tokenizer.save_pretrained(folder)
+        model.save_pretrained(folder)
+    monkeypatch.setattr(speaker_module, "load_codec_of", lambda checkpoint, name: ToneCodec())
+
+    speaker = load_speaker(folder, sampling=Sampling(temperature=2.0, max_seconds=0.4))
+    speech = speaker.say("one two", seed=3)
+    speech.write(tmp_path / "hello.wav")
+
+    assert len(read_audio(tmp_path / "hello.wav")) == max(len(speech.waveform_S), 2400)
+    expected = speak(
+        load_trained(folder), ["one two"], sampling=Sampling(temperature=2.0, max_seconds=0.4, seed=3)
+    )[0]
+    codes_FK = expected.codes_FK
+    assert torch.equal(
+        speech.waveform_S, ToneCodec().decode(codes_FK) if len(codes_FK) else torch.zeros(2400)
+    )
+    assert speech.stopped == expected.stopped
+
+
+def test_an_unknown_device_is_named(tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint()
+    checkpoint.model.save_pretrained(tmp_path)
+    checkpoint.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="'warp'"):
+        load_speaker(tmp_path, device="warp")
+
+
+def test_a_lines_own_voice_comes_before_the_speakers(tmp_path: Path) -> None:
+    for name, seconds in (("a", 0.2), ("b", 0.4)):
+        write_audio(tmp_path / f"{name}.wav", torch.zeros(int(24_000 * seconds)))
+    a, b = Clip(tmp_path / "a.wav", "aa"), Clip(tmp_path / "b.wav", "bb")
+    speaker = make_speaker(voice=Voice("A room.", (a,), references_in_system=True), language="de")
+    plain = speaker.build_request(ScriptLine("one"))
+    assert plain.context == Context(
+        "A room.", (SpokenClip("aa", plain.context.references[0].codes_FK),), references_in_system=True
+    )
+    assert plain.context.references[0].codes_FK.shape == (5, NUM_CODEBOOKS)
+    assert (plain.seed, plain.language) == (None, "de")
+    own = speaker.build_request(ScriptLine("two", Voice("Elsewhere.", (b, a)), seed=4))
+    assert [clip.text for clip in own.context.references] == ["bb", "aa"]
+    assert (own.context.scene, own.context.references_in_system, own.seed) == ("Elsewhere.", False, 4)
+    assert own.context.references[1].codes_FK is plain.context.references[0].codes_FK  # encoded once
+
+
+def test_a_folder_holds_what_was_said_in_the_order_of_the_script(tmp_path: Path) -> None:
+    speaker = make_speaker()
+    script = [Request("one"), Request("one two three four", seed=2), Request("six seven", seed=3)]
+    heard = {}
+    done = speak_into_folder(
+        speaker, script, tmp_path / "out", batch_size=2, on_clip=lambda number, clip, w: heard.update({number: w})
+    )  # fmt: skip
+    rows = read_index(tmp_path / "out")
+    assert [row["text"] for row in rows] == [line.text for line in script]
+    assert [row["audio"] for row in rows] == ["0000.wav", "0001.wav", "0002.wav"]
+    assert [row["seed"] for row in rows] == [0, 2, 3]
+    for number, row in enumerate(rows):
+        assert len(read_audio(tmp_path / "out" / row["audio"])) == len(heard[number])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "0000.wav", "0001.wav", "0002.wav", "index.jsonl"
+    ]  # fmt: skip
+    assert done.num_clips == 3
+    assert list(done.at_limit) == [row["audio"] for row in rows if not row["stopped"]]
+    assert 0 < len(done.at_limit) < 3, "the case should have clips that stop, and some that do not"
+    assert done.audio_seconds == pytest.approx(sum(row["seconds"] for row in rows))
+
+
+def test_a_job_that_dies_leaves_whole_clips_and_their_lines(tmp_path: Path) -> None:
+    def die_at_the_third(number: int, clip: Spoken, waveform_S: Tensor) -> None:
+        if len(list((tmp_path / "out").glob("*.wav"))) == 3:
+            raise KeyboardInterrupt
+
+    script = [Request("one two three"), Request("one"), Request("four five"), Request("four")]
+    with pytest.raises(KeyboardInterrupt):
+        speak_into_folder(make_speaker(), script, tmp_path / "out", batch_size=1, on_clip=die_at_the_third)
+    rows = read_index(tmp_path / "out")
+    assert [row["text"] for row in rows] == ["one two three", "four five", "four"]  # the longest first
+    for row in rows:
+        assert len(read_audio(tmp_path / "out" / row["audio"])) / 24_000 == max(row["seconds"], 0.1)
+    assert not list((tmp_path / "out").glob("*unfinished*"))
+
+
+def test_a_clip_in_which_nothing_was_said_is_a_moment_of_silence(tmp_path: Path) -> None:
+    spoken = [Spoken("one", draw_codes(5, 1), True), Spoken("two", draw_codes(0, 2), False, num_parts=2)]
+    waveforms = write_spoken(spoken, ToneCodec(), tmp_path / "out")
+    rows = read_index(tmp_path / "out")
+    assert [(row["text"], row["seconds"], row["stopped"], row["parts"]) for row in rows] == [
+        ("one", 0.2, True, 1),
+        ("two", 0.0, False, 2),
+    ]
+    assert [len(waveform_S) for waveform_S in waveforms] == [4800, 2400]
+
+
+def test_clips_are_not_written_among_other_files(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(UserError, match="not empty"):
+        speak_into_folder(make_speaker(), [Request("one")], tmp_path)
+    with pytest.raises(UserError, match="not empty"):
+        check_is_empty(tmp_path / "mine.txt")
+
+
+def test_an_index_of_an_earlier_try_is_not_added_to(tmp_path: Path) -> None:
+    (tmp_path / "index.jsonl").write_text("{}\n")
+    with ClipFolder(tmp_path, ToneCodec()) as folder:
+        folder.write(0, Spoken("one", draw_codes(5, 1), True))
+    assert len(read_index(tmp_path)) == 1

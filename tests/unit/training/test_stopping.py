@@ -1,0 +1,136 @@
+"""A gradient that is not finite stops the run in time, by name; the metrics file has each step once."""
+
+import json
+
+import pytest
+import torch
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from higgs_trainer.dataset.collator import PaddingCollator
+from higgs_trainer.errors import LossError, Terminated
+from higgs_trainer.model.example_encoding import build_examples
+from higgs_trainer.model.families import family_of
+from higgs_trainer.training.callbacks import MetricsFile
+from higgs_trainer.training.stopping import EndWhenAsked
+from higgs_trainer.training.trainer import HiggsAudioTrainer
+from tiny import NUM_CODEBOOKS, make_row, tiny_checkpoint
+
+
+class PoisonedTrainer(HiggsAudioTrainer):
+    """The loss of one clip has a finite value and a gradient that is not a number."""
+
+    def compute_guarded_loss(self, model, model_inputs, targets, metadata, num_items_in_batch):
+        loss, outputs = super().compute_guarded_loss(
+            model, model_inputs, targets, metadata, num_items_in_batch
+        )
+        if "clip-4" in metadata["utterance_ids"]:
+            loss = loss + (0.0 * next(model.parameters())).sum().sqrt()
+        return loss, outputs
+
+
+def build_trainer(output_dir, *, trainer_class=HiggsAudioTrainer, **arguments):
+    checkpoint = tiny_checkpoint()
+    defaults = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no"}
+    defaults |= {
+        "per_device_train_batch_size": 1,
+        "logging_steps": 1,
+        "train_sampling_strategy": "sequential",
+    }
+    return trainer_class(
+        model=checkpoint.model,
+        args=TrainingArguments(output_dir=str(output_dir), **(defaults | arguments)),
+        train_dataset=build_examples(
+            [make_row(seed) for seed in range(6)], checkpoint.tokenizer, checkpoint.stream_ids
+        ),
+        data_collator=PaddingCollator(
+            checkpoint.model.config.pad_token_id, checkpoint.stream_ids.end, NUM_CODEBOOKS
+        ),
+        family=family_of(checkpoint.model),
+    )
+
+
+@pytest.mark.parametrize("max_grad_norm", [1.0, 0.0])
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_optimizer_moves(tmp_path, max_grad_norm):
+    trainer = build_trainer(
+        tmp_path, trainer_class=PoisonedTrainer, gradient_accumulation_steps=2, max_grad_norm=max_grad_norm
+    )
+    at_step_end = []
+    trainer.create_optimizer()
+    trainer.optimizer.register_step_post_hook(
+        lambda *_: at_step_end.append([p.detach().clone() for p in trainer.model.parameters()])
+    )
+    # The steps are (0, 1), (2, 3), (4, 5).
+    with pytest.raises(LossError, match=r"norm is nan at step 2, .* utterances clip-4, clip-5$"):
+        trainer.train()
+    assert len(at_step_end) == 2
+    for now, then in zip(trainer.model.parameters(), at_step_end[-1], strict=True):
+        assert torch.equal(now, then)
+
+
+def test_the_norm_that_clipping_computes_is_not_computed_again(tmp_path, monkeypatch):
+    asked = []
+    total_norm = torch.nn.utils.get_total_norm
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", lambda *args: asked.append(1) or total_norm(*args))
+    for max_grad_norm, times in ((1.0, 0), (0.0, 2)):
+        trainer = build_trainer(tmp_path, max_grad_norm=max_grad_norm, max_steps=2)
+        trainer.train()
+        assert len(asked) == times
+        assert trainer.finite_gradients.norm is None  # a step's norm is not taken for the next one's
+
+
+def callback_state(step, *, epoch=0.5):
+    state = TrainerState(max_steps=10)
+    state.global_step, state.epoch = step, epoch
+    return None, state, TrainerControl()
+
+
+def test_a_resumed_runs_metrics_have_each_step_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsFile(path)
+    first.on_train_begin(*callback_state(0))
+    for step in (1, 2, 3):
+        first.on_log(*callback_state(step), logs={"loss": float(step)})
+    with path.open("a") as file:
+        file.write('{"step": 4, "lo')  # killed while it wrote
+    resumed = MetricsFile(path)
+    resumed.on_train_begin(*callback_state(2))
+    resumed.on_log(*callback_state(3), logs={"loss": 3.5})
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": 3.5}]
+
+
+def test_a_new_runs_metrics_are_its_own(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 1.0}\n')
+    MetricsFile(path).on_train_begin(*callback_state(0))
+    assert path.read_text() == ""
+
+
+def test_a_run_that_is_asked_to_end_finishes_the_step_or_the_epoch(tmp_path):
+    ending = EndWhenAsked(build_trainer(tmp_path).accelerator, "go on")
+    middle = callback_state(3)
+    ending.on_step_end(*middle)
+    ending.on_save(*middle)
+    assert not middle[2].should_save
+    ending.is_asked = True
+    ending.on_step_end(*middle)
+    assert middle[2].should_save
+    with pytest.raises(Terminated, match=r"after step 3; saved\. go on"):
+        ending.on_save(*middle)
+
+    ending.on_epoch_begin(*middle)
+    last = callback_state(4, epoch=1.0)
+    ending.on_step_end(*last)
+    ending.on_save(*last)  # a save that was due anyway: the epoch's own evaluation is still to come
+    assert not last[2].should_save
+    ending.on_epoch_end(*last)
+    assert last[2].should_save
+    with pytest.raises(Terminated, match="after step 4"):
+        ending.on_save(*last)
+
+
+def test_what_comes_before_the_first_step_does_not_count_for_the_speed(tmp_path):
+    trainer = build_trainer(tmp_path, max_steps=1)
+    trainer.training_totals.leave_out(-1000.0)  # as if the clock had run for so long already
+    trainer.train()
+    assert trainer.state.log_history[0]["tokens_per_second"] > 1.0  # a few dozen tokens

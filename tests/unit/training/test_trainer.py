@@ -1,0 +1,244 @@
+"""HiggsAudioTrainer on tiny models: the loss learns the right thing, the same under any batching, and stops."""
+
+import math
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from higgs_trainer.dataset.collator import PaddingCollator
+from higgs_trainer.dataset.context import Context, SpokenClip
+from higgs_trainer.errors import LossError
+from higgs_trainer.model.example_encoding import build_examples
+from higgs_trainer.model.families import family_of
+from higgs_trainer.speech.generate import Sampling, speak
+from higgs_trainer.training.losses import LossWeights
+from higgs_trainer.training.trainer import HiggsAudioTrainer
+from tiny import NUM_CODEBOOKS, NUM_CODES, draw_codes, make_row, talkative_checkpoint, tiny_checkpoint
+
+
+def collator_of(checkpoint):
+    return PaddingCollator(
+        pad_token_id=checkpoint.model.config.pad_token_id,
+        end_id=checkpoint.stream_ids.end,
+        num_codebooks=NUM_CODEBOOKS,
+    )
+
+
+def build_trainer(checkpoint, rows, output_dir, *, eval_rows=None, weights=LossWeights(), **arguments):
+    ids = checkpoint.stream_ids
+    defaults = {
+        "max_steps": 1,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 0.01,
+        "report_to": "none",
+        "use_cpu": True,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+    }
+    return HiggsAudioTrainer(
+        model=checkpoint.model,
+        args=TrainingArguments(output_dir=str(output_dir), **(defaults | arguments)),
+        train_dataset=build_examples(rows, checkpoint.tokenizer, ids),
+        eval_dataset=build_examples(eval_rows, checkpoint.tokenizer, ids) if eval_rows else None,
+        data_collator=collator_of(checkpoint),
+        family=family_of(checkpoint.model),
+        weights=weights,
+        use_muon=arguments.get("learning_rate") == 0.02,
+    )
+
+
+@pytest.fixture(scope="module")
+def overfitted(tmp_path_factory):
+    """Two clips learnt by heart."""
+    checkpoint = tiny_checkpoint(hidden_size=64)
+    rows = [make_row(1, num_frames=9, text="one two"), make_row(2, num_frames=6, text="nine")]
+    trainer = build_trainer(
+        checkpoint,
+        rows,
+        tmp_path_factory.mktemp("overfit"),
+        max_steps=150,
+        learning_rate=0.02,
+        per_device_train_batch_size=2,
+        logging_steps=50,
+    )
+    trainer.train()
+    return checkpoint, rows, trainer
+
+
+def test_greedy_generation_gives_the_overfitted_codes_back_and_stops(overfitted):
+    checkpoint, rows, _ = overfitted
+    spoken = speak(checkpoint, [row["text"] for row in rows], sampling=Sampling(greedy=True, max_seconds=2))
+    for row, clip in zip(rows, spoken, strict=True):
+        assert clip.stopped
+        assert torch.equal(clip.codes_FK, torch.as_tensor(row["codes"]).reshape(-1, NUM_CODEBOOKS))
+
+
+def test_a_trained_models_loss_gets_worse_when_targets_move_by_a_frame(overfitted):
+    checkpoint, _, trainer = overfitted
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    split = trainer.family.contract.split(batch)
+    with torch.no_grad():
+        outputs = checkpoint.model(**split.model_inputs)
+    aligned = trainer.family.align(outputs, split.model_inputs, split.targets)
+
+    def loss(targets_NK):
+        return torch.nn.functional.cross_entropy(
+            aligned.audio_logits_NKC.flatten(0, 1), targets_NK.flatten(), ignore_index=-100
+        )
+
+    right = loss(aligned.audio_targets_NK)
+    assert right < 0.1
+    assert loss(aligned.audio_targets_NK.roll(1, 0)) > right + 1
+    assert loss(aligned.audio_targets_NK.roll(-1, 0)) > right + 1
+
+
+def test_on_random_codes_the_held_out_loss_stays_at_chance(tmp_path):
+    """Were a target to leak into the inputs, the loss would fall. Ends of stream, which can be known, are left out."""
+    checkpoint = tiny_checkpoint()
+    rows = [make_row(seed, num_frames=12, text="one") for seed in range(64)]
+    held_out = [make_row(seed, num_frames=12, text="one") for seed in range(500, 540)]
+    trainer = build_trainer(checkpoint, rows, tmp_path, max_steps=60, learning_rate=0.003, logging_steps=60)
+    trainer.train()
+    batch = trainer.data_collator(
+        [build_examples(held_out, checkpoint.tokenizer, checkpoint.stream_ids)[i] for i in range(40)]
+    )
+    split = trainer.family.contract.split(batch)
+    with torch.no_grad():
+        outputs = checkpoint.model.eval()(**split.model_inputs)
+    aligned = trainer.family.align(outputs, split.model_inputs, split.targets)
+    is_code_NK = (aligned.audio_targets_NK >= 0) & (aligned.audio_targets_NK < NUM_CODES)
+    loss = torch.nn.functional.cross_entropy(
+        aligned.audio_logits_NKC[is_code_NK][:, :NUM_CODES], aligned.audio_targets_NK[is_code_NK]
+    )
+    assert float(loss) == pytest.approx(math.log(NUM_CODES), rel=0.03)
+    assert float(loss) > 0.99 * math.log(NUM_CODES)
+
+
+def test_training_gives_no_outputs_away_whose_logits_it_has_overwritten(overfitted):
+    checkpoint, _, trainer = overfitted
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    made = []
+    hook = checkpoint.model.audio_lm_head.register_forward_hook(
+        lambda *call: made.append((call[-1], call[-1].detach().clone()))
+    )
+    for is_training in (True, False):
+        model = checkpoint.model.train(is_training)
+        loss, outputs = trainer.compute_loss(model, batch, return_outputs=True)
+        logits, before = made.pop()
+        assert loss.requires_grad
+        assert (outputs is None) is is_training
+        assert torch.equal(logits, before) is not is_training
+    hook.remove()
+
+
+def test_a_later_frame_leaves_earlier_logits_unchanged():
+    checkpoint = tiny_checkpoint()
+    example = build_examples([make_row(1)], checkpoint.tokenizer, checkpoint.stream_ids)[0]
+    inputs = {
+        "input_ids": example.input_ids[None],
+        "audio_input_ids": example.columns_PK[None],
+        "audio_input_ids_mask": torch.ones(1, len(example.columns_PK), dtype=torch.bool),
+    }
+    changed = {**inputs, "audio_input_ids": inputs["audio_input_ids"].clone()}
+    changed["audio_input_ids"][0, 6] = 3
+    position = int((example.input_ids == checkpoint.stream_ids.audio_token).nonzero()[6])
+    with torch.no_grad():
+        before, after = checkpoint.model(**inputs).logits, checkpoint.model(**changed).logits
+    assert torch.equal(before[0, :position], after[0, :position])
+    assert not torch.equal(before[0, position:], after[0, position:])
+
+
+def test_the_reference_clip_changes_the_logits():
+    checkpoint = tiny_checkpoint()
+    rows = [make_row(1, ref_frames=7), make_row(1, ref_frames=7)]
+    rows[1]["context_codes"] = draw_codes(7, seed=99).flatten().numpy()
+    batches = [
+        collator_of(checkpoint)([build_examples([row], checkpoint.tokenizer, checkpoint.stream_ids)[0]])
+        for row in rows
+    ]
+    contract = family_of(checkpoint.model).contract
+    with torch.no_grad():
+        first, second = (checkpoint.model(**contract.split(batch).model_inputs).logits for batch in batches)
+    assert not torch.allclose(first, second)
+
+
+def test_generation_reads_the_reference():
+    """What `generate` sends with a reference is what training read, and the model answers to it."""
+    checkpoint = talkative_checkpoint()
+    sampling = Sampling(greedy=True, max_seconds=0.4)
+    contexts = [Context(references=(SpokenClip("nine", draw_codes(7, seed)),)) for seed in (1, 2)]
+    same = [speak(checkpoint, ["one", "two"], context=contexts[0], sampling=sampling) for _ in range(2)]
+    other = speak(checkpoint, ["one", "two"], context=contexts[1], sampling=sampling)
+    assert all(torch.equal(a.codes_FK, b.codes_FK) for a, b in zip(*same, strict=True))
+    assert not all(torch.equal(a.codes_FK, b.codes_FK) for a, b in zip(same[0], other, strict=True))
+
+
+def gradients(tmp_path, rows, *, batch_size, accumulation):
+    """Every gradient of one optimizer step, as the optimizer sees it (without clipping)."""
+    checkpoint = tiny_checkpoint()
+    trainer = build_trainer(
+        checkpoint,
+        rows,
+        tmp_path,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
+        max_grad_norm=0.0,
+    )
+    seen = {}
+    trainer.create_optimizer()
+    trainer.optimizer.register_step_pre_hook(
+        lambda *_: seen.update(
+            {n: p.grad.clone() for n, p in checkpoint.model.named_parameters() if p.grad is not None}
+        )
+    )
+    trainer.train()
+    return seen, trainer.state.log_history[0]
+
+
+def test_one_by_four_is_four_by_one(tmp_path):
+    rows = [make_row(seed, num_frames=frames) for seed, frames in enumerate((3, 31, 7, 14))]
+    whole, whole_log = gradients(tmp_path, rows, batch_size=4, accumulation=1)
+    parts, parts_log = gradients(tmp_path, rows, batch_size=1, accumulation=4)
+    assert whole.keys() == parts.keys()
+    for name, gradient in whole.items():
+        assert torch.linalg.norm(parts[name] - gradient) <= 1e-5 * torch.linalg.norm(gradient), name
+    for key in ("loss", "audio_loss", "codebook_0_loss", "codebook_7_loss"):
+        assert parts_log[key] == pytest.approx(whole_log[key], rel=1e-5)
+
+
+def test_evaluation_is_over_cells_not_batches(tmp_path):
+    rows = [make_row(seed, num_frames=frames) for seed, frames in enumerate((3, 31, 7, 14, 5))]
+    trainers = [
+        build_trainer(tiny_checkpoint(), rows, tmp_path, eval_rows=rows, per_device_eval_batch_size=size)
+        for size in (2, 5)
+    ]
+    first, second = (trainer.evaluate() for trainer in trainers)
+    assert first["eval_loss"] == pytest.approx(second["eval_loss"], rel=1e-6)
+    assert first["eval_loss"] == pytest.approx(first["eval_audio_loss"])
+
+
+def test_a_step_without_a_supervised_cell_raises(tmp_path):
+    trainer = build_trainer(tiny_checkpoint(), [make_row(1)], tmp_path)
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    batch["audio_labels"] = torch.full_like(batch["audio_labels"], -100)
+    batch["logits_to_keep"] = torch.zeros_like(batch["logits_to_keep"])
+    with pytest.raises(LossError, match="clip-1"):
+        trainer.compute_loss(trainer.model, batch)
+
+
+def test_a_loss_that_is_not_finite_raises_before_the_optimizer_moves(tmp_path):
+    checkpoint = tiny_checkpoint()
+    trainer = build_trainer(checkpoint, [make_row(1)], tmp_path)
+    with torch.no_grad():
+        checkpoint.model.audio_lm_head.weight[0, 0] = float("nan")
+    before = checkpoint.model.model.embed_tokens.weight.clone()
+    with pytest.raises(LossError, match=r"nan.*step 0.*clip-1"):
+        trainer.train()
+    assert torch.equal(before, checkpoint.model.model.embed_tokens.weight)
+
+
+def test_a_text_loss_that_cannot_be_had_is_refused(tmp_path):
+    with pytest.raises(LossError, match="text_weight"):
+        build_trainer(tiny_checkpoint(), [make_row(1)], tmp_path, weights=LossWeights(text=0.5))
