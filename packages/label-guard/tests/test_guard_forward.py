@@ -42,7 +42,10 @@ def test_a_label_is_diverted_and_the_culprit_named(key: str) -> None:
     assert guard.pop_targets() == {}
     (leak,) = guard.leaks
     assert (leak.key, leak.layer, leak.count) == (key, 5, 1)
-    assert "test_a_label_is_diverted_and_the_culprit_named (packages/label-guard/tests/test_guard_forward.py:" in str(leak)
+    assert (
+        "test_a_label_is_diverted_and_the_culprit_named (packages/label-guard/tests/test_guard_forward.py:"
+        in str(leak)
+    )
 
 
 def test_peft_causal_lm_passes_labels_to_any_model_and_is_named() -> None:

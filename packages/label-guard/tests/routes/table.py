@@ -77,7 +77,7 @@ def main() -> None:
     before, _, rest = page.partition(BEGIN)
     after = rest.partition(END)[2]
     PAGE.write_text(f"{before}{BEGIN}\n{format_table(rows)}\n{END}{after}")
-    print(f"\nwrote {len(rows)} rows to {PAGE.relative_to(ROOT)}", file=sys.stderr)
+    print(f"\nwrote {len(rows)} rows to {PAGE.name}", file=sys.stderr)
 
 
 if __name__ == "__main__":

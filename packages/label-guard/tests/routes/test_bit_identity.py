@@ -191,8 +191,7 @@ def test_two_values_name_both_sources(tmp_path: Path) -> None:
         return batch | {"labels": batch["input_ids"] + 1}
 
     trainer = make_trainer(tmp_path, hooked(make_model(StrictBase)), data_collator=collate)
-    sources = (
-        r"one from .*collator .*collate .*, one from pre-hook add_labels \(packages/label-guard/tests/routes/test_bit_identity.py:"
-    )
+    here = r"packages/label-guard/tests/routes/test_bit_identity.py:"
+    sources = rf"one from .*collator .*collate .*, one from pre-hook add_labels \({here}"
     with pytest.raises(LabelLeakError, match=f"two different values for 'labels': {sources}"):
         trainer.train()
