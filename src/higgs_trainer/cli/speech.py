@@ -10,6 +10,7 @@ import typer
 
 from higgs_trainer.cli.application import Dtype, app, open_console
 from higgs_trainer.errors import UserError
+from higgs_trainer.run_folder import EVALUATION_FOLDER, FIGURES_FILE, REPORT_FILE, ROWS_FILE
 
 if TYPE_CHECKING:
     from higgs_trainer.manifest.script import ScriptLine, Voice
@@ -203,14 +204,16 @@ def evaluate(
     console = open_console()
     for table in build_tables(report):
         console.print(table)
-    typer.echo(f"{output}: rows.jsonl has a row a clip, figures.json all figures")
+    typer.echo(f"{output}: {ROWS_FILE} has a row a clip, {FIGURES_FILE} all figures")
     if json_line:
         typer.echo(json.dumps(report))
 
 
 def _find_new_folder() -> Path:
     """'evaluation' or, where that is taken, 'evaluation-2' and so on."""
-    names = ("evaluation" if number == 1 else f"evaluation-{number}" for number in itertools.count(1))
+    names = (
+        EVALUATION_FOLDER if number == 1 else f"{EVALUATION_FOLDER}-{number}" for number in itertools.count(1)
+    )
     return next(path for path in map(Path, names) if not path.exists())
 
 
@@ -262,11 +265,11 @@ def report(
 
     The page holds its audio and needs nothing else. What a folder lacks is said on it.
     """
-    from higgs_trainer.report.run_page import REPORT_NAME, write_report
+    from higgs_trainer.report.run_page import write_report
 
     if output is None and len(runs) > 1:
         raise UserError("where should the page of several runs go? give --output FILE")
-    written = write_report(runs, output or runs[0] / REPORT_NAME)
+    written = write_report(runs, output or runs[0] / REPORT_FILE)
     typer.echo(f"{written.path}: {written.size_bytes / 1e6:.1f} MB")
     for note in written.notes:
         typer.echo(f"note: {note}")

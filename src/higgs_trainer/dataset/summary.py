@@ -6,8 +6,6 @@ import pyarrow.compute
 
 from higgs_trainer.dataset.prepared import PreparedRows
 
-DATA_SUMMARY_NAME = "data_summary.json"
-
 
 def summarize(rows: PreparedRows) -> dict[str, Any]:
     """Utterances, hours, tasks and languages with their counts, and how many speakers are named."""

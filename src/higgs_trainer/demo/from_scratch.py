@@ -30,6 +30,7 @@ from higgs_trainer.demo.outcome import ClipSet, judge, print_outcome, write_page
 from higgs_trainer.evaluation.judges import load_asr
 from higgs_trainer.recipe.schema import read_recipe
 from higgs_trainer.run.train import check, train
+from higgs_trainer.run_folder import DEMO_SUMMARY_FILE, RECIPE_FILE
 
 HELD_OUT = 40
 MODEL_SIZES = {"hidden_size": 160, "intermediate_size": 384, "num_layers": 3, "num_heads": 4}
@@ -45,14 +46,14 @@ def learn_to_speak(output: Path) -> None:
     with as_file(files("higgs_trainer_demo")) as assets:
         codec = MelCodec.from_pretrained(assets / "codec")
         clips = read_digits(assets / "digits")
-        shutil.copy(assets / "recipe_from_scratch.yaml", output / "recipe.yaml")
+        shutil.copy(assets / "recipe_from_scratch.yaml", output / RECIPE_FILE)
         strings = (assets / "unheard_strings.txt").read_text(encoding="utf-8").splitlines()
 
     say(console, "prepare", f"{len(clips)} utterances, already codes")
     write_encoded(clips[:-HELD_OUT], output / "prepared" / "train", codec=codec, source="digits")
     write_encoded(clips[-HELD_OUT:], output / "prepared" / "held_out", codec=codec, source="digits")
     write_blank_model(output / "random", codec, seed=0, **MODEL_SIZES)
-    recipe = read_recipe(output / "recipe.yaml", [])
+    recipe = read_recipe(output / RECIPE_FILE, [])
 
     say(console, "check", "real batches through train, evaluate and predict")
     say_checks(console, check(recipe))
@@ -82,7 +83,7 @@ def learn_to_speak(output: Path) -> None:
         {"the corpus through the codec": 5},
     )
     write_summary(
-        output / "summary.json",
+        output / DEMO_SUMMARY_FILE,
         {
             "train_seconds": summary.metrics["train_runtime"],
             "total_seconds": time.perf_counter() - started,

@@ -23,6 +23,7 @@ from higgs_trainer.manifest.rows import read_manifest
 from higgs_trainer.model.loading import CODEC_FOLDER
 from higgs_trainer.recipe.schema import read_recipe
 from higgs_trainer.run.train import CheckReport, check, train
+from higgs_trainer.run_folder import DEMO_SUMMARY_FILE, RECIPE_FILE
 from higgs_trainer.speech.clip_folder import Spoken
 from higgs_trainer.speech.generate import Request
 from higgs_trainer.speech.sampling import Sampling
@@ -45,13 +46,13 @@ def learn_a_voice(output: Path) -> None:
         base, voice = output / "base", output / "recordings"
         shutil.copytree(assets / "base", base)
         shutil.copytree(assets / "new_voice", voice)
-        shutil.copy(assets / "recipe.yaml", output / "recipe.yaml")
+        shutil.copy(assets / RECIPE_FILE, output / RECIPE_FILE)
         strings = (assets / "unheard_strings.txt").read_text(encoding="utf-8").splitlines()
 
     say(console, "prepare", "the recordings of the new voice become codes, once")
     for name in ("train", "held_out"):
         prepare(voice / f"{name}.jsonl", output / "prepared" / name, codec=str(base / CODEC_FOLDER))
-    recipe = read_recipe(output / "recipe.yaml", [])
+    recipe = read_recipe(output / RECIPE_FILE, [])
 
     say(console, "check", "real batches through train, evaluate and predict")
     say_checks(console, check(recipe))
@@ -85,7 +86,7 @@ def learn_a_voice(output: Path) -> None:
     limits = {"the real voice": RECORDINGS_SHOWN, "the real voice through the codec": RECORDINGS_SHOWN}
     page = write_page(output, after_folder, "Higgs Trainer: a new voice", sets, scores, limits)
     write_summary(
-        output / "summary.json",
+        output / DEMO_SUMMARY_FILE,
         {
             "train_seconds": summary.metrics["train_runtime"],
             "total_seconds": time.perf_counter() - started,

@@ -17,6 +17,7 @@ from higgs_trainer.audio.files import write_audio
 from higgs_trainer.evaluation.evaluation_file import JudgedClip, JudgedSet, write_evaluation
 from higgs_trainer.evaluation.judges import SpeechScores, Transcriber, score_speech
 from higgs_trainer.report.run_page import write_report
+from higgs_trainer.run_folder import DEMO_PAGE_FILE, name_clip
 from higgs_trainer.speech.generate import Spoken
 
 DEMO_NOTE = (
@@ -126,13 +127,13 @@ def write_page(
         heard = zip(clips.texts, clips.waveforms, scores[name].transcripts, clips.stopped, strict=True)
         shown = []
         for number, (text, waveform_S, transcript, stopped) in enumerate(islice(heard, limits.get(name))):
-            audio = folder / f"{number:04d}.wav"
+            audio = folder / name_clip(number)
             if not audio.exists():
                 write_audio(audio, waveform_S)
             shown.append(JudgedClip(text, audio, transcript, stopped))
         judged.append(JudgedSet(name, _list_scores(scores[name]), shown))
     write_evaluation(run, judged)
-    page = output / "samples.html"
+    page = output / DEMO_PAGE_FILE
     write_report([run], page, title=title, note=DEMO_NOTE, facts=WITH_THE_REAL_CHECKPOINT)
     return page
 

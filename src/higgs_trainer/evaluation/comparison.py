@@ -19,6 +19,7 @@ from higgs_trainer.evaluation.judging import JudgedClip, Judges, judge_clips, sp
 from higgs_trainer.evaluation.sentences import Sentence, build_sentences, embed_voices, read_sentences
 from higgs_trainer.evaluation.statistics import RESAMPLES, Difference, Figure, Ratio, compare, estimate
 from higgs_trainer.manifest.script import ScriptLine, Voice
+from higgs_trainer.run_folder import FIGURES_FILE, ROWS_FILE
 from higgs_trainer.speech.clip_folder import check_is_empty
 from higgs_trainer.speech.generate import Request
 from higgs_trainer.speech.sampling import Sampling
@@ -27,7 +28,6 @@ from higgs_trainer.speech.speech_model import Speaker, load_speaker
 RECORDINGS = "recordings"
 """In a model's place: the recordings of the sentences are judged."""
 
-ROWS_NAME, REPORT_NAME = "rows.jsonl", "figures.json"
 NORMALISER = "lower case, no punctuation, numbers digit by digit (higgs_trainer.evaluation.judges.normalize_transcript)"
 TEST = f"paired permutation of utterances, {RESAMPLES} random swaps, two-sided; intervals: bootstrap of utterances"
 
@@ -157,8 +157,8 @@ def evaluate_models(
     other_voice: Sequence[Path] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Let one model or two speak, judge every clip, and write WAV files, a row a clip (`ROWS_NAME`) and the figures
-    (`REPORT_NAME`) into ``output``. Returns the figures, as `build_report` lays them out.
+    """Let one model or two speak, judge every clip, and write WAV files, a row a clip (`ROWS_FILE`) and the figures
+    (`FIGURES_FILE`) into ``output``. Returns the figures, as `build_report` lays them out.
 
     Raises:
         UserError: ``output`` holds files already, or nothing can be judged; as `Speaker` and `Evaluation` raise.
@@ -176,8 +176,8 @@ def evaluate_models(
     report = build_report(scores, differences, sentences=len(all_rows[0]), seed=seed)
     output.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for rows in all_rows for row in rows)
-    (output / ROWS_NAME).write_text(lines, encoding="utf-8")
-    (output / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (output / ROWS_FILE).write_text(lines, encoding="utf-8")
+    (output / FIGURES_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
 
 

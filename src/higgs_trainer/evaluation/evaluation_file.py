@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-EVALUATION_NAME = "evaluation.json"
+from higgs_trainer.run_folder import EVALUATION_FILE
+
 SCHEMA = "higgs-trainer/evaluation/1"
 
 
@@ -61,7 +62,7 @@ def write_evaluation(folder: Path, sets: Sequence[JudgedSet]) -> Path:
             for one in sets
         ],
     }
-    path = folder / EVALUATION_NAME
+    path = folder / EVALUATION_FILE
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(unfinished, path)

@@ -8,7 +8,7 @@ from higgs_trainer.audio.files import decode_file, to_waveform
 from higgs_trainer.evaluation.comparison import FIGURES
 from higgs_trainer.evaluation.judging import Clip, Judges, judge_clips
 from higgs_trainer.evaluation.sentences import embed_voices, read_sentences
-from higgs_trainer.speech.clip_folder import INDEX_NAME
+from higgs_trainer.run_folder import CLIP_INDEX_FILE
 
 METRICS = ("wer", "cer", "similarity", "stopped")
 
@@ -23,7 +23,7 @@ class HeldOutScores:
 
     def measure(self, folder: Path) -> dict[str, float]:
         """`METRICS` of a folder of clips whose last ones are the sentences; what nobody can say is left out."""
-        index = (folder / INDEX_NAME).read_text(encoding="utf-8").splitlines()
+        index = (folder / CLIP_INDEX_FILE).read_text(encoding="utf-8").splitlines()
         spoken = [json.loads(line) for line in index[-len(self.sentences) :]]
         clips = [
             Clip(to_waveform(decode_file(folder / row["audio"])), row["stopped"], row["audio"])

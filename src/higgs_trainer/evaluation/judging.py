@@ -13,6 +13,7 @@ from higgs_trainer.evaluation.judges import Transcriber, count_character_errors,
 from higgs_trainer.evaluation.quality import QualityPredictor, load_quality_predictor
 from higgs_trainer.evaluation.sentences import Sentence, VoicePrints
 from higgs_trainer.evaluation.speaker_encoder import SpeakerEncoder, load_speaker_encoder
+from higgs_trainer.run_folder import name_clip
 from higgs_trainer.speech.speech_model import Speaker, speak_into_folder
 
 
@@ -85,7 +86,7 @@ def speak_sentences(
         folder,
         batch_size=batch_size,
         on_clip=lambda number, clip, waveform_S: clips.update(
-            {number: Clip(waveform_S, clip.stopped, str(folder / f"{number:04d}.wav"))}
+            {number: Clip(waveform_S, clip.stopped, str(folder / name_clip(number)))}
         ),
     )
     return [clips[number] for number in range(len(sentences))], done.audio_seconds / done.seconds

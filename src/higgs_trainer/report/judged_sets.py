@@ -3,12 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from higgs_trainer.evaluation.comparison import REPORT_NAME as FIGURES_NAME
-from higgs_trainer.evaluation.comparison import ROWS_NAME
-from higgs_trainer.evaluation.evaluation_file import EVALUATION_NAME
 from higgs_trainer.report.part import AFTER, BEFORE, Part, read_lines, read_object
+from higgs_trainer.run_folder import EVALUATION_FILE, EVALUATION_FOLDER, FIGURES_FILE, ROWS_FILE
 
-EVALUATION_FOLDER = "evaluation"
 BY_EVALUATE = "higgs-trainer evaluate BASE RUN -o RUN/evaluation judges before and after"
 
 
@@ -19,10 +16,10 @@ def read_evaluation(folder: Path, base: str | None) -> Part[dict[str, Any]]:
     "before"; any other has its own name.
     """
     compared = folder / EVALUATION_FOLDER
-    if not (compared / FIGURES_NAME).exists():
-        return read_object(folder / EVALUATION_NAME, otherwise=BY_EVALUATE)
-    figures = read_object(compared / FIGURES_NAME, otherwise=BY_EVALUATE)
-    rows = read_lines(compared / ROWS_NAME, otherwise="its clips cannot be shown")
+    if not (compared / FIGURES_FILE).exists():
+        return read_object(folder / EVALUATION_FILE, otherwise=BY_EVALUATE)
+    figures = read_object(compared / FIGURES_FILE, otherwise=BY_EVALUATE)
+    rows = read_lines(compared / ROWS_FILE, otherwise="its clips cannot be shown")
     return figures.then(lambda found: Part(_to_sets(found, rows.value or [], compared, base), rows.note))
 
 

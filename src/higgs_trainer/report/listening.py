@@ -1,6 +1,5 @@
 """The clips in a run's folder: the same sentence by the reference, before training, after it, and by the real voice."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,10 +7,9 @@ from typing import Any
 
 from higgs_trainer.report.part import AFTER, BEFORE, read_lines
 from higgs_trainer.report.runs import RunFolder
+from higgs_trainer.run_folder import CLIP_INDEX_FILE, RECORDINGS_FOLDER, list_samples
 from higgs_trainer.speech import real_recordings as real_speech
-from higgs_trainer.speech.clip_folder import INDEX_NAME
 
-SAMPLES_FOLDER = "samples"
 REFERENCE, RECORDING = "reference", "recording, through the codec"
 
 
@@ -81,15 +79,13 @@ def _list_clips(run: RunFolder, notes: list[str]) -> Iterator[_Heard]:
 
 def _list_samples(run: RunFolder, notes: list[str]) -> Iterator[_Heard]:
     """What each ``samples/step-N`` holds: step 0 is before; after is the last one, or the best where that was kept."""
-    folders = {
-        int(match[1]): path
-        for path in (run.folder / SAMPLES_FOLDER).glob("step-*")
-        if (match := re.fullmatch(r"step-(\d+)", path.name))
-    }
+    folders = list_samples(run.folder)
     last = run.best_step if run.best_step in folders else max(folders, default=0)
-    for step in sorted(folders):
+    for step in folders:
         column = BEFORE if step == 0 else AFTER if step == last else f"step {step}"
-        lines = read_lines(folders[step] / INDEX_NAME, otherwise="the samples of that step are not shown")
+        lines = read_lines(
+            folders[step] / CLIP_INDEX_FILE, otherwise="the samples of that step are not shown"
+        )
         notes += [lines.note] if lines.note else []
         for line in lines.value or []:
             if (clip := _read_clip(line, folders[step])) is not None:
@@ -100,8 +96,10 @@ def _list_recordings(run: RunFolder, notes: list[str]) -> tuple[list[_Heard], li
     """References, and real recordings, each beside the sentence to which it belongs."""
     references: list[_Heard] = []
     recorded: list[_Heard] = []
-    folder = run.folder / real_speech.RECORDINGS_FOLDER
-    lines = read_lines(folder / INDEX_NAME, otherwise="reference and recordings cannot be heard without it")
+    folder = run.folder / RECORDINGS_FOLDER
+    lines = read_lines(
+        folder / CLIP_INDEX_FILE, otherwise="reference and recordings cannot be heard without it"
+    )
     notes += [f"{run.name}: {lines.note}"] if lines.note else []
     for line in lines.value or []:
         sentence, clip = line.get("sentence"), _read_clip(line | {"text": ""}, folder)

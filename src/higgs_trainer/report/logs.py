@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from higgs_trainer.report.part import Part, read_lines, read_object
-
-METRICS_FILE_NAME = "metrics.jsonl"
-TRAINER_STATE_NAME = "trainer_state.json"
+from higgs_trainer.run_folder import LOG_FILE, TRAINER_STATE_FILE
 
 OVERALL, EACH_CODEBOOK = "Overall", "Loss of each codebook"
 
@@ -40,15 +38,15 @@ def read_logs(folder: Path) -> Part[Columns]:
 
     Numbers are those of the file to the last digit. What is not finite is a string, since JSON has no number for it.
     """
-    own = read_lines(folder / METRICS_FILE_NAME, otherwise="train writes it at each log")
+    own = read_lines(folder / LOG_FILE, otherwise="train writes it at each log")
     if own.value is None:
-        state = read_object(folder / TRAINER_STATE_NAME, otherwise="Trainer writes it at the end")
+        state = read_object(folder / TRAINER_STATE_FILE, otherwise="Trainer writes it at the end")
         logs = state.value.get("log_history", []) if state.value is not None else []
         if logs:
-            return Part(_to_columns(logs), f"The curves are from {TRAINER_STATE_NAME}: {own.note}")
+            return Part(_to_columns(logs), f"The curves are from {TRAINER_STATE_FILE}: {own.note}")
         return Part(None, own.note)
     columns = _to_columns(own.value)
-    return Part(columns, own.note) if columns["step"] else Part(None, f"{METRICS_FILE_NAME} is empty.")
+    return Part(columns, own.note) if columns["step"] else Part(None, f"{LOG_FILE} is empty.")
 
 
 def _to_columns(logs: list[dict[str, Any]]) -> Columns:

@@ -13,9 +13,9 @@ from higgs_trainer.report.listening import find_sentences
 from higgs_trainer.report.logs import choose_charts
 from higgs_trainer.report.runs import RunFolder, find_setting, flatten, read_runs
 from higgs_trainer.report.scores import build_table, build_tiles
+from higgs_trainer.run_folder import REPORT_FILE
 
 HERE = Path(__file__).parent
-REPORT_NAME = "report.html"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def write_report(
         UserError: a folder that is no run's, the same one twice, or too many; or ``path`` is a folder.
     """
     if Path(path).is_dir():
-        raise UserError(f"{path} is a folder; give a file, such as {Path(path) / REPORT_NAME}")
+        raise UserError(f"{path} is a folder; give a file, such as {Path(path) / REPORT_FILE}")
     folders = read_runs(runs)
     found, notes = find_sentences(folders)
     sentences, left_out = show_sentences(found, Budget())

@@ -10,15 +10,19 @@ import yaml
 from higgs_trainer.dataset.prepared import CARD_NAME
 from higgs_trainer.errors import UserError
 from higgs_trainer.report.judged_sets import read_evaluation
-from higgs_trainer.report.logs import METRICS_FILE_NAME, TRAINER_STATE_NAME, Columns, read_logs
+from higgs_trainer.report.logs import Columns, read_logs
 from higgs_trainer.report.part import Part, read_object, read_text
+from higgs_trainer.run_folder import (
+    ENVIRONMENT_FILE,
+    GUARD_REPORT_FILE,
+    LOG_FILE,
+    METRICS_FILE,
+    PARAMETERS_FILE,
+    RECIPE_FILE,
+    TRAINER_STATE_FILE,
+)
 
-RECIPE_NAME = "recipe.yaml"
-GUARD_REPORT_NAME = "guard_report.json"
-PARAMETERS_NAME = "trainable_parameters.json"
-ENVIRONMENT_NAME = "environment.json"
-METRICS_NAME = "metrics.json"
-SIGNS_OF_A_RUN = (RECIPE_NAME, METRICS_FILE_NAME, GUARD_REPORT_NAME, METRICS_NAME)
+SIGNS_OF_A_RUN = (RECIPE_FILE, LOG_FILE, GUARD_REPORT_FILE, METRICS_FILE)
 MOST_RUNS = 6  # as many colours are told apart
 
 BY_TRAIN = "train writes it"
@@ -56,7 +60,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunFolder]:
             raise UserError(f"{path} is no folder; give the output folder of a run")
         if not any((path / name).exists() for name in SIGNS_OF_A_RUN):
             raise UserError(
-                f"{path} holds nothing of a run (no {RECIPE_NAME}); give the output folder of a run"
+                f"{path} holds nothing of a run (no {RECIPE_FILE}); give the output folder of a run"
             )
         if resolved.count(path.resolve()) > 1:
             raise UserError(f"{path} is given twice; give each run once")
@@ -75,20 +79,20 @@ def _name_apart(folders: list[Path]) -> list[str]:
 
 
 def _read_run(folder: Path, name: str) -> RunFolder:
-    recipe = read_text(folder / RECIPE_NAME, otherwise=BY_TRAIN)
+    recipe = read_text(folder / RECIPE_FILE, otherwise=BY_TRAIN)
     settings = _parse_settings(recipe.value or "")
     base = find_setting(settings, "model", "name_or_path")
     return RunFolder(
         name=name,
         folder=folder,
         logs=read_logs(folder),
-        figures=read_object(folder / METRICS_NAME, otherwise=AT_THE_END),
+        figures=read_object(folder / METRICS_FILE, otherwise=AT_THE_END),
         evaluation=read_evaluation(folder, base if isinstance(base, str) else None),
-        guard=read_object(folder / GUARD_REPORT_NAME, otherwise=AT_THE_END),
+        guard=read_object(folder / GUARD_REPORT_FILE, otherwise=AT_THE_END),
         recipe=recipe,
         settings=settings,
-        parameters=read_object(folder / PARAMETERS_NAME, otherwise=BY_TRAIN),
-        environment=read_object(folder / ENVIRONMENT_NAME, otherwise=BY_TRAIN),
+        parameters=read_object(folder / PARAMETERS_FILE, otherwise=BY_TRAIN),
+        environment=read_object(folder / ENVIRONMENT_FILE, otherwise=BY_TRAIN),
         datasets=_read_cards(settings),
         best_step=_find_best_step(folder, settings),
     )
@@ -107,7 +111,7 @@ def _find_best_step(folder: Path, settings: dict[str, Any]) -> int | None:
     """The step whose weights are the result, where ``load_best_model_at_end`` made it another than the last."""
     if not find_setting(settings, "training", "load_best_model_at_end"):
         return None
-    state = read_object(folder / TRAINER_STATE_NAME, otherwise="Trainer writes it at the end")
+    state = read_object(folder / TRAINER_STATE_FILE, otherwise="Trainer writes it at the end")
     step = (state.value or {}).get("best_global_step")
     return step if isinstance(step, int) else None
 

@@ -17,20 +17,32 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from higgs_trainer.audio.files import read_audio
 from higgs_trainer.dataset.context import Context, SpokenClip, read_context
 from higgs_trainer.dataset.prepared import PreparedRows
-from higgs_trainer.dataset.summary import DATA_SUMMARY_NAME, summarize
+from higgs_trainer.dataset.summary import summarize
 from higgs_trainer.evaluation.held_out_scores import HeldOutScores
 from higgs_trainer.evaluation.judging import load_judges
 from higgs_trainer.model.loading import copy_companions
 from higgs_trainer.model.parameters import count_trainable, format_trainable
 from higgs_trainer.recipe.schema import Recipe, TrainingRecipe, write_recipe
-from higgs_trainer.report.run_page import REPORT_NAME, write_report
+from higgs_trainer.report.run_page import write_report
 from higgs_trainer.run.assembly import Run, build_run
+from higgs_trainer.run_folder import (
+    DATA_SUMMARY_FILE,
+    ENVIRONMENT_FILE,
+    GUARD_REPORT_FILE,
+    LOG_FILE,
+    METRICS_FILE,
+    PARAMETERS_FILE,
+    RECIPE_FILE,
+    REPORT_FILE,
+    SAMPLES_FOLDER,
+    TRAINER_STATE_FILE,
+    UNFINISHED_FOLDER,
+)
 from higgs_trainer.sharing.model_card import write_model_card
 from higgs_trainer.speech.generate import Request, Sampling, speak_requests, write_spoken
 from higgs_trainer.speech.real_recordings import REFERENCE, Recording, decode_row, find_rows, write_recordings
 from higgs_trainer.training.callbacks import MetricsFile, ReadableProgress, SpeakSamples
 from higgs_trainer.training.checkpoints import (
-    ASIDE,
     find_start,
     flush_to_disk,
     move_into_place,
@@ -41,13 +53,6 @@ from higgs_trainer.training.environment import describe_environment
 from higgs_trainer.training.stopping import EndWhenAsked
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 from label_guard import LabelLeakError
-
-RECIPE_NAME = "recipe.yaml"
-GUARD_REPORT_NAME = "guard_report.json"
-PARAMETERS_NAME = "trainable_parameters.json"
-ENVIRONMENT_NAME = "environment.json"
-METRICS_FILE_NAME = "metrics.jsonl"
-METRICS_NAME = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ def train(recipe: Recipe) -> TrainingSummary:
         with naming_what_fails(output_dir, "make room, or choose another folder"):
             _write_plan(run)
     command = "higgs-trainer" if trainer.args.world_size == 1 else "accelerate launch ... -m higgs_trainer"
-    how_to_go_on = f"Go on with: {command} train {output_dir / RECIPE_NAME} --resume_from_checkpoint true"
+    how_to_go_on = f"Go on with: {command} train {output_dir / RECIPE_FILE} --resume_from_checkpoint true"
     ending = EndWhenAsked(trainer.accelerator, how_to_go_on)
     for callback in (*_build_watchers(run), ending):
         trainer.add_callback(callback)
@@ -84,19 +89,19 @@ def train(recipe: Recipe) -> TrainingSummary:
     _write_result(run, metrics)
     is_main = trainer.is_world_process_zero()
     if is_main:  # after a push, and so not in it: the page holds recordings of a person
-        write_report([output_dir], output_dir / REPORT_NAME)
+        write_report([output_dir], output_dir / REPORT_FILE)
     return TrainingSummary(output_dir, metrics, trainer.guard.ledger.cascade(), is_main)
 
 
 def _build_watchers(run: Run) -> Iterator[TrainerCallback]:
     recipe, output_dir = run.recipe, run.recipe.training.output_dir
-    yield MetricsFile(output_dir / METRICS_FILE_NAME)
+    yield MetricsFile(output_dir / LOG_FILE)
     if not recipe.training.disable_tqdm:
         yield ReadableProgress()
     if recipe.early_stopping is not None:
         yield EarlyStoppingCallback(recipe.early_stopping.patience, recipe.early_stopping.threshold)
     if recipe.samples.texts or recipe.samples.held_out:
-        speaking = SpeakSamples(lambda folder: _speak_samples(run, folder), output_dir / "samples")
+        speaking = SpeakSamples(lambda folder: _speak_samples(run, folder), output_dir / SAMPLES_FOLDER)
         if recipe.samples.judged:
             _judge_samples(run, speaking)
         yield speaking
@@ -106,13 +111,13 @@ def _write_plan(run: Run) -> None:
     """Before the first step: what will run, and what is trained."""
     output_dir = run.recipe.training.output_dir
     output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / REPORT_NAME).unlink(missing_ok=True)  # of an earlier run
-    write_recipe(run.recipe, output_dir / RECIPE_NAME)
+    (output_dir / REPORT_FILE).unlink(missing_ok=True)  # of an earlier run
+    write_recipe(run.recipe, output_dir / RECIPE_FILE)
     trainable = count_trainable(run.checkpoint.model)
     print(format_trainable(trainable), flush=True)
     counts = {kind: {"trained": trained, "all": total} for kind, (trained, total) in trainable.items()}
-    _write_json(output_dir / PARAMETERS_NAME, counts)
-    _write_json(output_dir / ENVIRONMENT_NAME, describe_environment(run.trainer.accelerator))
+    _write_json(output_dir / PARAMETERS_FILE, counts)
+    _write_json(output_dir / ENVIRONMENT_FILE, describe_environment(run.trainer.accelerator))
     if run.recipe.samples.texts or run.recipe.samples.held_out:
         write_recordings(output_dir, _list_recordings(run))
 
@@ -120,20 +125,20 @@ def _write_plan(run: Run) -> None:
 def _write_result(run: Run, metrics: dict[str, float]) -> None:
     """After the last step: the folder that is used from now on. It is written aside; ``metrics.json`` comes last."""
     trainer, output_dir = run.trainer, run.recipe.training.output_dir
-    aside = output_dir / ASIDE / "result"
+    aside = output_dir / UNFINISHED_FOLDER / "result"
     with naming_what_fails(output_dir, "make room and go on with --resume_from_checkpoint true"):
         trainer.save_model(str(aside), _internal_call=True)  # every rank: with FSDP each holds a part
         if trainer.is_world_process_zero():
             copy_companions(run.recipe.model.name_or_path, aside)
-            trainer.state.save_to_json(str(aside / "trainer_state.json"))
-            _write_json(aside / GUARD_REPORT_NAME, trainer.guard.ledger.report())
-            _write_json(aside / DATA_SUMMARY_NAME, _summarize_data(run))
-            _write_json(aside / METRICS_NAME, metrics)
+            trainer.state.save_to_json(str(aside / TRAINER_STATE_FILE))
+            _write_json(aside / GUARD_REPORT_FILE, trainer.guard.ledger.report())
+            _write_json(aside / DATA_SUMMARY_FILE, _summarize_data(run))
+            _write_json(aside / METRICS_FILE, metrics)
             write_model_card(aside, record=output_dir, name=run.recipe.training.hub_model_id)
             flush_to_disk(aside)
-            for path in sorted(aside.iterdir(), key=lambda path: path.name == METRICS_NAME):
+            for path in sorted(aside.iterdir(), key=lambda path: path.name == METRICS_FILE):
                 move_into_place(path, output_dir / path.name)
-            shutil.rmtree(output_dir / ASIDE)
+            shutil.rmtree(output_dir / UNFINISHED_FOLDER)
     if run.recipe.training.push_to_hub:
         trainer.push_to_hub()  # every rank, for it saves once more
 

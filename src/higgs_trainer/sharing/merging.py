@@ -24,22 +24,11 @@ from higgs_trainer.model.loading import (
     load_checkpoint,
     open_folder,
 )
+from higgs_trainer.run_folder import RUN_RECORD
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TEXT_HEAD = "text_lm_head.weight"
 MODEL_CONFIG = "config.json"
-RUN_RECORD = (
-    "recipe.yaml",
-    "guard_report.json",
-    "metrics.json",
-    "metrics.jsonl",
-    "trainable_parameters.json",
-    "data_summary.json",
-    "environment.json",
-    "evaluation.json",
-    "samples",
-)
-"""What training says of itself beside the weights; it goes with them where it is there."""
 
 
 @dataclass(frozen=True)

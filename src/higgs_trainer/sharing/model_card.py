@@ -16,13 +16,19 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from higgs_trainer import __version__
 from higgs_trainer.audio.codec import HUB_NAME
-from higgs_trainer.dataset.summary import DATA_SUMMARY_NAME
 from higgs_trainer.errors import UserError
-from higgs_trainer.evaluation.evaluation_file import EVALUATION_NAME, SCHEMA
+from higgs_trainer.evaluation.evaluation_file import SCHEMA
 from higgs_trainer.model.loading import ADAPTER_CONFIG
 from higgs_trainer.recipe.yaml_file import read_yaml
+from higgs_trainer.run_folder import (
+    DATA_SUMMARY_FILE,
+    EVALUATION_FILE,
+    METRICS_FILE,
+    MODEL_CARD_FILE,
+    RECIPE_FILE,
+    SAMPLES_FOLDER,
+)
 
-CARD_NAME = "README.md"
 TEMPLATE = "model_card.md.jinja"
 SHOWN_SETTINGS = {
     "model": ("dtype", "freeze"),
@@ -60,7 +66,7 @@ SHOWN_METRICS = {
     "eval_codebook_0_accuracy": "held-out accuracy of codebook 0",
 }
 BASES_LICENCE = "that-of-the-base-model"
-KNOWN_BY = ("recipe.yaml", ADAPTER_CONFIG, "config.json")
+KNOWN_BY = (RECIPE_FILE, ADAPTER_CONFIG, "config.json")
 CONSENT_NOTE = re.compile(r"says so here:\n\n((?:>.*\n)+)")
 ISO_LANGUAGE = re.compile(r"([a-z]{2,3})(-.*)?")
 
@@ -83,18 +89,20 @@ def write_model_card(
         raise UserError(
             f"{folder} is no folder that training or merging wrote: none of {', '.join(KNOWN_BY)} is there"
         )
-    unfinished = folder / f"{CARD_NAME}.unfinished"
-    card = build_model_card(folder, record, (earlier or record) / CARD_NAME, name or record.resolve().name)
+    unfinished = folder / f"{MODEL_CARD_FILE}.unfinished"
+    card = build_model_card(
+        folder, record, (earlier or record) / MODEL_CARD_FILE, name or record.resolve().name
+    )
     unfinished.write_text(f"{card}\n", encoding="utf-8")
-    os.replace(unfinished, folder / CARD_NAME)
+    os.replace(unfinished, folder / MODEL_CARD_FILE)
 
 
 def build_model_card(folder: Path, record: Path, earlier: Path, name: str) -> ModelCard:
     """The card, its metadata checked by huggingface_hub's own parsing."""
-    recipe = read_yaml(record / "recipe.yaml") if (record / "recipe.yaml").is_file() else {}
-    data = _read_json(_find(DATA_SUMMARY_NAME, folder, record))
-    evaluation = _read_evaluation(_find(EVALUATION_NAME, folder, record))
-    metrics = _read_json(_find("metrics.json", folder, record))
+    recipe = read_yaml(record / RECIPE_FILE) if (record / RECIPE_FILE).is_file() else {}
+    data = _read_json(_find(DATA_SUMMARY_FILE, folder, record))
+    evaluation = _read_evaluation(_find(EVALUATION_FILE, folder, record))
+    metrics = _read_json(_find(METRICS_FILE, folder, record))
     kept = read_kept(earlier)
     base = read_base(recipe)
     if "license" in kept:
@@ -127,7 +135,7 @@ def build_model_card(folder: Path, record: Path, earlier: Path, name: str) -> Mo
         evaluation=evaluation,
         measures=sorted({measure for one in evaluation for measure in one["scores"]}),
         show=_show,
-        has_samples=(_find("samples", folder, record)).is_dir(),
+        has_samples=(_find(SAMPLES_FOLDER, folder, record)).is_dir(),
         version=__version__,
     )
 
@@ -154,7 +162,7 @@ def read_base(recipe: Mapping[str, Any]) -> dict[str, Any]:
         link = f"https://huggingface.co/{named}"
         licence = {"license": "other", "license_name": BASES_LICENCE, "license_link": link}
         return {"hub_name": named, **licence}
-    card = Path(named) / CARD_NAME
+    card = Path(named) / MODEL_CARD_FILE
     if not named or not card.is_file():
         return {}
     found = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()

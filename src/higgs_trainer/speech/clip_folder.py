@@ -18,8 +18,7 @@ from torch import Tensor
 from higgs_trainer.audio.codec import Codec
 from higgs_trainer.audio.files import write_audio
 from higgs_trainer.errors import UserError
-
-INDEX_NAME = "index.jsonl"
+from higgs_trainer.run_folder import CLIP_INDEX_FILE, name_clip
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,6 @@ def check_is_empty(folder: str | Path) -> None:
         raise UserError(f"{folder} is not empty; give another folder for the WAV files")
 
 
-def name_clip(number: int) -> str:
-    """The file of a clip."""
-    return f"{number:04d}.wav"
-
-
 class ClipFolder:
     """Writes clips into a folder one by one; leaving the ``with`` block in peace puts the index in order."""
 
@@ -62,7 +56,7 @@ class ClipFolder:
 
     def __enter__(self) -> "ClipFolder":
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / INDEX_NAME).write_text("", encoding="utf-8")
+        (self.folder / CLIP_INDEX_FILE).write_text("", encoding="utf-8")
         return self
 
     def write(self, number: int, clip: Spoken, **noted: Any) -> Tensor:
@@ -80,7 +74,7 @@ class ClipFolder:
             **noted,
         }
         self.lines[number] = json.dumps(line, ensure_ascii=False) + "\n"
-        with (self.folder / INDEX_NAME).open("a", encoding="utf-8") as index:
+        with (self.folder / CLIP_INDEX_FILE).open("a", encoding="utf-8") as index:
             index.write(self.lines[number])
         return waveform_S
 
@@ -88,9 +82,9 @@ class ClipFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            unfinished = self.folder / f".{INDEX_NAME}.unfinished"
+            unfinished = self.folder / f".{CLIP_INDEX_FILE}.unfinished"
             unfinished.write_text("".join(self.lines[i] for i in sorted(self.lines)), encoding="utf-8")
-            os.replace(unfinished, self.folder / INDEX_NAME)
+            os.replace(unfinished, self.folder / CLIP_INDEX_FILE)
 
 
 def write_spoken(spoken: Sequence[Spoken], codec: Codec, folder: Path) -> list[Tensor]:

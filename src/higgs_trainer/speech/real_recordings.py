@@ -20,9 +20,8 @@ from higgs_trainer.audio.files import write_audio
 from higgs_trainer.dataset.context import read_context
 from higgs_trainer.dataset.examples import Rows
 from higgs_trainer.dataset.prepared import PreparedRows
-from higgs_trainer.speech.clip_folder import INDEX_NAME
+from higgs_trainer.run_folder import CLIP_INDEX_FILE, RECORDINGS_FOLDER, name_clip
 
-RECORDINGS_FOLDER = "_recordings"
 REFERENCE: Literal["reference"] = "reference"
 RECORDING: Literal["recording"] = "recording"
 
@@ -65,7 +64,7 @@ def write_recordings(folder: Path, recordings: Iterable[Recording]) -> None:
     place.mkdir(parents=True)
     lines = []
     for number, recording in enumerate(recordings):
-        name = f"{number:04d}.wav"
+        name = name_clip(number)
         write_audio(place / name, recording.waveform_S)
         line = {
             "sentence": recording.sentence,
@@ -74,7 +73,7 @@ def write_recordings(folder: Path, recordings: Iterable[Recording]) -> None:
             "audio": name,
         }
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    (place / INDEX_NAME).write_text("".join(lines), encoding="utf-8")
+    (place / CLIP_INDEX_FILE).write_text("".join(lines), encoding="utf-8")
 
 
 def _read_texts(rows: Rows) -> Iterable[str]:

@@ -19,7 +19,8 @@ from higgs_trainer.dataset.context import Context, SpokenClip
 from higgs_trainer.errors import UserError
 from higgs_trainer.manifest.script import ScriptLine, Voice
 from higgs_trainer.model.loading import Checkpoint, load_codec_of, load_trained
-from higgs_trainer.speech.clip_folder import ClipFolder, Spoken, check_is_empty, decode_spoken, name_clip
+from higgs_trainer.run_folder import name_clip
+from higgs_trainer.speech.clip_folder import ClipFolder, Spoken, check_is_empty, decode_spoken
 from higgs_trainer.speech.generate import Request, speak_requests
 from higgs_trainer.speech.sampling import Sampling
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from higgs_trainer.run_folder import name_samples
 from higgs_trainer.training.checkpoints import naming_what_fails
 
 SHOWN = {
@@ -142,7 +143,7 @@ class SpeakSamples(TrainerCallback):
 
     def speak(self, step: int) -> Path:
         """The folder of a step, in which is spoken unless that was done already."""
-        folder = self.folder / f"step-{step}"
+        folder = self.folder / name_samples(step)
         if not folder.exists():
             unfinished = folder.with_name(f"_unfinished-{folder.name}")
             shutil.rmtree(unfinished, ignore_errors=True)

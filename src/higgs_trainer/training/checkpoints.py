@@ -16,11 +16,11 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import nn
 from transformers import TrainerState
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from higgs_trainer.errors import RecipeError, SaveError
+from higgs_trainer.run_folder import TRAINER_STATE_FILE, UNFINISHED_FOLDER
 
-ASIDE = "_unfinished"  # Trainer uploads nothing to the hub whose name starts with an underscore
 OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "optimizer_0")  # alone, and FSDP's two
 
 
@@ -47,7 +47,7 @@ def find_start(output_dir: str | Path, resume_from_checkpoint: str | Path | bool
         start = complete[-1] if complete else None
     else:
         start = Path(resume_from_checkpoint) if resume_from_checkpoint else None
-    if start is not None and not (start / TRAINER_STATE_NAME).is_file():
+    if start is not None and not (start / TRAINER_STATE_FILE).is_file():
         raise RecipeError(f"training.resume_from_checkpoint: {start} is no checkpoint of a training run")
     if start is not None and not any((start / name).exists() for name in OPTIMIZER_FILES):
         raise RecipeError(
@@ -92,7 +92,7 @@ def flush_to_disk(folder: Path) -> None:
 
 def move_into_place(source: Path, target: Path) -> None:
     """Rename; what stands in the way steps aside first and is deleted last."""
-    aside = target.parent / ASIDE / f"old-{target.name}"
+    aside = target.parent / UNFINISHED_FOLDER / f"old-{target.name}"
     if target.is_dir():
         _step_aside(target, aside)
     os.replace(source, target)
@@ -101,7 +101,7 @@ def move_into_place(source: Path, target: Path) -> None:
 
 def remove_whole(folder: Path) -> None:
     """Delete a folder; it loses its name before it loses its files."""
-    aside = folder.parent / ASIDE / f"old-{folder.name}"
+    aside = folder.parent / UNFINISHED_FOLDER / f"old-{folder.name}"
     _step_aside(folder, aside)
     shutil.rmtree(aside)
 
@@ -122,7 +122,7 @@ class CompleteCheckpoints:
         trainer: Any = self
         output_dir = Path(trainer.args.output_dir)
         if trainer.args.should_save:
-            shutil.rmtree(output_dir / ASIDE, ignore_errors=True)
+            shutil.rmtree(output_dir / UNFINISHED_FOLDER, ignore_errors=True)
         trainer.accelerator.wait_for_everyone()
         start = find_start(output_dir, resume_from_checkpoint)
         return super().train(None if start is None else str(start), *args, **kwargs)  # type: ignore[misc]
@@ -144,7 +144,7 @@ class CompleteCheckpoints:
 
     def _get_output_dir(self, trial: Any) -> str:
         """Where Trainer writes checkpoints, and where it looks for those that it deletes: aside, both."""
-        return os.path.join(super()._get_output_dir(trial), ASIDE)  # type: ignore[misc]
+        return os.path.join(super()._get_output_dir(trial), UNFINISHED_FOLDER)  # type: ignore[misc]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         trainer: Any = self
@@ -160,7 +160,7 @@ class CompleteCheckpoints:
                 state.best_model_checkpoint = str(target)
             trainer.accelerator.wait_for_everyone()
             if trainer.args.should_save:
-                state.save_to_json(str(unfinished / TRAINER_STATE_NAME))  # the best one's name is right now
+                state.save_to_json(str(unfinished / TRAINER_STATE_FILE))  # the best one's name is right now
                 flush_to_disk(unfinished)
                 move_into_place(unfinished, target)
                 self._remove_oldest(target.parent)
