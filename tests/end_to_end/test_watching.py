@@ -10,11 +10,11 @@ import soundfile
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
-from higgs_trainer import assembly
 from higgs_trainer.errors import RecipeError
 from higgs_trainer.evaluation.judging import Judges
 from higgs_trainer.evaluation.speaker_encoder import load_speaker_encoder
 from higgs_trainer.recipe.schema import read_recipe
+from higgs_trainer.run import assembly
 from higgs_trainer.run.assembly import build_run
 from higgs_trainer.run.train import train
 from higgs_trainer.training.metrics import list_held_out_metrics

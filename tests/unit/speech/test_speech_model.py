@@ -14,7 +14,7 @@ from higgs_trainer.errors import UserError
 from higgs_trainer.manifest.script import ScriptLine, Voice
 from higgs_trainer.manifest.utterance import Clip
 from higgs_trainer.model.loading import load_trained
-from higgs_trainer.speech import speaker as speaker_module
+from higgs_trainer.speech import speech_model as speaker_module
 from higgs_trainer.speech.clip_folder import ClipFolder, Spoken, check_is_empty, write_spoken
 from higgs_trainer.speech.generate import Request, speak
 from higgs_trainer.speech.sampling import Sampling
