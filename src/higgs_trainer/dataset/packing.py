@@ -20,6 +20,7 @@ from transformers.utils.logging import tqdm
 
 from higgs_trainer.dataset.code_noise import Examples
 from higgs_trainer.dataset.examples import Example
+from higgs_trainer.dataset.mixing import Mixture
 from higgs_trainer.errors import RecipeError
 
 SPREADS = (1.0, 0.3, 0.1, 0.0)  # how far from "longest first" a plan may stray, tried in this order
@@ -72,6 +73,9 @@ class PackPlan:
         lengths: of the examples, in tokens, each at most ``tokens_per_pack``: see `measure_tokens`.
         num_ranks, accumulation: the number of packs divides by both, so that no step is smaller than another; by
             ``num_ranks`` alone where there are too few examples.
+        mixture: draws each epoch's examples from several datasets; by default every example once.
+        num_epochs: of the run. Where a mixture draws other examples in each epoch, the number of packs is the largest
+            that any of these epochs needs.
 
     Raises:
         RecipeError: fewer examples than ranks.
@@ -85,12 +89,18 @@ class PackPlan:
         seed: int,
         num_ranks: int = 1,
         accumulation: int = 1,
+        mixture: Mixture | None = None,
+        num_epochs: int = 1,
     ) -> None:
         self.lengths = np.asarray(lengths)
         self.tokens_per_pack = tokens_per_pack
         self.seed = seed
-        needed = max(len(self._fit(0, spread)) for spread in (SPREADS[0], SPREADS[-1]))
-        self.num_packs = _round_up(needed, len(lengths), num_ranks, accumulation)
+        self.mixture = mixture or Mixture([len(lengths)], [1.0], seed=seed)
+        # Epochs that draw other examples may need another number of packs: the largest serves all.
+        epochs = range(1 if self.mixture.is_same_every_epoch else num_epochs)
+        needed = max(len(self._fit(epoch, SPREADS[-1])) for epoch in epochs)
+        needed = max(needed, len(self._fit(0, SPREADS[0])))
+        self.num_packs = _round_up(needed, len(self.mixture), num_ranks, accumulation)
 
     def __len__(self) -> int:
         return self.num_packs
@@ -98,7 +108,8 @@ class PackPlan:
     @property
     def fill(self) -> float:
         """The share of all packs' room that is taken."""
-        return float(self.lengths.sum()) / (self.num_packs * self.tokens_per_pack)
+        drawn = float(self.lengths[self.mixture.draw(0)].sum())
+        return drawn / (self.num_packs * self.tokens_per_pack)
 
     def groups(self, epoch: int) -> list[Group]:
         fits = (self._fit(epoch, spread) for spread in SPREADS)
@@ -110,13 +121,15 @@ class PackPlan:
         return [tuple(packs[i]) for i in order]
 
     def _fit(self, epoch: int, spread: float) -> list[list[int]]:
-        generator = np.random.default_rng((self.seed, epoch))
-        draws = generator.random(len(self.lengths))
-        stretched = self.lengths * (1 + spread * draws)
+        indices = self.mixture.draw(epoch)
+        lengths = self.lengths[indices]
+        draws = np.random.default_rng((self.seed, epoch)).random(len(indices))
+        stretched = lengths * (1 + spread * draws)
         packs: list[list[int]] = []
-        room: list[tuple[int, int]] = []  # (tokens left, pack), sorted
-        for i in np.lexsort((draws, -stretched)).tolist():
-            length = int(self.lengths[i])
+        # Pairs (tokens left, pack), sorted.
+        room: list[tuple[int, int]] = []
+        for position in np.lexsort((draws, -stretched)).tolist():
+            i, length = int(indices[position]), int(lengths[position])
             tightest = bisect_left(room, (length, -1))
             if tightest == len(room):
                 packs.append([i])
@@ -139,18 +152,26 @@ class BatchPlan:
     """
 
     def __init__(
-        self, num_examples: int, *, batch_size: int, seed: int, num_ranks: int = 1, accumulation: int = 1
+        self,
+        num_examples: int,
+        *,
+        batch_size: int,
+        seed: int,
+        num_ranks: int = 1,
+        accumulation: int = 1,
+        mixture: Mixture | None = None,
     ) -> None:
-        self.num_examples = num_examples
         self.batch_size = batch_size
         self.seed = seed
-        self.num_batches = _round_up(-(-num_examples // batch_size), num_examples, num_ranks, accumulation)
+        self.mixture = mixture or Mixture([num_examples], [1.0], seed=seed)
+        drawn = len(self.mixture)
+        self.num_batches = _round_up(-(-drawn // batch_size), drawn, num_ranks, accumulation)
 
     def __len__(self) -> int:
         return self.num_batches * self.batch_size
 
     def groups(self, epoch: int) -> list[Group]:
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.num_examples)
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.mixture.draw(epoch))
         groups: list[Group] = []
         for batch in np.array_split(order, self.num_batches):
             groups += [(int(i),) for i in batch]
