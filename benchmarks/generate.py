@@ -28,7 +28,7 @@ from higgs_trainer.dataset.context import Context
 from higgs_trainer.demo.blank_model import write_blank_model
 from higgs_trainer.model.loading import Checkpoint, load_trained
 from higgs_trainer.model.prompt import encode_prompt
-from higgs_trainer.speech.generate import Request, speak_requests
+from higgs_trainer.speech.generate import Request, generate_codes
 from higgs_trainer.speech.sampling import Sampling
 
 DIGITS = "zero one two three four five six seven eight nine".split()
@@ -87,7 +87,7 @@ def measure(checkpoint: Checkpoint, *, batch_size: int, greedy: bool, repeats: i
         requests = [Request(text) for text in texts]
         sides = {
             "ours": lambda requests=requests, sampling=sampling: list(
-                speak_requests(checkpoint, requests, sampling=sampling, batch_size=batch_size)
+                generate_codes(checkpoint, requests, sampling=sampling, batch_size=batch_size)
             ),
             "theirs": build_theirs(checkpoint, texts, sampling, greedy),
         }
@@ -111,7 +111,7 @@ def count_same(checkpoint: Checkpoint, *, greedy: bool, count: int) -> dict[str,
     sampling = Sampling(max_seconds=8.0, **({"greedy": True} if greedy else DRAWING))
     requests = [Request(text, seed=seed) for seed, text in enumerate(pick_texts(count))]
     eight, one = (
-        dict(speak_requests(checkpoint, requests, sampling=sampling, batch_size=size)) for size in (8, 1)
+        dict(generate_codes(checkpoint, requests, sampling=sampling, batch_size=size)) for size in (8, 1)
     )
     same = [torch.equal(eight[i].codes_FK, one[i].codes_FK) for i in range(count)]
     codes = sum(clip.codes_FK.numel() for clip in one.values())

@@ -8,14 +8,15 @@ it, in float32, speaks the texts greedily: the reference. Each row is another wa
     unmerged           base and adapter side by side in the row's dtype: what is lost without merging
 
 Columns: the largest and the mean difference of a logit, over all cells of the reference's clips, with the reference's
-codes before each; the share of cells whose likeliest code is another; the share of clips that are spoken otherwise, to
-any code, when each goes on from its own codes.
+codes before each; the share of cells whose likeliest code is another; the share of clips in which any code
+differs when each model continues from its own codes.
 """
 
 import argparse
 import json
 import tempfile
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from higgs_trainer.demo.new_voice import quiet_transformers
 from higgs_trainer.model.example_encoding import encode_example
 from higgs_trainer.model.loading import Checkpoint, load_checkpoint, load_trained
 from higgs_trainer.sharing.merging import merge_adapter
-from higgs_trainer.speech.generate import Sampling, Spoken, speak
+from higgs_trainer.speech.clip_folder import GeneratedCodes
+from higgs_trainer.speech.generate import Request, generate_codes
+from higgs_trainer.speech.sampling import Sampling
 
-STRINGS = Path(__file__).parents[1] / "src" / "higgs_trainer" / "assets" / "demo" / "unheard_strings.txt"
+STRINGS = files("higgs_trainer_demo") / "unheard_strings.txt"
 SAMPLING = Sampling(greedy=True, max_seconds=8.0)
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -43,8 +46,14 @@ def list_ways(adapter: Path, scratch: Path) -> Iterator[tuple[str, str, Checkpoi
             yield "unmerged", dtype, load_trained(adapter, dtype=dtype)
 
 
+def generate(checkpoint: Checkpoint, texts: list[str]) -> list[GeneratedCodes]:
+    """Generate a clip for each text, in the order of the texts."""
+    clips = dict(generate_codes(checkpoint, [Request(text) for text in texts], sampling=SAMPLING))
+    return [clips[number] for number in range(len(texts))]
+
+
 @torch.no_grad()
-def compute_logits(checkpoint: Checkpoint, clips: list[Spoken]) -> list[Tensor]:
+def compute_logits(checkpoint: Checkpoint, clips: list[GeneratedCodes]) -> list[Tensor]:
     """For each clip, float32 (N, K, C): N columns, each predicted from the clip's own columns before it."""
     model, ids = checkpoint.model.eval(), checkpoint.stream_ids
     found = []
@@ -65,17 +74,20 @@ def compute_logits(checkpoint: Checkpoint, clips: list[Spoken]) -> list[Tensor]:
 
 
 def compare(
-    logits: list[Tensor], reference_logits: list[Tensor], said: list[Spoken], reference: list[Spoken]
+    logits: list[Tensor],
+    reference_logits: list[Tensor],
+    generated: list[GeneratedCodes],
+    reference: list[GeneratedCodes],
 ) -> dict[str, Any]:
     """One row's figures."""
     logits_NKC, reference_NKC = torch.cat(logits), torch.cat(reference_logits)
     difference = (logits_NKC - reference_NKC).abs()
-    others = [not torch.equal(a.codes_FK, b.codes_FK) for a, b in zip(said, reference, strict=True)]
+    others = [not torch.equal(a.codes_FK, b.codes_FK) for a, b in zip(generated, reference, strict=True)]
     return {
         "largest_logit_difference": float(difference.max()),
         "mean_logit_difference": float(difference.mean()),
         "other_codes": float((logits_NKC.argmax(-1) != reference_NKC.argmax(-1)).float().mean()),
-        "clips_spoken_otherwise": sum(others) / len(others),
+        "other_clips": sum(others) / len(others),
     }
 
 
@@ -92,19 +104,19 @@ def main() -> None:
     texts = arguments.text_file.read_text(encoding="utf-8").splitlines()[: arguments.clips]
 
     unmerged = load_trained(arguments.adapter)
-    reference = speak(unmerged, texts, sampling=SAMPLING)
+    reference = generate(unmerged, texts)
     reference_logits = compute_logits(unmerged, reference)
     rows = []
-    print("| | dtype | largest logit difference | mean | other codes | clips spoken otherwise |")
+    print("| | dtype | largest logit difference | mean | other codes | other clips |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         for what, dtype, checkpoint in list_ways(arguments.adapter, Path(scratch)):
-            said = speak(checkpoint, texts, sampling=SAMPLING)
-            row = compare(compute_logits(checkpoint, reference), reference_logits, said, reference)
+            generated = generate(checkpoint, texts)
+            row = compare(compute_logits(checkpoint, reference), reference_logits, generated, reference)
             rows.append({"what": what, "dtype": dtype, **row})
             print(
                 f"| {what} | {dtype} | {row['largest_logit_difference']:.1e} | {row['mean_logit_difference']:.1e} "
-                f"| {row['other_codes']:.2%} | {row['clips_spoken_otherwise']:.0%} |",
+                f"| {row['other_codes']:.2%} | {row['other_clips']:.0%} |",
                 flush=True,
             )
     cells = sum(logits_NKC.shape[0] * logits_NKC.shape[1] for logits_NKC in reference_logits)

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from build_demo_corpora import SAMPLE_RATE_HZ, Voice, speak
+from build_demo_corpora import SAMPLE_RATE_HZ, Voice, synthesize
 
 from higgs_trainer.audio.files import read_audio
 from higgs_trainer.audio.mel_codec import MelCodec
@@ -80,7 +80,7 @@ def build_voice(voice: Voice, folder: Path, sentences: list[str], *, seed: int) 
     unfinished = folder.with_suffix(".unfinished")
     unfinished.mkdir(parents=True, exist_ok=True)
     for number, sentence in enumerate(sentences):
-        waveform = record(speak(sentence, voice), generator)
+        waveform = record(synthesize(sentence, voice), generator)
         soundfile.write(unfinished / f"{number:03}.wav", waveform, SAMPLE_RATE_HZ, subtype="PCM_16")
     unfinished.rename(folder)
 

@@ -185,7 +185,7 @@ def finish(waveform: np.ndarray) -> np.ndarray:
     return whole * min(1.0, 0.99 / np.abs(whole).max())
 
 
-def speak(text: str, voice: Voice) -> np.ndarray:
+def synthesize(text: str, voice: Voice) -> np.ndarray:
     """`text` in `voice` -> float32 waveform (S,) at 24 kHz."""
     waveform, rate_hz = ENGINES[voice.engine](text, voice)
     return finish(soxr.resample(waveform, rate_hz * voice.resample, SAMPLE_RATE_HZ))
@@ -222,7 +222,7 @@ def build_voice(voice: Voice, folder: Path, texts: list[str], manifest: str) -> 
     rows = []
     for text in texts:
         audio = f"wav/{text.replace(' ', '-')}.wav"
-        soundfile.write(folder / audio, speak(text, voice), SAMPLE_RATE_HZ, subtype="PCM_16")
+        soundfile.write(folder / audio, synthesize(text, voice), SAMPLE_RATE_HZ, subtype="PCM_16")
         rows.append(json.dumps({"audio": audio, "text": text, "speaker": voice.name}))
     (folder / manifest).write_text("\n".join(rows) + "\n", encoding="utf-8")
 

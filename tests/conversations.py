@@ -10,14 +10,14 @@ import torch
 from transformers import AutoTokenizer, DacConfig, DacFeatureExtractor, DacModel, HiggsAudioV2Processor
 from transformers.models.dac.modeling_dac import DacEncoderOutput
 
-from higgs_trainer.dataset.context import Context, SpokenClip
+from higgs_trainer.dataset.context import Context, PromptClip
 from higgs_trainer.model.prompt import Message
 from tiny import NUM_CODEBOOKS, NUM_CODES, draw_codes
 
 SCENE = "Audio is recorded from a quiet room."
 DIALOGUE = "[SPEAKER0] seven two\n[SPEAKER1] four"
 TARGET_FRAMES = 11
-FIRST, SECOND = (SpokenClip(text, draw_codes(F, seed=F)) for text, F in (("nine one", 5), ("six", 3)))
+FIRST, SECOND = (PromptClip(text, draw_codes(F, seed=F)) for text, F in (("nine one", 5), ("six", 3)))
 
 TASKS: dict[str, tuple[str, Context]] = {
     "single speaker": ("seven two", Context()),

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from conversations import TARGET_FRAMES, TASKS, demo_tokenizer
+from generation import generate_texts
 from higgs_trainer.model.delay_pattern import apply_delay
 from higgs_trainer.model.prompt import encode_conversation, encode_prompt
-from higgs_trainer.speech.generate import speak
 from tiny import NUM_CODEBOOKS, NUM_CODES, draw_codes, tiny_checkpoint, tiny_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "prompts"
@@ -55,7 +55,7 @@ def test_generate_sends_the_golden_tokens_and_every_clip(tokenizer, task, monkey
         return torch.cat([before, said], dim=1)
 
     monkeypatch.setattr(checkpoint.model, "generate", record)
-    (spoken,) = speak(checkpoint, [text], context=context)
+    (spoken,) = generate_texts(checkpoint, [text], context=context)
     assert torch.equal(spoken.codes_FK, said_FK)  # and nothing of the context
     prompt, _ = read_golden(task)
     assert sent["input_ids"][0].tolist() == prompt

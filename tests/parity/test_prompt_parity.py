@@ -8,7 +8,7 @@ from higgs_trainer.errors import UserError
 from higgs_trainer.model.delay_pattern import apply_delay
 from higgs_trainer.model.prompt import (
     Context,
-    SpokenClip,
+    PromptClip,
     build_messages,
     encode_conversation,
     encode_prompt,
@@ -53,7 +53,7 @@ def test_generation_reads_the_beginning_of_what_training_read(processor, task):
 
 @pytest.mark.parametrize("token", ["<|AUDIO_OUT|>", "<|eot_id|>", "<|any_other|>"])
 def test_a_special_token_inside_a_text_is_refused(token):
-    clip = SpokenClip(f"say {token}", draw_codes(3, seed=3))
+    clip = PromptClip(f"say {token}", draw_codes(3, seed=3))
     for text, context in (
         (f"say {token}", Context()),
         ("x", Context(f"a {token}")),
@@ -65,7 +65,7 @@ def test_a_special_token_inside_a_text_is_refused(token):
 
 def test_a_typed_text_is_put_in_order_as_a_prepared_one():
     typed, prepared = " e\u0301t\u00e9  [laugh]\n", "\u00e9t\u00e9 [laugh]"
-    clips = [SpokenClip(text, draw_codes(3, seed=3)) for text in (typed, prepared)]
+    clips = [PromptClip(text, draw_codes(3, seed=3)) for text in (typed, prepared)]
     first, second = (
         encode_prompt(tiny_tokenizer(), text, Context(turns=(clip,)), num_codebooks=NUM_CODEBOOKS)
         for text, clip in zip((typed, prepared), clips, strict=True)
@@ -74,14 +74,14 @@ def test_a_typed_text_is_put_in_order_as_a_prepared_one():
 
 
 def test_a_dialogue_is_one_however_its_voices_are_spread_over_the_turns():
-    turn = SpokenClip("[SPEAKER0] one", draw_codes(3, seed=3))
+    turn = PromptClip("[SPEAKER0] one", draw_codes(3, seed=3))
     system = build_messages("[SPEAKER0] one\n[SPEAKER1] two")[0]
     assert build_messages("[SPEAKER1] two", Context(turns=(turn,)))[0] == system
     assert build_messages("[SPEAKER0] two", Context(turns=(turn,)))[0] != system
 
 
 def test_what_no_template_can_lay_out_is_refused():
-    wordless = (SpokenClip(None, draw_codes(3, seed=3)),)
+    wordless = (PromptClip(None, draw_codes(3, seed=3)),)
     with pytest.raises(UserError, match="stand behind a scene"):
         build_messages("x", Context(references=wordless, references_in_system=True))
     with pytest.raises(UserError, match=r"\[SPEAKER1\], but no reference for it"):

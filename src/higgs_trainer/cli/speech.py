@@ -84,10 +84,10 @@ def generate(
     voice = _read_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
     from higgs_trainer.speech.clip_folder import check_is_empty
     from higgs_trainer.speech.sampling import Sampling
-    from higgs_trainer.speech.speech_model import load_speaker, speak_into_folder
+    from higgs_trainer.speech.speech_model import generate_into_folder, load_speech_model
 
     check_is_empty(output)
-    speaker = load_speaker(
+    speaker = load_speech_model(
         model,
         codec=codec,
         voice=voice,
@@ -105,7 +105,7 @@ def generate(
         device=device,
     )
     requests = [speaker.build_request(line) for line in script]
-    done = speak_into_folder(speaker, requests, output, batch_size=batch_size)
+    done = generate_into_folder(speaker, requests, output, batch_size=batch_size)
     typer.echo(
         f"{output}: {done.num_clips} spoken, {done.audio_seconds:.1f} s of audio in {done.seconds:.1f} s, "
         "in the order of index.jsonl"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class SpokenClip:
+class PromptClip:
     """A clip in the prompt: codes (F, K) and what they say. ``text`` may be None in a reference of the system
     message, which does not quote it."""
 
@@ -27,12 +27,12 @@ class Context:
     """
 
     scene: str | None = None
-    references: tuple[SpokenClip, ...] = ()
-    turns: tuple[SpokenClip, ...] = ()
+    references: tuple[PromptClip, ...] = ()
+    turns: tuple[PromptClip, ...] = ()
     references_in_system: bool = False
 
     @property
-    def clips(self) -> tuple[SpokenClip, ...]:
+    def clips(self) -> tuple[PromptClip, ...]:
         """All clips, in the order in which they stand in the prompt."""
         return self.references + self.turns
 
@@ -42,7 +42,7 @@ def read_context(row: Mapping[str, Any], num_codebooks: int) -> Context:
     codes_FK = reshape_codes(row["context_codes"], num_codebooks)
     frames = [int(num_frames) for num_frames in row["context_frames"]]
     clips = tuple(
-        SpokenClip(text, clip_FK)
+        PromptClip(text, clip_FK)
         for text, clip_FK in zip(row["context_texts"], codes_FK.split(frames), strict=True)
     )
     return Context(

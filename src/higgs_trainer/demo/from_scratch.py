@@ -20,11 +20,11 @@ from higgs_trainer.dataset.prepared import write_encoded
 from higgs_trainer.demo.blank_model import write_blank_model
 from higgs_trainer.demo.new_voice import (
     NUM_REFERENCES,
+    generate_set,
     make_empty,
+    print_checks,
+    print_heading,
     quiet_transformers,
-    say,
-    say_checks,
-    speak_set,
 )
 from higgs_trainer.demo.outcome import ClipSet, judge, print_outcome, write_page, write_summary
 from higgs_trainer.evaluation.judges import load_asr
@@ -49,21 +49,21 @@ def learn_to_speak(output: Path) -> None:
         shutil.copy(assets / "recipe_from_scratch.yaml", output / RECIPE_FILE)
         strings = (assets / "unheard_strings.txt").read_text(encoding="utf-8").splitlines()
 
-    say(console, "prepare", f"{len(clips)} utterances, already codes")
+    print_heading(console, "prepare", f"{len(clips)} utterances, already codes")
     write_encoded(clips[:-HELD_OUT], output / "prepared" / "train", codec=codec, source="digits")
     write_encoded(clips[-HELD_OUT:], output / "prepared" / "held_out", codec=codec, source="digits")
     write_blank_model(output / "random", codec, seed=0, **MODEL_SIZES)
     recipe = read_recipe(output / RECIPE_FILE, [])
 
-    say(console, "check", "real batches through train, evaluate and predict")
-    say_checks(console, check(recipe))
+    print_heading(console, "check", "real batches through train, evaluate and predict")
+    print_checks(console, check(recipe))
 
-    say(console, "train", "every parameter, from random weights")
+    print_heading(console, "train", "every parameter, from random weights")
     summary = train(recipe)
     console.print(summary.cascade, markup=False, highlight=False, soft_wrap=True)
 
-    say(console, "speak", f"{len(strings)} strings that are not in the corpus")
-    spoken = speak_set(Path(recipe.training.output_dir), strings, output / "wav" / "after")
+    print_heading(console, "speak", f"{len(strings)} strings that are not in the corpus")
+    spoken = generate_set(Path(recipe.training.output_dir), strings, output / "wav" / "after")
     held_out = clips[-HELD_OUT:]
     sets = {
         "after": spoken,
@@ -72,7 +72,7 @@ def learn_to_speak(output: Path) -> None:
         ),
     }
     references = [decode(codec, codes_FK) for _, _, codes_FK in clips[:NUM_REFERENCES]]
-    say(console, "listen", "a speech recogniser and a speaker encoder judge every clip")
+    print_heading(console, "listen", "a speech recogniser and a speaker encoder judge every clip")
     scores = judge(sets, asr=asr, reference_waveforms=references, console=console)
     page = write_page(
         output,

@@ -24,10 +24,10 @@ from higgs_trainer.model.loading import CODEC_FOLDER
 from higgs_trainer.recipe.schema import read_recipe
 from higgs_trainer.run.train import CheckReport, check, train
 from higgs_trainer.run_folder import DEMO_SUMMARY_FILE, RECIPE_FILE
-from higgs_trainer.speech.clip_folder import Spoken
+from higgs_trainer.speech.clip_folder import GeneratedCodes
 from higgs_trainer.speech.generate import Request
 from higgs_trainer.speech.sampling import Sampling
-from higgs_trainer.speech.speech_model import load_speaker, speak_into_folder
+from higgs_trainer.speech.speech_model import generate_into_folder, load_speech_model
 
 RECORDINGS_SHOWN = 5  # of the real voice, on the page
 NUM_REFERENCES = 20  # recordings whose mean embedding stands for the voice
@@ -49,25 +49,25 @@ def learn_a_voice(output: Path) -> None:
         shutil.copy(assets / RECIPE_FILE, output / RECIPE_FILE)
         strings = (assets / "unheard_strings.txt").read_text(encoding="utf-8").splitlines()
 
-    say(console, "prepare", "the recordings of the new voice become codes, once")
+    print_heading(console, "prepare", "the recordings of the new voice become codes, once")
     for name in ("train", "held_out"):
         prepare(voice / f"{name}.jsonl", output / "prepared" / name, codec=str(base / CODEC_FOLDER))
     recipe = read_recipe(output / RECIPE_FILE, [])
 
-    say(console, "check", "real batches through train, evaluate and predict")
-    say_checks(console, check(recipe))
+    print_heading(console, "check", "real batches through train, evaluate and predict")
+    print_checks(console, check(recipe))
 
     held_out = read_manifest(voice / "held_out.jsonl")
-    say(console, "before", f"the base model speaks {len(strings)} strings that nobody recorded")
-    before = speak_set(base, strings, output / "wav" / "before")
+    print_heading(console, "before", f"the base model speaks {len(strings)} strings that nobody recorded")
+    before = generate_set(base, strings, output / "wav" / "before")
 
-    say(console, "train", "LoRA adapters on the new voice")
+    print_heading(console, "train", "LoRA adapters on the new voice")
     summary = train(recipe)
     console.print(summary.cascade, markup=False, highlight=False, soft_wrap=True)
     after_folder = Path(recipe.training.output_dir)
 
-    say(console, "after", "the same strings, with the adapters")
-    after = speak_set(after_folder, strings, output / "wav" / "after")
+    print_heading(console, "after", "the same strings, with the adapters")
+    after = generate_set(after_folder, strings, output / "wav" / "after")
 
     codec = load_codec(base / CODEC_FOLDER)
     recordings = [read_audio(u.audio) for u in held_out]
@@ -80,7 +80,7 @@ def learn_a_voice(output: Path) -> None:
         "before": before,
         "after": after,
     }
-    say(console, "listen", "a speech recogniser and a speaker encoder judge every clip")
+    print_heading(console, "listen", "a speech recogniser and a speaker encoder judge every clip")
     references = [read_audio(u.audio) for u in read_manifest(voice / "train.jsonl")[:NUM_REFERENCES]]
     scores = judge(sets, asr=asr, reference_waveforms=references, console=console)
     limits = {"the real voice": RECORDINGS_SHOWN, "the real voice through the codec": RECORDINGS_SHOWN}
@@ -119,12 +119,12 @@ def quiet_transformers() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
-def say(console: Console, verb: str, what: str) -> None:
+def print_heading(console: Console, verb: str, what: str) -> None:
     """A heading of the demo's story."""
     console.print(f"\n[bold cyan]{verb:8}[/bold cyan] {what}")
 
 
-def say_checks(console: Console, report: CheckReport) -> None:
+def print_checks(console: Console, report: CheckReport) -> None:
     """What ``check`` saw; ``HiggsTrainerError`` where one of the checks failed, since the demo's data is sound."""
     console.print(report.cascade, markup=False, highlight=False, soft_wrap=True)
     for result in report.results:
@@ -135,14 +135,14 @@ def say_checks(console: Console, report: CheckReport) -> None:
         raise HiggsTrainerError("a check of the demo failed, as shown above; please report it")
 
 
-def speak_set(model: Path, strings: list[str], folder: Path) -> ClipSet:
+def generate_set(model: Path, strings: list[str], folder: Path) -> ClipSet:
     """What ``higgs-trainer generate`` would write for these strings."""
-    heard: dict[int, tuple[Spoken, Tensor]] = {}
-    speak_into_folder(
-        load_speaker(model, sampling=SAMPLING),
+    heard: dict[int, tuple[GeneratedCodes, Tensor]] = {}
+    generate_into_folder(
+        load_speech_model(model, sampling=SAMPLING),
         [Request(string) for string in strings],
         folder,
         on_clip=lambda number, clip, waveform_S: heard.update({number: (clip, waveform_S)}),
     )
     spoken, waveforms = zip(*(heard[number] for number in range(len(strings))), strict=True)
-    return ClipSet.of_spoken(spoken, waveforms)
+    return ClipSet.of_generated(spoken, waveforms)

@@ -18,7 +18,7 @@ from higgs_trainer.evaluation.evaluation_file import JudgedClip, JudgedSet, writ
 from higgs_trainer.evaluation.judges import SpeechScores, Transcriber, score_speech
 from higgs_trainer.report.run_page import write_report
 from higgs_trainer.run_folder import DEMO_PAGE_FILE, name_clip
-from higgs_trainer.speech.generate import Spoken
+from higgs_trainer.speech.clip_folder import GeneratedCodes
 
 DEMO_NOTE = (
     "The model and the codec behind these clips are tiny, so that they train on a laptop: the sound is robotic, the "
@@ -43,7 +43,7 @@ class ClipSet:
     stopped: Sequence[bool]
 
     @classmethod
-    def of_spoken(cls, spoken: Sequence[Spoken], waveforms: Sequence[Tensor]) -> "ClipSet":
+    def of_generated(cls, spoken: Sequence[GeneratedCodes], waveforms: Sequence[Tensor]) -> "ClipSet":
         """What a model said."""
         return cls([clip.text for clip in spoken], waveforms, [clip.stopped for clip in spoken])
 

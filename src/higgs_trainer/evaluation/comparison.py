@@ -15,7 +15,13 @@ from torch import Tensor
 from higgs_trainer.audio.codec import load_codec
 from higgs_trainer.audio.files import read_audio
 from higgs_trainer.errors import UserError
-from higgs_trainer.evaluation.judging import JudgedClip, Judges, judge_clips, speak_sentences, take_recordings
+from higgs_trainer.evaluation.judging import (
+    JudgedClip,
+    Judges,
+    generate_sentences,
+    judge_clips,
+    take_recordings,
+)
 from higgs_trainer.evaluation.sentences import Sentence, build_sentences, embed_voices, read_sentences
 from higgs_trainer.evaluation.statistics import RESAMPLES, Difference, Figure, Ratio, compare, estimate
 from higgs_trainer.manifest.script import ScriptLine, Voice
@@ -23,7 +29,7 @@ from higgs_trainer.run_folder import FIGURES_FILE, ROWS_FILE
 from higgs_trainer.speech.clip_folder import check_is_empty
 from higgs_trainer.speech.generate import Request
 from higgs_trainer.speech.sampling import Sampling
-from higgs_trainer.speech.speech_model import Speaker, load_speaker
+from higgs_trainer.speech.speech_model import SpeechModel, load_speech_model
 
 RECORDINGS = "recordings"
 """In a model's place: the recordings of the sentences are judged."""
@@ -122,9 +128,9 @@ class Evaluation:
     device: str | None = None
     batch_size: int = 8
 
-    def load_speaker(self, model: str) -> Speaker:
+    def load_model(self, model: str) -> SpeechModel:
         """A model to speak with."""
-        return load_speaker(
+        return load_speech_model(
             model,
             codec=self.codec,
             voice=self.voice,
@@ -134,7 +140,7 @@ class Evaluation:
             device=self.device,
         )
 
-    def read_sentences(self, speaker: Speaker | None) -> list[Sentence]:
+    def read_sentences(self, speaker: SpeechModel | None) -> list[Sentence]:
         """The sentences as ``speaker`` is asked for them; None: recordings are judged, and nobody is asked."""
         if self.prepared is None:
             build_request = (lambda line: Request(line.text)) if speaker is None else speaker.build_request
@@ -161,7 +167,7 @@ def evaluate_models(
     (`FIGURES_FILE`) into ``output``. Returns the figures, as `build_report` lays them out.
 
     Raises:
-        UserError: ``output`` holds files already, or nothing can be judged; as `Speaker` and `Evaluation` raise.
+        UserError: ``output`` holds files already, or nothing can be judged; as `SpeechModel` and `Evaluation` raise.
     """
     check_is_empty(output)
     others = [read_audio(path) for path in other_voice]
@@ -185,7 +191,7 @@ def _judge_model(
     name: str, model: str, evaluation: Evaluation, judges: Judges, folder: Path, others: Sequence[Tensor]
 ) -> tuple[list[JudgedClip], float | None]:
     """The rows of one model, which is no longer in memory afterwards, and its speed."""
-    speaker = None if model == RECORDINGS else evaluation.load_speaker(model)
+    speaker = None if model == RECORDINGS else evaluation.load_model(model)
     sentences = evaluation.read_sentences(speaker)
     if speaker is None:
         clips, speed = take_recordings(sentences), None
@@ -194,7 +200,7 @@ def _judge_model(
             raise UserError(
                 f"{model} speaks at {speaker.codec.sample_rate_hz} Hz, not {judges.sample_rate_hz}"
             )
-        clips, speed = speak_sentences(speaker, sentences, folder, batch_size=evaluation.batch_size)
+        clips, speed = generate_sentences(speaker, sentences, folder, batch_size=evaluation.batch_size)
     voices = embed_voices(sentences, judges.encoder, judges.sample_rate_hz, other_voice=others)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("listening", total=len(clips))

@@ -14,7 +14,7 @@ from higgs_trainer.evaluation.quality import QualityPredictor, load_quality_pred
 from higgs_trainer.evaluation.sentences import Sentence, VoicePrints
 from higgs_trainer.evaluation.speaker_encoder import SpeakerEncoder, load_speaker_encoder
 from higgs_trainer.run_folder import name_clip
-from higgs_trainer.speech.speech_model import Speaker, speak_into_folder
+from higgs_trainer.speech.speech_model import SpeechModel, generate_into_folder
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ def load_judges(asr: str, *, language: str = "en", with_quality: bool = True) ->
     )
 
 
-def speak_sentences(
-    speaker: Speaker, sentences: Sequence[Sentence], folder: Path, *, batch_size: int
+def generate_sentences(
+    speaker: SpeechModel, sentences: Sequence[Sentence], folder: Path, *, batch_size: int
 ) -> tuple[list[Clip], float]:
     """Each sentence, spoken into ``folder``, and how many seconds of audio were spoken in a second."""
     clips: dict[int, Clip] = {}
-    done = speak_into_folder(
+    done = generate_into_folder(
         speaker,
         [sentence.request for sentence in sentences],
         folder,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from higgs_trainer.dataset.context import Context, SpokenClip
+from higgs_trainer.dataset.context import Context, PromptClip
 from higgs_trainer.errors import UserError
 from higgs_trainer.manifest.text import TextRules, clean_text, find_speakers, find_special_tokens
 from higgs_trainer.model.delay_pattern import count_columns
@@ -70,12 +70,12 @@ def build_messages(text: str, context: Context = Context()) -> list[Message]:
     return [*messages, _say_words(text)]
 
 
-def _tag_references(context: Context) -> tuple[SpokenClip, ...]:
+def _tag_references(context: Context) -> tuple[PromptClip, ...]:
     """References as earlier turns: where there are several, each text says whose voice it is."""
     if len(context.references) < 2:
         return context.references
     return tuple(
-        SpokenClip(f"[SPEAKER{i}] {clip.text}" if clip.text else None, clip.codes_FK)
+        PromptClip(f"[SPEAKER{i}] {clip.text}" if clip.text else None, clip.codes_FK)
         for i, clip in enumerate(context.references)
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from higgs_trainer.audio.files import read_audio
-from higgs_trainer.dataset.context import Context, SpokenClip, read_context
+from higgs_trainer.dataset.context import Context, PromptClip, read_context
 from higgs_trainer.dataset.prepared import PreparedRows
 from higgs_trainer.dataset.summary import summarize
 from higgs_trainer.evaluation.held_out_scores import HeldOutScores
@@ -39,9 +39,17 @@ from higgs_trainer.run_folder import (
     UNFINISHED_FOLDER,
 )
 from higgs_trainer.sharing.model_card import write_model_card
-from higgs_trainer.speech.generate import Request, Sampling, speak_requests, write_spoken
-from higgs_trainer.speech.real_recordings import REFERENCE, Recording, decode_row, find_rows, write_recordings
-from higgs_trainer.training.callbacks import MetricsFile, ReadableProgress, SpeakSamples
+from higgs_trainer.speech.clip_folder import ClipFolder
+from higgs_trainer.speech.generate import Request, generate_codes
+from higgs_trainer.speech.real_recordings import (
+    REFERENCE,
+    ComparisonRecording,
+    decode_row,
+    find_rows,
+    write_recordings,
+)
+from higgs_trainer.speech.sampling import Sampling
+from higgs_trainer.training.callbacks import GenerateSamples, MetricsFile, ReadableProgress
 from higgs_trainer.training.checkpoints import (
     find_start,
     flush_to_disk,
@@ -101,10 +109,12 @@ def _build_watchers(run: Run) -> Iterator[TrainerCallback]:
     if recipe.early_stopping is not None:
         yield EarlyStoppingCallback(recipe.early_stopping.patience, recipe.early_stopping.threshold)
     if recipe.samples.texts or recipe.samples.held_out:
-        speaking = SpeakSamples(lambda folder: _speak_samples(run, folder), output_dir / SAMPLES_FOLDER)
+        generating = GenerateSamples(
+            lambda folder: _generate_samples(run, folder), output_dir / SAMPLES_FOLDER
+        )
         if recipe.samples.judged:
-            _judge_samples(run, speaking)
-        yield speaking
+            _judge_samples(run, generating)
+        yield generating
 
 
 def _write_plan(run: Run) -> None:
@@ -209,38 +219,41 @@ def _single_still_step(training: TrainingRecipe, folder: Path) -> TrainingRecipe
     )
 
 
-def _speak_samples(run: Run, folder: Path) -> None:
+def _generate_samples(run: Run, folder: Path) -> None:
     """The recipe's sentences, then the held-out ones, each as it stands in the data."""
     samples = run.recipe.samples
-    references: tuple[SpokenClip, ...] = ()
+    references: tuple[PromptClip, ...] = ()
     if samples.ref_audio is not None:
-        references = (SpokenClip(samples.ref_text, run.codec.encode(read_audio(samples.ref_audio))),)
+        references = (PromptClip(samples.ref_text, run.codec.encode(read_audio(samples.ref_audio))),)
     sampling = Sampling(max_seconds=samples.max_seconds, seed=run.recipe.training.seed)
     requests = [Request(text, Context(references=references)) for text in samples.texts]
     for i in range(samples.held_out):
         assert run.held_out is not None  # `_check_what_is_watched`
         row = run.held_out.rows[i]
         requests.append(Request(row["text"], read_context(row, run.checkpoint.stream_ids.num_codebooks)))
-    spoken = dict(speak_requests(run.checkpoint, requests, sampling=sampling))
-    write_spoken([spoken[number] for number in range(len(requests))], run.codec, folder)
+    with ClipFolder(folder, run.codec) as clips:
+        for number, clip in generate_codes(run.checkpoint, requests, sampling=sampling):
+            clips.write(number, clip)
 
 
-def _judge_samples(run: Run, speaking: SpeakSamples) -> None:
+def _judge_samples(run: Run, generating: GenerateSamples) -> None:
     """Have the held-out sentences of each evaluation judged, by the main process."""
     prepared, count = run.recipe.data.eval, run.recipe.samples.held_out
     if prepared is None or not run.trainer.is_world_process_zero():
         run.trainer.measure_speech = dict
         return
     scores = HeldOutScores(prepared, run.codec, count, load_judges("whisper-tiny.en", with_quality=False))
-    run.trainer.measure_speech = lambda: scores.measure(speaking.speak(run.trainer.state.global_step))
+    run.trainer.measure_speech = lambda: scores.measure(generating.generate(run.trainer.state.global_step))
 
 
-def _list_recordings(run: Run) -> Iterator[Recording]:
+def _list_recordings(run: Run) -> Iterator[ComparisonRecording]:
     """What the samples are held against: their references, and the data's own recordings of the same sentences."""
     samples = run.recipe.samples
     if samples.ref_audio is not None:
         reference = read_audio(samples.ref_audio)
-        yield from (Recording(text, REFERENCE, samples.ref_text, reference) for text in samples.texts)
+        yield from (
+            ComparisonRecording(text, REFERENCE, samples.ref_text, reference) for text in samples.texts
+        )
     sets = [examples.rows for examples in (run.held_out, run.train_examples) if examples is not None]
     for row in find_rows(samples.texts, sets):
         yield from decode_row(row, run.codec, with_references=False)

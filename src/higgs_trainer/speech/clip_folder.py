@@ -6,7 +6,6 @@ in which clips were finished; a job that ends well leaves it in the order of the
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +21,7 @@ from higgs_trainer.run_folder import CLIP_INDEX_FILE, name_clip
 
 
 @dataclass(frozen=True)
-class Spoken:
+class GeneratedCodes:
     """One text, spoken. ``stopped``: the model ended the clip itself, every part of it, before the limit of
     ``max_seconds``. ``num_parts``: into how many a long text was cut."""
 
@@ -32,7 +31,7 @@ class Spoken:
     num_parts: int = 1
 
 
-def decode_spoken(clip: Spoken, codec: Codec) -> Tensor:
+def decode_generated(clip: GeneratedCodes, codec: Codec) -> Tensor:
     """The waveform (S,); where the model said nothing at all, a tenth of a second of silence."""
     if not len(clip.codes_FK):
         return torch.zeros(codec.sample_rate_hz // 10)
@@ -59,10 +58,10 @@ class ClipFolder:
         (self.folder / CLIP_INDEX_FILE).write_text("", encoding="utf-8")
         return self
 
-    def write(self, number: int, clip: Spoken, **noted: Any) -> Tensor:
+    def write(self, number: int, clip: GeneratedCodes, **noted: Any) -> Tensor:
         """Write one clip as ``NNNN.wav``, then its line: text, audio, seconds, stopped, parts, and what is ``noted``.
         Returns its waveform (S,). ``seconds`` is 0 where the model said nothing."""
-        waveform_S = decode_spoken(clip, self.codec)
+        waveform_S = decode_generated(clip, self.codec)
         name = name_clip(number)
         write_audio(self.folder / name, waveform_S)
         line = {
@@ -85,9 +84,3 @@ class ClipFolder:
             unfinished = self.folder / f".{CLIP_INDEX_FILE}.unfinished"
             unfinished.write_text("".join(self.lines[i] for i in sorted(self.lines)), encoding="utf-8")
             os.replace(unfinished, self.folder / CLIP_INDEX_FILE)
-
-
-def write_spoken(spoken: Sequence[Spoken], codec: Codec, folder: Path) -> list[Tensor]:
-    """Write clips that are all finished, with their index; returns the waveforms (S,)."""
-    with ClipFolder(folder, codec) as clips:
-        return [clips.write(number, clip) for number, clip in enumerate(spoken)]

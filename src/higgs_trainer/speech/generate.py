@@ -1,29 +1,28 @@
 """Text (and a reference voice) -> codes: transformers' own ``generate`` on the prompts that training used.
 
-Samples in training, ``higgs-trainer generate``, ``evaluate`` and the demo all speak through `speak_requests`.
+Samples in training, ``higgs-trainer generate``, ``evaluate`` and the demo all speak through `generate_codes`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
-from higgs_trainer.dataset.context import Context, SpokenClip
+from higgs_trainer.dataset.context import Context, PromptClip
 from higgs_trainer.model.delay_pattern import apply_delay, revert_delay
 from higgs_trainer.model.loading import Checkpoint
 from higgs_trainer.model.prompt import encode_prompt
 from higgs_trainer.speech.chunks import cut_text
-from higgs_trainer.speech.clip_folder import Spoken as Spoken
-from higgs_trainer.speech.clip_folder import write_spoken as write_spoken
+from higgs_trainer.speech.clip_folder import GeneratedCodes
 from higgs_trainer.speech.sampling import (
     DrawByClip,
     FirstCodebookEnds,
+    Sampling,
     build_generation_config,
     choose_draw_rule,
 )
-from higgs_trainer.speech.sampling import Sampling as Sampling
 
 FRAMES_PER_SECOND = 25
 PART_OF_LIMIT = 2 / 3
@@ -40,31 +39,13 @@ class Request:
     language: str = "en"
 
 
-def speak(
-    checkpoint: Checkpoint,
-    texts: Sequence[str],
-    *,
-    context: Context = Context(),
-    sampling: Sampling = Sampling(),
-    batch_size: int = 8,
-    on_done: Callable[[int], None] = lambda count: None,
-) -> list[Spoken]:
-    """Speak each text; the results stand in the order of the texts. ``on_done`` is told how many texts are finished."""
-    requests = [Request(text, context) for text in texts]
-    spoken: dict[int, Spoken] = {}
-    for number, clip in speak_requests(checkpoint, requests, sampling=sampling, batch_size=batch_size):
-        spoken[number] = clip
-        on_done(1)
-    return [spoken[number] for number in range(len(texts))]
-
-
-def speak_requests(
+def generate_codes(
     checkpoint: Checkpoint,
     requests: Sequence[Request],
     *,
     sampling: Sampling = Sampling(),
     batch_size: int = 8,
-) -> Iterator[tuple[int, Spoken]]:
+) -> Iterator[tuple[int, GeneratedCodes]]:
     """Speak each request and yield it with its number as soon as it is finished; the longest come first.
 
     What is said does not depend on the batch: prompts of different lengths are padded on the left, where the model
@@ -77,7 +58,7 @@ def speak_requests(
         batch = drafts[start : start + batch_size]
         unfinished = batch
         while unfinished:
-            _speak_next_parts(checkpoint, unfinished, sampling)
+            _generate_next_parts(checkpoint, unfinished, sampling)
             unfinished = [draft for draft in unfinished if draft.next_part is not None]
         for draft in batch:
             yield draft.number, draft.finish()
@@ -91,7 +72,7 @@ class _Draft:
     request: Request
     parts: Sequence[str]
     generator: torch.Generator
-    spoken: list[SpokenClip] = field(default_factory=list)
+    spoken: list[PromptClip] = field(default_factory=list)
     stopped: bool = True
 
     @classmethod
@@ -111,12 +92,12 @@ class _Draft:
         said = [clip for clip in self.spoken if len(clip.codes_FK)]
         return replace(self.request.context, turns=(*self.request.context.turns, *said[-1:]))
 
-    def finish(self) -> Spoken:
+    def finish(self) -> GeneratedCodes:
         codes_FK = torch.cat([clip.codes_FK for clip in self.spoken])
-        return Spoken(self.request.text, codes_FK, self.stopped, num_parts=len(self.parts))
+        return GeneratedCodes(self.request.text, codes_FK, self.stopped, num_parts=len(self.parts))
 
 
-def _speak_next_parts(checkpoint: Checkpoint, drafts: Sequence[_Draft], sampling: Sampling) -> None:
+def _generate_next_parts(checkpoint: Checkpoint, drafts: Sequence[_Draft], sampling: Sampling) -> None:
     ids = checkpoint.stream_ids
     contexts, texts = [draft.context for draft in drafts], [draft.next_part or "" for draft in drafts]
     prompts = [
@@ -130,7 +111,7 @@ def _speak_next_parts(checkpoint: Checkpoint, drafts: Sequence[_Draft], sampling
     columns_BPK = _generate(checkpoint, prompts, heard, [draft.generator for draft in drafts], sampling)
     for draft, text, columns_PK in zip(drafts, texts, columns_BPK, strict=True):
         codes_FK = revert_delay(columns_PK, codebook_size=checkpoint.num_codes)
-        draft.spoken.append(SpokenClip(text, codes_FK))
+        draft.spoken.append(PromptClip(text, codes_FK))
         draft.stopped &= bool((columns_PK[:, 0] == ids.end).any())
 
 

@@ -27,7 +27,7 @@ RECORDING: Literal["recording"] = "recording"
 
 
 @dataclass(frozen=True)
-class Recording:
+class ComparisonRecording:
     """Real speech that belongs beside a sentence: what is said in it, and the waveform (S,) at 24 kHz."""
 
     sentence: str
@@ -48,16 +48,18 @@ def find_rows(texts: Sequence[str], sets: Iterable[Rows]) -> list[Mapping[str, A
     return [found[text] for text in dict.fromkeys(texts) if text in found]
 
 
-def decode_row(row: Mapping[str, Any], codec: Codec, *, with_references: bool) -> Iterator[Recording]:
+def decode_row(
+    row: Mapping[str, Any], codec: Codec, *, with_references: bool
+) -> Iterator[ComparisonRecording]:
     """A prepared row's own recording, after the references of its prompt."""
     references = read_context(row, codec.num_codebooks).references if with_references else ()
     for clip in references:
-        yield Recording(row["text"], REFERENCE, clip.text, codec.decode(clip.codes_FK))
+        yield ComparisonRecording(row["text"], REFERENCE, clip.text, codec.decode(clip.codes_FK))
     codes_FK = torch.as_tensor(row["codes"], dtype=torch.long).reshape(-1, codec.num_codebooks)
-    yield Recording(row["text"], RECORDING, row["text"], codec.decode(codes_FK))
+    yield ComparisonRecording(row["text"], RECORDING, row["text"], codec.decode(codes_FK))
 
 
-def write_recordings(folder: Path, recordings: Iterable[Recording]) -> None:
+def write_recordings(folder: Path, recordings: Iterable[ComparisonRecording]) -> None:
     """Write ``_recordings`` anew into a run's folder: WAV files, and ``index.jsonl`` about them."""
     place = folder / RECORDINGS_FOLDER
     shutil.rmtree(place, ignore_errors=True)

@@ -1,7 +1,7 @@
 """A trained model that speaks, in three lines:
 
-speaker = load_speaker("runs/my_voice")
-speech = speaker.say("Hello there.")
+model = load_speech_model("runs/my_voice")
+speech = model.generate("Hello there.")
 speech.write("hello.wav")
 """
 
@@ -15,18 +15,18 @@ from torch import Tensor
 
 from higgs_trainer.audio.codec import Codec
 from higgs_trainer.audio.files import read_audio, write_audio
-from higgs_trainer.dataset.context import Context, SpokenClip
+from higgs_trainer.dataset.context import Context, PromptClip
 from higgs_trainer.errors import UserError
 from higgs_trainer.manifest.script import ScriptLine, Voice
 from higgs_trainer.model.loading import Checkpoint, load_codec_of, load_trained
 from higgs_trainer.run_folder import name_clip
-from higgs_trainer.speech.clip_folder import ClipFolder, Spoken, check_is_empty, decode_spoken
-from higgs_trainer.speech.generate import Request, speak_requests
+from higgs_trainer.speech.clip_folder import ClipFolder, GeneratedCodes, check_is_empty, decode_generated
+from higgs_trainer.speech.generate import Request, generate_codes
 from higgs_trainer.speech.sampling import Sampling
 
 
 @dataclass(frozen=True)
-class Speech:
+class GeneratedSpeech:
     """What was said: a waveform (S,) at ``sample_rate_hz``. ``stopped``: the model ended it itself."""
 
     text: str
@@ -40,49 +40,53 @@ class Speech:
 
 
 @dataclass(frozen=True)
-class Speaker:
-    """A model with its codec, a voice and a way of drawing. `load_speaker` makes one."""
+class SpeechModel:
+    """A model with its codec, a voice and a way of drawing. `load_speech_model` makes one."""
 
     checkpoint: Checkpoint
     codec: Codec
     voice: Voice = Voice()
     sampling: Sampling = Sampling()
     language: str = "en"
-    heard: dict[Path, Tensor] = field(default_factory=dict, repr=False)
+    reference_codes: dict[Path, Tensor] = field(default_factory=dict, repr=False)
     """Codes (F, K) of references, each encoded once."""
 
-    def say(self, text: str, *, seed: int | None = None) -> Speech:
+    def generate(self, text: str, *, seed: int | None = None) -> GeneratedSpeech:
         """Speak one text; ``seed`` None: that of ``sampling``."""
-        ((_, spoken),) = self.say_all([ScriptLine(text, seed=seed)])
-        waveform_S = decode_spoken(spoken, self.codec)
-        return Speech(text, waveform_S, self.codec.sample_rate_hz, spoken.stopped)
+        ((_, clip),) = self.generate_all([ScriptLine(text, seed=seed)])
+        waveform_S = decode_generated(clip, self.codec)
+        return GeneratedSpeech(text, waveform_S, self.codec.sample_rate_hz, clip.stopped)
 
-    def say_all(self, script: Sequence[ScriptLine], *, batch_size: int = 8) -> Iterator[tuple[int, Spoken]]:
+    def generate_all(
+        self, script: Sequence[ScriptLine], *, batch_size: int = 8
+    ) -> Iterator[tuple[int, GeneratedCodes]]:
         """Speak every line, and yield it with its number in ``script`` as soon as it is finished.
 
         Raises:
             UserError: a reference cannot be read, or a text cannot be laid out. Before anything is spoken.
         """
         requests = [self.build_request(line) for line in script]
-        return speak_requests(self.checkpoint, requests, sampling=self.sampling, batch_size=batch_size)
+        return generate_codes(self.checkpoint, requests, sampling=self.sampling, batch_size=batch_size)
 
     def build_request(self, line: ScriptLine) -> Request:
         """A line in this speaker's voice; a scene or references of its own come before the speaker's."""
         lender = line.voice if line.voice.references else self.voice
         context = Context(
             scene=line.voice.scene or self.voice.scene,
-            references=tuple(SpokenClip(clip.text, self._listen(clip.audio)) for clip in lender.references),
+            references=tuple(
+                PromptClip(clip.text, self._encode_reference(clip.audio)) for clip in lender.references
+            ),
             references_in_system=lender.references_in_system,
         )
         return Request(line.text, context, line.seed, line.language or self.language)
 
-    def _listen(self, audio: Path) -> Tensor:
-        if audio not in self.heard:
-            self.heard[audio] = self.codec.encode(read_audio(audio))
-        return self.heard[audio]
+    def _encode_reference(self, audio: Path) -> Tensor:
+        if audio not in self.reference_codes:
+            self.reference_codes[audio] = self.codec.encode(read_audio(audio))
+        return self.reference_codes[audio]
 
 
-def load_speaker(
+def load_speech_model(
     model: str | Path,
     *,
     codec: str | None = None,
@@ -91,7 +95,7 @@ def load_speaker(
     language: str = "en",
     dtype: str = "float32",
     device: str | None = None,
-) -> Speaker:
+) -> SpeechModel:
     """Load a model to speak with.
 
     Args:
@@ -109,12 +113,12 @@ def load_speaker(
     except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
         raise UserError(f"the model cannot be put on {device!r} ({error}); give another device") from error
     checkpoint.model.eval()
-    return Speaker(checkpoint, load_codec_of(checkpoint, codec), voice, sampling, language)
+    return SpeechModel(checkpoint, load_codec_of(checkpoint, codec), voice, sampling, language)
 
 
 @dataclass(frozen=True)
-class SpokenFolder:
-    """What `speak_into_folder` wrote. ``at_limit``: names of the clips that the model did not end itself."""
+class GeneratedFolder:
+    """What `generate_into_folder` wrote. ``at_limit``: names of the clips that the model did not end itself."""
 
     num_clips: int
     audio_seconds: float
@@ -122,14 +126,14 @@ class SpokenFolder:
     at_limit: tuple[str, ...]
 
 
-def speak_into_folder(
-    speaker: Speaker,
+def generate_into_folder(
+    model: SpeechModel,
     requests: Sequence[Request],
     output: str | Path,
     *,
     batch_size: int = 8,
-    on_clip: Callable[[int, Spoken, Tensor], None] = lambda number, clip, waveform_S: None,
-) -> SpokenFolder:
+    on_clip: Callable[[int, GeneratedCodes, Tensor], None] = lambda number, clip, waveform_S: None,
+) -> GeneratedFolder:
     """Speak every request into ``NNNN.wav`` and ``index.jsonl``, with a progress bar. Each file is there, whole, as
     soon as its clip is finished; ``on_clip`` is then given its number, the clip and its waveform (S,).
 
@@ -140,20 +144,22 @@ def speak_into_folder(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     check_is_empty(output)
-    spoken = speak_requests(speaker.checkpoint, requests, sampling=speaker.sampling, batch_size=batch_size)
+    clips = generate_codes(model.checkpoint, requests, sampling=model.sampling, batch_size=batch_size)
     started, audio_seconds, at_limit = time.perf_counter(), 0.0, []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
-        ClipFolder(output, speaker.codec) as folder,
+        ClipFolder(output, model.codec) as folder,
         Progress(*columns, console=Console(stderr=True), transient=True) as progress,
     ):
         task = progress.add_task("speaking", total=len(requests))
-        for number, clip in spoken:
+        for number, clip in clips:
             seed = requests[number].seed
-            waveform_S = folder.write(number, clip, seed=speaker.sampling.seed if seed is None else seed)
+            waveform_S = folder.write(number, clip, seed=model.sampling.seed if seed is None else seed)
             on_clip(number, clip, waveform_S)
-            audio_seconds += len(clip.codes_FK) / speaker.codec.frames_per_second
+            audio_seconds += len(clip.codes_FK) / model.codec.frames_per_second
             if not clip.stopped:
                 at_limit.append(name_clip(number))
             progress.advance(task)
-    return SpokenFolder(len(requests), audio_seconds, time.perf_counter() - started, tuple(sorted(at_limit)))
+    return GeneratedFolder(
+        len(requests), audio_seconds, time.perf_counter() - started, tuple(sorted(at_limit))
+    )

@@ -107,14 +107,14 @@ class MetricsFile(TrainerCallback):
             file.write(line)
 
 
-class SpeakSamples(TrainerCallback):
+class GenerateSamples(TrainerCallback):
     """Speaks into ``folder/step-N`` before the first step, after each evaluation and at the end, as ``generate`` does.
 
     Speaking draws random numbers, and training goes on with those that it would have had without.
     """
 
-    def __init__(self, speak_into: Callable[[Path], None], folder: Path) -> None:
-        self.speak_into = speak_into
+    def __init__(self, generate_into: Callable[[Path], None], folder: Path) -> None:
+        self.generate_into = generate_into
         self.folder = folder
 
     def on_train_begin(
@@ -125,29 +125,29 @@ class SpeakSamples(TrainerCallback):
         if state.global_step == 0:
             if state.is_world_process_zero:
                 shutil.rmtree(self.folder, ignore_errors=True)
-            self._speak(state)
+            self._generate(state)
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._speak(state)
+        self._generate(state)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._speak(state)
+        self._generate(state)
 
-    def _speak(self, state: TrainerState) -> None:
+    def _generate(self, state: TrainerState) -> None:
         if state.is_world_process_zero:
-            self.speak(state.global_step)
+            self.generate(state.global_step)
 
-    def speak(self, step: int) -> Path:
+    def generate(self, step: int) -> Path:
         """The folder of a step, in which is spoken unless that was done already."""
         folder = self.folder / name_samples(step)
         if not folder.exists():
             unfinished = folder.with_name(f"_unfinished-{folder.name}")
             shutil.rmtree(unfinished, ignore_errors=True)
             with keeping_random_state():
-                self.speak_into(unfinished)
+                self.generate_into(unfinished)
             os.replace(unfinished, folder)
         return folder

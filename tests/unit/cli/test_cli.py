@@ -156,17 +156,17 @@ def test_check_prints_what_was_seen(
 def generated(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
     calls: list[SimpleNamespace] = []
 
-    def speak_into_folder(speaker: Any, script: Any, output: Path, *, batch_size: int) -> SimpleNamespace:
+    def generate_into_folder(speaker: Any, script: Any, output: Path, *, batch_size: int) -> SimpleNamespace:
         calls.append(SimpleNamespace(**vars(speaker), script=script, output=output, batch_size=batch_size))
         return SimpleNamespace(num_clips=2, audio_seconds=3.0, seconds=1.5, at_limit=("0001.wav",))
 
     stub(
         monkeypatch,
         "speech.speech_model",
-        load_speaker=lambda model, **options: SimpleNamespace(
+        load_speech_model=lambda model, **options: SimpleNamespace(
             model=model, build_request=lambda line: line, **options
         ),
-        speak_into_folder=speak_into_folder,
+        generate_into_folder=generate_into_folder,
     )
     return calls
 

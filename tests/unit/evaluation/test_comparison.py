@@ -27,7 +27,7 @@ from higgs_trainer.manifest.script import ScriptLine, Voice
 from higgs_trainer.manifest.utterance import Clip
 from higgs_trainer.speech.generate import Request
 from higgs_trainer.speech.sampling import Sampling
-from higgs_trainer.speech.speech_model import Speaker
+from higgs_trainer.speech.speech_model import SpeechModel
 from tiny import ToneCodec, draw_codes, talkative_checkpoint
 
 RECORDINGS = Path(__file__).parents[2] / "recordings"
@@ -133,12 +133,12 @@ def test_two_models_speak_the_same_texts_and_everything_is_written(
 ) -> None:
     asked: list[list[str]] = []
 
-    def load(self: Evaluation, model: str) -> Speaker:
-        speaker = Speaker(talkative_checkpoint(seed=len(asked)), ToneCodec(), sampling=self.sampling)
+    def load(self: Evaluation, model: str) -> SpeechModel:
+        speaker = SpeechModel(talkative_checkpoint(seed=len(asked)), ToneCodec(), sampling=self.sampling)
         asked.append([line.text for line in self.script])
         return speaker
 
-    monkeypatch.setattr(Evaluation, "load_speaker", load)
+    monkeypatch.setattr(Evaluation, "load_model", load)
     right = ["one two", "three", "four five six seven eight"]
     judges = Judges(Parrot(*right, "one", "tree", "nothing"), FirstTwoSamples(), None, 24_000)
     evaluation = Evaluation(script, sampling=Sampling(temperature=3.0, max_seconds=0.5))

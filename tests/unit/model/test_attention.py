@@ -5,14 +5,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import HiggsAudioV2ForConditionalGeneration, TrainingArguments
 
+from generation import generate_texts
 from higgs_trainer.dataset.collator import PackingCollator, PaddingCollator
-from higgs_trainer.dataset.context import Context, SpokenClip
+from higgs_trainer.dataset.context import Context, PromptClip
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.attention import PACKED_SDPA
 from higgs_trainer.model.example_encoding import build_examples
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
 from higgs_trainer.model.loading import Checkpoint
-from higgs_trainer.speech.generate import Sampling, speak
+from higgs_trainer.speech.sampling import Sampling
 from higgs_trainer.tensors import check_pack
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 from label_guard import LabelLeakError
@@ -186,10 +187,10 @@ def test_padded_batches_are_as_with_sdpa(left, with_positions):
 def test_generation_is_as_with_sdpa():
     """Prompts of different lengths, so left-padded, with a reference and a cache."""
     clips = [
-        speak(
+        generate_texts(
             build(attn_implementation),
             ["one two three", "nine"],
-            context=Context(references=(SpokenClip("nine", draw_codes(7, seed=1)),)),
+            context=Context(references=(PromptClip("nine", draw_codes(7, seed=1)),)),
             sampling=Sampling(greedy=True, max_seconds=0.5),
         )
         for attn_implementation in (PACKED_SDPA, "sdpa")

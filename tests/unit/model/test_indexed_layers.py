@@ -7,6 +7,7 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.higgs_audio_v2.modeling_higgs_audio_v2 import HiggsAudioV2DecoderLayer
 
+from generation import generate_texts
 from higgs_trainer.dataset.collator import PackingCollator, PaddingCollator
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.attention import PACKED_SDPA, attend_by_example
@@ -14,7 +15,6 @@ from higgs_trainer.model.example_encoding import build_examples
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
 from higgs_trainer.model.indexed_layers import IndexedDecoderLayer, TurningAttention, index_layers
 from higgs_trainer.model.loading import Checkpoint
-from higgs_trainer.speech.generate import speak
 from higgs_trainer.speech.sampling import Sampling
 from tiny import NUM_CODEBOOKS, make_row, talkative_checkpoint, tiny_checkpoint
 
@@ -178,7 +178,9 @@ def test_speech_is_the_same():
     indexed = copy.deepcopy(checkpoint.model)
     assert index_layers(indexed) == 2
     spoken = [
-        speak(Checkpoint("tiny", model, checkpoint.tokenizer), ["one two"], sampling=Sampling(max_seconds=1))
+        generate_texts(
+            Checkpoint("tiny", model, checkpoint.tokenizer), ["one two"], sampling=Sampling(max_seconds=1)
+        )
         for model in (checkpoint.model, indexed)
     ]
     assert torch.equal(spoken[0][0].codes_FK, spoken[1][0].codes_FK)

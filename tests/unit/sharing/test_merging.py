@@ -14,6 +14,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import HiggsAudioV2ForConditionalGeneration
 
+from generation import generate_texts
 from higgs_trainer.audio.codec import load_codec
 from higgs_trainer.audio.mel_codec import MelCodec
 from higgs_trainer.cli import main
@@ -23,7 +24,7 @@ from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
 from higgs_trainer.model.loading import copy_companions, load_checkpoint, load_codec_of, load_trained
 from higgs_trainer.sharing.merging import merge_adapter
-from higgs_trainer.speech.generate import Sampling, speak
+from higgs_trainer.speech.sampling import Sampling
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_layers": 2, "num_heads": 2}
 HEADS = ("audio_lm_head", "embed_audio_tokens.embed_audio_tokens")
@@ -90,7 +91,7 @@ def test_merged_and_unmerged_speak_the_same_codes(tmp_path):
     merge_adapter(adapter, tmp_path / "merged", dtype="float32")
     sampling = Sampling(greedy=True, max_seconds=3.0)
     said_by_base, said, said_unmerged = (
-        speak(load_trained(folder), ["one two", "seven"], sampling=sampling)
+        generate_texts(load_trained(folder), ["one two", "seven"], sampling=sampling)
         for folder in (base, tmp_path / "merged", adapter)
     )
     assert [len(clip.codes_FK) > 10 for clip in said] == [True, True]

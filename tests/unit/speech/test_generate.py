@@ -4,17 +4,19 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from higgs_trainer.dataset.context import Context, SpokenClip
+from generation import generate_texts
+from higgs_trainer.dataset.context import Context, PromptClip
 from higgs_trainer.model.loading import Checkpoint
-from higgs_trainer.speech.generate import Request, Sampling, speak, speak_requests
+from higgs_trainer.speech.generate import Request, generate_codes
+from higgs_trainer.speech.sampling import Sampling
 from tiny import NUM_CODEBOOKS, NUM_CODES, draw_codes, talkative_checkpoint, tiny_checkpoint
 
-REFERENCE = SpokenClip("nine", draw_codes(6, 1))
+REFERENCE = PromptClip("nine", draw_codes(6, 1))
 REQUESTS = [  # prompts of seven lengths: none, one and two clips before the text, a scene, several parts
     Request("one two three four"),
     Request("three", seed=5),
     Request("four five", Context(references=(REFERENCE,)), seed=2),
-    Request("[SPEAKER0] six\n[SPEAKER1] one", Context(references=(REFERENCE, SpokenClip("two", draw_codes(9, 2))))),
+    Request("[SPEAKER0] six\n[SPEAKER1] one", Context(references=(REFERENCE, PromptClip("two", draw_codes(9, 2))))),
     Request("six", Context(scene="A quiet room.")),
     Request("one one", Context("A room.", (REFERENCE,), references_in_system=True)),
     Request("one two three. four five six seven. eight nine zero zero. one.", seed=4),
@@ -31,11 +33,11 @@ def test_a_batch_says_what_single_calls_say(greedy: bool, adapted: bool) -> None
         checkpoint = Checkpoint(checkpoint.folder, model, checkpoint.tokenizer)
     drawing = {"greedy": True} if greedy else {"temperature": 0.9, "top_k": 9, "top_p": 0.97}
     sampling = Sampling(max_seconds=0.9, part_seconds=2.0, seed=7, **drawing)
-    alone = [dict(speak_requests(checkpoint, [request], sampling=sampling))[0] for request in REQUESTS]
+    alone = [dict(generate_codes(checkpoint, [request], sampling=sampling))[0] for request in REQUESTS]
     assert alone[-1].num_parts == 3
     assert len({tuple(clip.codes_FK.flatten().tolist()) for clip in alone}) >= len(REQUESTS) - 1
     for batch_size in (3, 7):
-        together = dict(speak_requests(checkpoint, REQUESTS, sampling=sampling, batch_size=batch_size))
+        together = dict(generate_codes(checkpoint, REQUESTS, sampling=sampling, batch_size=batch_size))
         assert sorted(together) == list(range(len(REQUESTS)))
         for number, clip in together.items():
             assert torch.equal(clip.codes_FK, alone[number].codes_FK), f"request {number}"
@@ -46,23 +48,13 @@ def test_clips_that_end_early_and_late_share_a_batch() -> None:
     checkpoint = talkative_checkpoint()
     sampling = Sampling(temperature=1.5, top_k=0, top_p=1.0, max_seconds=2.0)
     requests = [Request("one", seed=seed) for seed in range(8)]
-    together = dict(speak_requests(checkpoint, requests, sampling=sampling, batch_size=8))
+    together = dict(generate_codes(checkpoint, requests, sampling=sampling, batch_size=8))
     lengths = {len(clip.codes_FK) for clip in together.values()}
     assert len(lengths) > 3, "the case should have clips of several lengths"
     assert any(clip.stopped for clip in together.values())
     for number, request in enumerate(requests):
-        alone = dict(speak_requests(checkpoint, [request], sampling=sampling))[0]
+        alone = dict(generate_codes(checkpoint, [request], sampling=sampling))[0]
         assert torch.equal(alone.codes_FK, together[number].codes_FK)
-
-
-def test_texts_come_back_in_their_order_and_are_counted() -> None:
-    counted: list[int] = []
-    texts = ["one two", "three four five", "six"]
-    spoken = speak(
-        tiny_checkpoint(), texts, sampling=Sampling(max_seconds=0.2), batch_size=2, on_done=counted.append
-    )
-    assert [clip.text for clip in spoken] == texts
-    assert counted == [1, 1, 1]
 
 
 def test_a_fine_codebook_that_wants_to_end_does_not_cut_the_clip() -> None:
@@ -74,7 +66,7 @@ def test_a_fine_codebook_that_wants_to_end_does_not_cut_the_clip() -> None:
         norm.register_forward_hook(lambda module, args, output: torch.ones_like(output))
         head.zero_()
         head.reshape(NUM_CODEBOOKS, NUM_CODES + 2, -1)[5, NUM_CODES + 1] = 1.0
-    clip = speak(checkpoint, ["one"], sampling=Sampling(greedy=True, max_seconds=0.4))[0]
+    clip = generate_texts(checkpoint, ["one"], sampling=Sampling(greedy=True, max_seconds=0.4))[0]
     assert len(clip.codes_FK) >= 10
     assert not clip.stopped
 
@@ -93,7 +85,7 @@ def test_each_part_hears_the_part_before_it_and_the_reference(monkeypatch: pytes
     checkpoint = talkative_checkpoint()
     request = Request("one two three. four five six. seven eight nine.", Context(references=(REFERENCE,)))
     sampling = Sampling(greedy=True, max_seconds=0.4, part_seconds=1.0)
-    ((_, clip),) = speak_requests(checkpoint, [request], sampling=sampling)
+    ((_, clip),) = generate_codes(checkpoint, [request], sampling=sampling)
     assert heard == [
         ("one two three.", ["nine"]),
         ("four five six.", ["nine", "one two three."]),
@@ -111,5 +103,5 @@ def test_a_part_in_which_nothing_was_said_is_no_context() -> None:
         norm.register_forward_hook(lambda module, args, output: torch.ones_like(output))
         head.zero_()
         head.reshape(NUM_CODEBOOKS, NUM_CODES + 2, -1)[0, NUM_CODES + 1] = 1.0
-    clip = speak(checkpoint, ["one. two."], sampling=Sampling(greedy=True, part_seconds=0.3))[0]
+    clip = generate_texts(checkpoint, ["one. two."], sampling=Sampling(greedy=True, part_seconds=0.3))[0]
     assert (len(clip.codes_FK), clip.num_parts, clip.stopped) == (0, 2, True)

@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from higgs_trainer.audio.files import read_audio
 from higgs_trainer.dataset.prepared import PreparedRows
-from higgs_trainer.speech.real_recordings import Recording, decode_row, find_rows, write_recordings
+from higgs_trainer.speech.real_recordings import ComparisonRecording, decode_row, find_rows, write_recordings
 from run_folders import tone
 from tiny import NUM_CODEBOOKS, draw_codes, make_row
 
@@ -57,7 +57,7 @@ def test_a_row_is_heard_as_its_codes_after_the_references_of_its_prompt(tmp_path
 
 
 def test_what_an_earlier_run_left_is_gone(tmp_path):
-    write_recordings(tmp_path, [Recording("one", "reference", "said there", tone())])
+    write_recordings(tmp_path, [ComparisonRecording("one", "reference", "said there", tone())])
     assert read_index(tmp_path)[0]["text"] == "said there"
     torch.testing.assert_close(hear(tmp_path, read_index(tmp_path)[0]), tone(), atol=1e-4, rtol=0)
     write_recordings(tmp_path, [])

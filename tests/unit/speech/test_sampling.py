@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
+from generation import generate_texts
 from higgs_trainer.errors import CheckpointError
-from higgs_trainer.speech.generate import Request, speak, speak_requests
+from higgs_trainer.speech.generate import Request, generate_codes
 from higgs_trainer.speech.sampling import (
     DrawByClip,
     DrawRule,
@@ -37,7 +38,7 @@ def make_drawer(rule: DrawRule, seeds: list[int], heard_BWK: Tensor | None = Non
 def test_one_clip_says_the_very_codes_of_transformers_own_sampling() -> None:
     checkpoint = talkative_checkpoint()
     sampling = Sampling(temperature=5.0, top_k=7, top_p=0.9, max_seconds=0.8, seed=11)
-    ours = speak(checkpoint, ["one two three"], sampling=sampling)[0]
+    ours = generate_texts(checkpoint, ["one two three"], sampling=sampling)[0]
 
     prompt = checkpoint.tokenizer.apply_chat_template(
         [
@@ -130,9 +131,9 @@ def test_repetitions_are_counted_from_the_reference_on() -> None:
     checkpoint.model.generation_config.ras_win_len = 3
     checkpoint.model.generation_config.ras_win_max_num_repeat = 1
     sampling = Sampling(temperature=0.01, max_seconds=0.6)
-    codes_FK = speak(checkpoint, ["one"], sampling=sampling)[0].codes_FK
+    codes_FK = generate_texts(checkpoint, ["one"], sampling=sampling)[0].codes_FK
     checkpoint.model.generation_config.ras_win_len = None
-    stuck_FK = speak(checkpoint, ["one"], sampling=sampling)[0].codes_FK
+    stuck_FK = generate_texts(checkpoint, ["one"], sampling=sampling)[0].codes_FK
     assert (stuck_FK[1:] == stuck_FK[:-1]).float().mean() > (codes_FK[1:] == codes_FK[:-1]).float().mean()
 
 
@@ -193,7 +194,7 @@ def test_samples_leave_the_random_state_of_a_training_run_alone() -> None:
     checkpoint = tiny_checkpoint()
     before = torch.get_rng_state()
     checkpoint.model.train()
-    speak(checkpoint, ["one"], sampling=Sampling(temperature=1.0, max_seconds=0.2))
+    generate_texts(checkpoint, ["one"], sampling=Sampling(temperature=1.0, max_seconds=0.2))
     assert torch.equal(torch.get_rng_state(), before)
     assert checkpoint.model.training
 
@@ -202,9 +203,11 @@ def test_a_request_of_its_own_seed_says_what_that_seed_says() -> None:
     checkpoint = tiny_checkpoint()
     sampling = Sampling(temperature=1.0, max_seconds=0.3, seed=3)
     by_number = dict(
-        speak_requests(checkpoint, [Request("one"), Request("one", seed=8)], sampling=sampling, batch_size=2)
+        generate_codes(checkpoint, [Request("one"), Request("one", seed=8)], sampling=sampling, batch_size=2)
     )
-    assert torch.equal(by_number[0].codes_FK, speak(checkpoint, ["one"], sampling=sampling)[0].codes_FK)
+    assert torch.equal(
+        by_number[0].codes_FK, generate_texts(checkpoint, ["one"], sampling=sampling)[0].codes_FK
+    )
     eight = dataclasses.replace(sampling, seed=8)
-    assert torch.equal(by_number[1].codes_FK, speak(checkpoint, ["one"], sampling=eight)[0].codes_FK)
+    assert torch.equal(by_number[1].codes_FK, generate_texts(checkpoint, ["one"], sampling=eight)[0].codes_FK)
     assert not torch.equal(by_number[0].codes_FK, by_number[1].codes_FK)

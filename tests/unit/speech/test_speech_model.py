@@ -8,22 +8,23 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
+from generation import generate_texts
 from higgs_trainer.audio.files import read_audio, write_audio
-from higgs_trainer.dataset.context import Context, SpokenClip
+from higgs_trainer.dataset.context import Context, PromptClip
 from higgs_trainer.errors import UserError
 from higgs_trainer.manifest.script import ScriptLine, Voice
 from higgs_trainer.manifest.utterance import Clip
 from higgs_trainer.model.loading import load_trained
-from higgs_trainer.speech import speech_model as speaker_module
-from higgs_trainer.speech.clip_folder import ClipFolder, Spoken, check_is_empty, write_spoken
-from higgs_trainer.speech.generate import Request, speak
+from higgs_trainer.speech import speech_model
+from higgs_trainer.speech.clip_folder import ClipFolder, GeneratedCodes, check_is_empty
+from higgs_trainer.speech.generate import Request
 from higgs_trainer.speech.sampling import Sampling
-from higgs_trainer.speech.speech_model import Speaker, load_speaker, speak_into_folder
+from higgs_trainer.speech.speech_model import SpeechModel, generate_into_folder, load_speech_model
 from tiny import NUM_CODEBOOKS, ToneCodec, draw_codes, talkative_checkpoint, tiny_checkpoint
 
 
-def make_speaker(**settings: object) -> Speaker:
-    return Speaker(
+def make_model(**settings: object) -> SpeechModel:
+    return SpeechModel(
         talkative_checkpoint(), ToneCodec(), sampling=Sampling(temperature=3.0, max_seconds=0.8), **settings
     )
 
@@ -48,14 +49,14 @@ def test_three_lines_speak_a_base_model_an_adapter_and_a_merged_one(
             model = model.merge_and_unload()
             checkpoint.tokenizer.save_pretrained(folder)
         model.save_pretrained(folder)
-    monkeypatch.setattr(speaker_module, "load_codec_of", lambda checkpoint, name: ToneCodec())
+    monkeypatch.setattr(speech_model, "load_codec_of", lambda checkpoint, name: ToneCodec())
 
-    speaker = load_speaker(folder, sampling=Sampling(temperature=2.0, max_seconds=0.4))
-    speech = speaker.say("one two", seed=3)
+    model = load_speech_model(folder, sampling=Sampling(temperature=2.0, max_seconds=0.4))
+    speech = model.generate("one two", seed=3)
     speech.write(tmp_path / "hello.wav")
 
     assert len(read_audio(tmp_path / "hello.wav")) == max(len(speech.waveform_S), 2400)
-    expected = speak(
+    expected = generate_texts(
         load_trained(folder), ["one two"], sampling=Sampling(temperature=2.0, max_seconds=0.4, seed=3)
     )[0]
     codes_FK = expected.codes_FK
@@ -70,39 +71,39 @@ def test_an_unknown_device_is_named(tmp_path: Path) -> None:
     checkpoint.model.save_pretrained(tmp_path)
     checkpoint.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="'warp'"):
-        load_speaker(tmp_path, device="warp")
+        load_speech_model(tmp_path, device="warp")
 
 
 def test_a_lines_own_voice_comes_before_the_speakers(tmp_path: Path) -> None:
     for name, seconds in (("a", 0.2), ("b", 0.4)):
         write_audio(tmp_path / f"{name}.wav", torch.zeros(int(24_000 * seconds)))
     a, b = Clip(tmp_path / "a.wav", "aa"), Clip(tmp_path / "b.wav", "bb")
-    speaker = make_speaker(voice=Voice("A room.", (a,), references_in_system=True), language="de")
-    plain = speaker.build_request(ScriptLine("one"))
+    model = make_model(voice=Voice("A room.", (a,), references_in_system=True), language="de")
+    plain = model.build_request(ScriptLine("one"))
     assert plain.context == Context(
-        "A room.", (SpokenClip("aa", plain.context.references[0].codes_FK),), references_in_system=True
+        "A room.", (PromptClip("aa", plain.context.references[0].codes_FK),), references_in_system=True
     )
     assert plain.context.references[0].codes_FK.shape == (5, NUM_CODEBOOKS)
     assert (plain.seed, plain.language) == (None, "de")
-    own = speaker.build_request(ScriptLine("two", Voice("Elsewhere.", (b, a)), seed=4))
+    own = model.build_request(ScriptLine("two", Voice("Elsewhere.", (b, a)), seed=4))
     assert [clip.text for clip in own.context.references] == ["bb", "aa"]
     assert (own.context.scene, own.context.references_in_system, own.seed) == ("Elsewhere.", False, 4)
     assert own.context.references[1].codes_FK is plain.context.references[0].codes_FK  # encoded once
 
 
 def test_a_folder_holds_what_was_said_in_the_order_of_the_script(tmp_path: Path) -> None:
-    speaker = make_speaker()
+    model = make_model()
     script = [Request("one"), Request("one two three four", seed=2), Request("six seven", seed=3)]
-    heard = {}
-    done = speak_into_folder(
-        speaker, script, tmp_path / "out", batch_size=2, on_clip=lambda number, clip, w: heard.update({number: w})
+    waveforms = {}
+    done = generate_into_folder(
+        model, script, tmp_path / "out", batch_size=2, on_clip=lambda number, clip, w: waveforms.update({number: w})
     )  # fmt: skip
     rows = read_index(tmp_path / "out")
     assert [row["text"] for row in rows] == [line.text for line in script]
     assert [row["audio"] for row in rows] == ["0000.wav", "0001.wav", "0002.wav"]
     assert [row["seed"] for row in rows] == [0, 2, 3]
     for number, row in enumerate(rows):
-        assert len(read_audio(tmp_path / "out" / row["audio"])) == len(heard[number])
+        assert len(read_audio(tmp_path / "out" / row["audio"])) == len(waveforms[number])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "0000.wav", "0001.wav", "0002.wav", "index.jsonl"
     ]  # fmt: skip
@@ -113,13 +114,13 @@ def test_a_folder_holds_what_was_said_in_the_order_of_the_script(tmp_path: Path)
 
 
 def test_a_job_that_dies_leaves_whole_clips_and_their_lines(tmp_path: Path) -> None:
-    def die_at_the_third(number: int, clip: Spoken, waveform_S: Tensor) -> None:
+    def die_at_the_third(number: int, clip: GeneratedCodes, waveform_S: Tensor) -> None:
         if len(list((tmp_path / "out").glob("*.wav"))) == 3:
             raise KeyboardInterrupt
 
     script = [Request("one two three"), Request("one"), Request("four five"), Request("four")]
     with pytest.raises(KeyboardInterrupt):
-        speak_into_folder(make_speaker(), script, tmp_path / "out", batch_size=1, on_clip=die_at_the_third)
+        generate_into_folder(make_model(), script, tmp_path / "out", batch_size=1, on_clip=die_at_the_third)
     rows = read_index(tmp_path / "out")
     assert [row["text"] for row in rows] == ["one two three", "four five", "four"]  # the longest first
     for row in rows:
@@ -128,8 +129,10 @@ def test_a_job_that_dies_leaves_whole_clips_and_their_lines(tmp_path: Path) -> N
 
 
 def test_a_clip_in_which_nothing_was_said_is_a_moment_of_silence(tmp_path: Path) -> None:
-    spoken = [Spoken("one", draw_codes(5, 1), True), Spoken("two", draw_codes(0, 2), False, num_parts=2)]
-    waveforms = write_spoken(spoken, ToneCodec(), tmp_path / "out")
+    one = GeneratedCodes("one", draw_codes(5, 1), stopped=True)
+    nothing = GeneratedCodes("two", draw_codes(0, 2), stopped=False, num_parts=2)
+    with ClipFolder(tmp_path / "out", ToneCodec()) as folder:
+        waveforms = [folder.write(number, clip) for number, clip in enumerate((one, nothing))]
     rows = read_index(tmp_path / "out")
     assert [(row["text"], row["seconds"], row["stopped"], row["parts"]) for row in rows] == [
         ("one", 0.2, True, 1),
@@ -141,7 +144,7 @@ def test_a_clip_in_which_nothing_was_said_is_a_moment_of_silence(tmp_path: Path)
 def test_clips_are_not_written_among_other_files(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(UserError, match="not empty"):
-        speak_into_folder(make_speaker(), [Request("one")], tmp_path)
+        generate_into_folder(make_model(), [Request("one")], tmp_path)
     with pytest.raises(UserError, match="not empty"):
         check_is_empty(tmp_path / "mine.txt")
 
@@ -149,5 +152,5 @@ def test_clips_are_not_written_among_other_files(tmp_path: Path) -> None:
 def test_an_index_of_an_earlier_try_is_not_added_to(tmp_path: Path) -> None:
     (tmp_path / "index.jsonl").write_text("{}\n")
     with ClipFolder(tmp_path, ToneCodec()) as folder:
-        folder.write(0, Spoken("one", draw_codes(5, 1), True))
+        folder.write(0, GeneratedCodes("one", draw_codes(5, 1), True))
     assert len(read_index(tmp_path)) == 1

@@ -6,12 +6,13 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
+from generation import generate_texts
 from higgs_trainer.dataset.collator import PaddingCollator
-from higgs_trainer.dataset.context import Context, SpokenClip
+from higgs_trainer.dataset.context import Context, PromptClip
 from higgs_trainer.errors import LossError
 from higgs_trainer.model.example_encoding import build_examples
 from higgs_trainer.model.families import family_of
-from higgs_trainer.speech.generate import Sampling, speak
+from higgs_trainer.speech.sampling import Sampling
 from higgs_trainer.training.losses import LossWeights
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 from tiny import NUM_CODEBOOKS, NUM_CODES, draw_codes, make_row, talkative_checkpoint, tiny_checkpoint
@@ -69,7 +70,9 @@ def overfitted(tmp_path_factory):
 
 def test_greedy_generation_gives_the_overfitted_codes_back_and_stops(overfitted):
     checkpoint, rows, _ = overfitted
-    spoken = speak(checkpoint, [row["text"] for row in rows], sampling=Sampling(greedy=True, max_seconds=2))
+    spoken = generate_texts(
+        checkpoint, [row["text"] for row in rows], sampling=Sampling(greedy=True, max_seconds=2)
+    )
     for row, clip in zip(rows, spoken, strict=True):
         assert clip.stopped
         assert torch.equal(clip.codes_FK, torch.as_tensor(row["codes"]).reshape(-1, NUM_CODEBOOKS))
@@ -168,9 +171,11 @@ def test_generation_reads_the_reference():
     """What `generate` sends with a reference is what training read, and the model answers to it."""
     checkpoint = talkative_checkpoint()
     sampling = Sampling(greedy=True, max_seconds=0.4)
-    contexts = [Context(references=(SpokenClip("nine", draw_codes(7, seed)),)) for seed in (1, 2)]
-    same = [speak(checkpoint, ["one", "two"], context=contexts[0], sampling=sampling) for _ in range(2)]
-    other = speak(checkpoint, ["one", "two"], context=contexts[1], sampling=sampling)
+    contexts = [Context(references=(PromptClip("nine", draw_codes(7, seed)),)) for seed in (1, 2)]
+    same = [
+        generate_texts(checkpoint, ["one", "two"], context=contexts[0], sampling=sampling) for _ in range(2)
+    ]
+    other = generate_texts(checkpoint, ["one", "two"], context=contexts[1], sampling=sampling)
     assert all(torch.equal(a.codes_FK, b.codes_FK) for a, b in zip(*same, strict=True))
     assert not all(torch.equal(a.codes_FK, b.codes_FK) for a, b in zip(same[0], other, strict=True))
 
