@@ -26,7 +26,6 @@ from higgs_trainer.model.attention import PACKED_SDPA
 from higgs_trainer.model.delay_pattern import apply_delay, supervised_targets
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
 from higgs_trainer.model.indexed_layers import index_layers
-from higgs_trainer.model.sparse_gradients import collect_sparsely
 from higgs_trainer.tensors import IGNORED
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 
@@ -135,10 +134,10 @@ class Arm:
 # Ours
 
 
-def plan_packs(examples: Sequence[Example], packs_per_step: int) -> PackPlan:
-    """As many steps as the others have batches, of ``packs_per_step`` packs each."""
+def plan_packs(examples: Sequence[Example]) -> PackPlan:
+    """Plan as many steps as the other arms have batches, one pack each."""
     lengths = [len(example.input_ids) for example in examples]
-    num_packs = -(-len(examples) // BATCH_SIZE) * packs_per_step
+    num_packs = -(-len(examples) // BATCH_SIZE)
     tokens = max(max(lengths), sum(lengths) // num_packs)
     while len(plan := PackPlan(lengths, tokens_per_pack=tokens, seed=0)) > num_packs:
         tokens += 8
@@ -148,14 +147,10 @@ def plan_packs(examples: Sequence[Example], packs_per_step: int) -> PackPlan:
 def build_ours(
     model: nn.Module, examples: list[Example], arguments: TrainingArguments, seen: Seen
 ) -> Trainer:
-    """`HiggsAudioTrainer` on packs. The loss does not depend on how a step is cut: smaller packs take less memory."""
+    """Build a `HiggsAudioTrainer` that trains one pack per step."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     base.set_attn_implementation(PACKED_SDPA)
     index_layers(model)
-    # At real width every pack is a pass over weights that no cache holds.
-    packs_per_step = 1 if base.config.hidden_size >= 2048 else 2
-    if packs_per_step > 1:
-        collect_sparsely(model)
     collate = PackingCollator(NUM_CODEBOOKS)
 
     def collate_and_note(items: list[tuple[Example, ...]]) -> dict[str, Any]:
@@ -164,12 +159,11 @@ def build_ours(
         return batch
 
     arguments.per_device_train_batch_size = 1
-    arguments.gradient_accumulation_steps = packs_per_step
     arguments.train_sampling_strategy = "sequential"
     return HiggsAudioTrainer(
         model=model,
         args=arguments,
-        train_dataset=PlannedExamples(examples, plan_packs(examples, packs_per_step)),
+        train_dataset=PlannedExamples(examples, plan_packs(examples)),
         data_collator=collate_and_note,
         family=HIGGS_AUDIO_V2,
     )

@@ -20,6 +20,7 @@ from higgs_trainer.audio.files import read_audio
 from higgs_trainer.audio.mel_codec import MelCodec
 from higgs_trainer.dataset.prepared import write_encoded
 from higgs_trainer.demo.blank_model import write_blank_model
+from higgs_trainer.demo.muon import build_muon
 from higgs_trainer.recipe.schema import read_recipe
 from higgs_trainer.run.train import train
 
@@ -38,7 +39,6 @@ data: {train: prepared/train, eval: prepared/held_out, packing: false, code_nois
 loss: {codebook_weights: [3, 2, 1.5, 1.2, 1, 0.8, 0.7, 0.6]}
 training:
   output_dir: trained
-  optim: muon
   learning_rate: 1e-2
   weight_decay: 0.05
   warmup_steps: 0.03
@@ -79,7 +79,7 @@ def main() -> None:
     write_encoded(held_out, output / "prepared" / "held_out", codec=codec, source="demo voices")
     write_blank_model(output / "random", codec, seed=0, **SIZES)
     (output / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
-    train(read_recipe(output / "recipe.yaml", overrides))
+    train(read_recipe(output / "recipe.yaml", overrides), build_optimizer=build_muon)
     pack(output / "trained", output / "random", output / "packaged")
 
 

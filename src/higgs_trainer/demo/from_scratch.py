@@ -18,6 +18,7 @@ from torch import Tensor
 from higgs_trainer.audio.mel_codec import MelCodec
 from higgs_trainer.dataset.prepared import write_encoded
 from higgs_trainer.demo.blank_model import write_blank_model
+from higgs_trainer.demo.muon import build_muon
 from higgs_trainer.demo.new_voice import (
     NUM_REFERENCES,
     generate_set,
@@ -59,7 +60,7 @@ def learn_to_speak(output: Path) -> None:
     print_checks(console, check(recipe))
 
     print_heading(console, "train", "every parameter, from random weights")
-    summary = train(recipe)
+    summary = train(recipe, build_optimizer=build_muon)
     console.print(summary.cascade, markup=False, highlight=False, soft_wrap=True)
 
     print_heading(console, "speak", f"{len(strings)} strings that are not in the corpus")

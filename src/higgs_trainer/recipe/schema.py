@@ -237,8 +237,7 @@ def training_arguments(recipe: Recipe) -> dict[str, Any]:
     """The `training` section as the arguments of `TrainingArguments`.
 
     `resume_from_checkpoint` is left out: it goes to `Trainer.train`. The sampler is sequential, since the order of an
-    epoch is in its plan (`dataset/packing.py`). "muon" names this package's own optimizer,
-    which the trainer builds; `TrainingArguments` does not know it. `gradient_checkpointing` is passed only when it
+    epoch is in its plan (`dataset/packing.py`). `gradient_checkpointing` is passed only when it
     is on: transformers gives the switch another name in version 6 and warns of the old one. `hub_strategy`: Trainer
     would otherwise push each checkpoint on the way, with a pickle of these arguments.
     """
@@ -254,8 +253,6 @@ def training_arguments(recipe: Recipe) -> dict[str, Any]:
         arguments["per_device_train_batch_size"] = 1 if recipe.data.packing else EXAMPLES_PER_BATCH
     if not arguments["gradient_checkpointing"]:
         del arguments["gradient_checkpointing"]
-    if arguments["optim"] == "muon":
-        arguments["optim"] = "adamw_torch"
     return arguments
 
 

@@ -3,10 +3,13 @@
 What the recipe's own checks cannot know, because it takes the model or the data, is refused here, before training.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from torch import nn
+from torch.optim import Optimizer
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
@@ -25,12 +28,13 @@ from higgs_trainer.model.families import Family, family_of
 from higgs_trainer.model.indexed_layers import index_layers
 from higgs_trainer.model.loading import Checkpoint, load_checkpoint, load_codec_of
 from higgs_trainer.model.parameters import freeze, freeze_text_head
-from higgs_trainer.model.sparse_gradients import collect_sparsely
 from higgs_trainer.recipe.schema import Recipe, training_arguments
 from higgs_trainer.sharing.model_card import write_model_card
 from higgs_trainer.training.losses import LossWeights
 from higgs_trainer.training.metrics import list_held_out_metrics
 from higgs_trainer.training.trainer import HiggsAudioTrainer
+
+BuildOptimizer = Callable[[nn.Module, TrainingArguments], Optimizer]
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,12 @@ class Run:
     trainer: HiggsAudioTrainer
 
 
-def build_run(recipe: Recipe) -> Run:
-    """Load what the recipe names and connect it. Nothing is trained and nothing written yet."""
+def build_run(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) -> Run:
+    """Load what the recipe names and connect it. Nothing is trained and nothing written yet.
+
+    Args:
+        build_optimizer: builds the optimizer from the model and the arguments, in place of ``training.optim``.
+    """
     set_seed(recipe.training.seed)
     checkpoint = load_checkpoint(
         recipe.model.name_or_path,
@@ -66,8 +74,6 @@ def build_run(recipe: Recipe) -> Run:
     arguments = _build_arguments(recipe)
     if arguments.device.type == "cpu":  # run nowhere else so far
         index_layers(checkpoint.model)
-        if arguments.world_size == 1 and arguments.gradient_accumulation_steps > 1:
-            collect_sparsely(checkpoint.model)
     trainer = HiggsAudioTrainer(
         model=checkpoint.model,
         args=arguments,
@@ -78,7 +84,7 @@ def build_run(recipe: Recipe) -> Run:
         family=family,
         weights=_build_weights(recipe, family, checkpoint.stream_ids.num_codebooks),
         guard_policy=recipe.guard.policy,
-        use_muon=recipe.training.optim == "muon",
+        optimizers=(build_optimizer(checkpoint.model, arguments) if build_optimizer else None, None),
         write_card=partial(write_model_card, name=recipe.training.hub_model_id),
         tokens_per_pack=recipe.data.tokens_per_pack if recipe.data.packing else None,
     )

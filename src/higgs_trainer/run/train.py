@@ -24,7 +24,7 @@ from higgs_trainer.model.loading import copy_companions
 from higgs_trainer.model.parameters import count_trainable, format_trainable
 from higgs_trainer.recipe.schema import Recipe, TrainingRecipe, write_recipe
 from higgs_trainer.report.run_page import write_report
-from higgs_trainer.run.assembly import Run, build_run
+from higgs_trainer.run.assembly import BuildOptimizer, Run, build_run
 from higgs_trainer.run_folder import (
     DATA_SUMMARY_FILE,
     ENVIRONMENT_FILE,
@@ -74,12 +74,16 @@ class TrainingSummary:
     is_main: bool = True
 
 
-def train(recipe: Recipe) -> TrainingSummary:
+def train(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) -> TrainingSummary:
     """Train, and write the output folder: adapter or model, tokenizer, ``recipe.yaml``, ``guard_report.json``,
-    ``metrics.jsonl``, ``metrics.json``, the samples that the recipe asks for, and ``report.html``."""
+    ``metrics.jsonl``, ``metrics.json``, the samples that the recipe asks for, and ``report.html``.
+
+    Args:
+        build_optimizer: builds the optimizer from the model and the arguments, in place of ``training.optim``.
+    """
     output_dir = recipe.training.output_dir
     find_start(output_dir, recipe.training.resume_from_checkpoint)  # before a large model is loaded
-    run = build_run(recipe)
+    run = build_run(recipe, build_optimizer=build_optimizer)
     trainer = run.trainer
     if trainer.is_world_process_zero():
         with naming_what_fails(output_dir, "make room, or choose another folder"):

@@ -22,7 +22,6 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from higgs_trainer.errors import LossError
 from higgs_trainer.model.families import Family
-from higgs_trainer.model.sparse_gradients import make_dense
 from higgs_trainer.tensors import check_pack
 from higgs_trainer.training.checkpoints import CompleteCheckpoints
 from higgs_trainer.training.losses import (
@@ -34,26 +33,11 @@ from higgs_trainer.training.losses import (
     text_cross_entropy_sum,
 )
 from higgs_trainer.training.metrics import LossTotals
-from higgs_trainer.training.optimizers import build_muon
 from higgs_trainer.training.stopping import FiniteGradients
 from label_guard import LabelGuardMixin
 
 
-class DenseSteps(Trainer):
-    """Trainer that leaves every gradient dense behind a step's last micro-batch (``model/sparse_gradients.py``).
-
-    It stands behind the guard, which names a ``training_step`` in front of its own as where a batch's keys came from.
-    """
-
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Trainer's, and then dense gradients."""
-        loss = super().training_step(*args, **kwargs)
-        if self.accelerator.sync_gradients:
-            make_dense(self.model.parameters())
-        return loss
-
-
-class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, DenseSteps):
+class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
     """Trains a Higgs Audio model, or adapters on it.
 
     Args:
@@ -61,14 +45,12 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, DenseSteps):
         weights: of the loss's terms.
         guard_policy: ``"divert"`` or ``"raise"``.
         write_card: writes the model card into a folder; None: Trainer's own.
-        use_muon: Muon on the layers' matrices in place of ``args.optim``.
         tokens_per_pack: as many as a pack could hold, where batches are packs; ``fill`` is logged against it.
         The rest are ``Trainer``'s own.
     """
 
     # The loss is already normalised over the whole optimizer step: Trainer must not divide it again.
     loss_is_scaled_for_ga = True
-    optimizer: torch.optim.Optimizer | None
     measure_speech: Callable[[], Mapping[str, float]] | None = None
     """Further metrics of each evaluation during training, such as a word error rate; run by the main process alone."""
 
@@ -78,7 +60,6 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, DenseSteps):
         family: Family,
         weights: LossWeights = LossWeights(),
         guard_policy: str = "divert",
-        use_muon: bool = False,
         write_card: Callable[[Path], None] | None = None,
         tokens_per_pack: int | None = None,
         **kwargs: Any,
@@ -90,7 +71,6 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, DenseSteps):
             )
         self.family = family
         self.weights = weights
-        self.use_muon = use_muon
         self.write_card = write_card
         self.tokens_per_pack = tokens_per_pack
         self.guard_contract = family.contract
@@ -183,16 +163,6 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, DenseSteps):
             super().create_model_card(*args, **kwargs)
         elif self.is_world_process_zero():
             self.write_card(Path(self.args.output_dir))
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Trainer's choice by ``args.optim``, unless Muon was asked for."""
-        if not self.use_muon:
-            return super().create_optimizer(model) if model is not None else super().create_optimizer()
-        if self.optimizer is None:
-            self.optimizer = build_muon(
-                model or self.model, lr=self.args.learning_rate, weight_decay=self.args.weight_decay
-            )
-        return self.optimizer
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """Trainer's (5.x; where it is not asked, the norm is computed once more): the norm before clipping."""

@@ -46,7 +46,6 @@ def build_trainer(checkpoint, rows, output_dir, *, eval_rows=None, weights=LossW
         data_collator=collator_of(checkpoint),
         family=family_of(checkpoint.model),
         weights=weights,
-        use_muon=arguments.get("learning_rate") == 0.02,
     )
 
 
@@ -60,7 +59,7 @@ def overfitted(tmp_path_factory):
         rows,
         tmp_path_factory.mktemp("overfit"),
         max_steps=150,
-        learning_rate=0.02,
+        learning_rate=0.01,
         per_device_train_batch_size=2,
         logging_steps=50,
     )
