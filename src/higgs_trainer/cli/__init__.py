@@ -3,6 +3,6 @@
 from higgs_trainer.cli.application import app, main
 
 # Importing a module of verbs registers them, in the order in which `-h` lists them.
-from higgs_trainer.cli import data, training, speech, evaluation, sharing  # isort: skip
+from higgs_trainer.cli import corpus, training, generation, evaluation, sharing  # isort: skip
 
-__all__ = ["app", "data", "evaluation", "main", "sharing", "speech", "training"]
+__all__ = ["app", "corpus", "evaluation", "generation", "main", "sharing", "training"]
