@@ -2,6 +2,7 @@
 # make demo    the main job on a laptop, offline: fine-tune, speak, judge
 # make test    lint, format, types, import directions, tests
 # make test-boson   the guard and the loss on Boson's own model, which needs older libraries: in an environment of its own
+# make docs    the documentation site, in build/site; offline
 # make clean   away with the environments and the caches
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ STAMP  := $(VENV)/.installed
 BOSON  := .venv-boson
 DEMO   ?=
 
-.PHONY: setup demo test test-boson lint format constraints clean
+.PHONY: setup demo test test-boson docs lint format constraints clean
 
 setup: $(STAMP)
 
@@ -23,7 +24,7 @@ $(STAMP): pyproject.toml packages/label-guard/pyproject.toml packages/higgs-trai
 	$(BIN)/pip install --disable-pip-version-check torch==2.13.0
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt hatchling editables
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt --no-build-isolation \
-	  -e packages/label-guard -e packages/higgs-trainer-demo -e '.[demo,dev,evaluate,numbers]'
+	  -e packages/label-guard -e packages/higgs-trainer-demo -e '.[demo,dev,docs,evaluate,numbers]'
 	@touch $@
 
 demo: setup
@@ -52,6 +53,10 @@ $(BOSON)/.installed: constraints-boson.txt
 test-boson: $(BOSON)/.installed
 	PYTHONPATH=src:packages/label-guard/src $(BOSON)/bin/python -m pytest -n 2 tests/boson packages/label-guard/tests
 
+# A warning is an error. To read the site while you write: .venv/bin/mkdocs serve
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -60,7 +65,7 @@ format: setup
 constraints:
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
 	build/constraints/bin/pip install torch==2.13.0
-	build/constraints/bin/pip install '.[demo,dev,evaluate,numbers]'
+	build/constraints/bin/pip install '.[demo,dev,docs,evaluate,numbers]'
 	(sed '/^[^#]/,$$d' constraints.txt; \
 	 build/constraints/bin/pip freeze --exclude higgs-trainer | sed 's/^torch==.*/torch==2.13.0/') > build/constraints.txt
 	mv build/constraints.txt constraints.txt
