@@ -39,7 +39,9 @@ def _write_command(name: str, command: Any, types: dict[str, Any]) -> str:
         usage += " [OPTIONS]"
     parts = [f"## `{name}`", "", (command.help or "").strip(), "", f"```\n{usage}\n```", ""]
     parts += _write_table("argument", [(_name_argument(one), one) for one in arguments])
-    parts += _write_table("option", [(_name_option(one, types[one.name]), one) for one in options if one.name in types])
+    parts += _write_table(
+        "option", [(_name_option(one, types[one.name]), one) for one in options if one.name in types]
+    )
     return "\n".join(parts)
 
 
@@ -48,7 +50,9 @@ def _write_table(kind: str, rows: list[tuple[str, Any]]) -> list[str]:
         return []
     lines = [f"| {kind} | meaning | default |", "|---|---|---|"]
     for name, parameter in rows:
-        lines.append(f"| `{name}` | {_escape(getattr(parameter, 'help', '') or '')} | {_write_default(parameter)} |")
+        lines.append(
+            f"| `{name}` | {_escape(getattr(parameter, 'help', '') or '')} | {_write_default(parameter)} |"
+        )
     return [*lines, ""]
 
 
@@ -75,7 +79,12 @@ def _write_default(parameter: Any) -> str:
     default = parameter.default
     if getattr(parameter, "required", False):
         return "required"
-    if default is None or callable(default) or default in ((), [], False) or "Sentinel" in type(default).__name__:
+    if (
+        default is None
+        or callable(default)
+        or default in ((), [], False)
+        or "Sentinel" in type(default).__name__
+    ):
         return ""
     return f"`{default}`"
 

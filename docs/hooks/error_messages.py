@@ -57,7 +57,9 @@ def _read_piece(piece: ast.expr) -> str:
     assert isinstance(piece, ast.FormattedValue)
     names = [part.id for part in ast.walk(piece.value) if isinstance(part, ast.Name)]
     attributes = [part.attr for part in ast.walk(piece.value) if isinstance(part, ast.Attribute)]
-    name = (attributes or [one for one in names if one not in ("self", "len", "sorted", "str")] or ["value"])[0]
+    name = (attributes or [one for one in names if one not in ("self", "len", "sorted", "str")] or ["value"])[
+        0
+    ]
     return "{" + name.strip("_") + "}"
 
 

@@ -15,7 +15,9 @@ def write_page(root: Path) -> str:
     parts = [INTRODUCTION]
     for file in files:
         name = file.relative_to(root).as_posix()
-        parts.append(f"## `{name}` {{ #{anchor_of(name)} }}\n\n```yaml\n{file.read_text('utf-8').rstrip()}\n```\n")
+        parts.append(
+            f"## `{name}` {{ #{anchor_of(name)} }}\n\n```yaml\n{file.read_text('utf-8').rstrip()}\n```\n"
+        )
     return "\n".join(parts)
 
 

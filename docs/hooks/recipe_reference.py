@@ -90,7 +90,13 @@ def _plain_type(annotation: ast.expr) -> str:
         assert isinstance(annotation.slice, ast.Tuple)
         return _plain_type(annotation.slice.elts[0])
     text = ast.unparse(annotation)
-    for python, plain in ((", ...]", "]"), ("tuple[", "list["), ("None", "null"), ("Path", "path"), ("'", '"')):
+    for python, plain in (
+        (", ...]", "]"),
+        ("tuple[", "list["),
+        ("None", "null"),
+        ("Path", "path"),
+        ("'", '"'),
+    ):
         text = text.replace(python, plain)
     return text
 

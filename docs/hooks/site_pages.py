@@ -2,24 +2,22 @@
 
 import posixpath
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
-HOOKS = Path(__file__).parent
-ROOT = HOOKS.parents[1]
-sys.path.insert(0, str(HOOKS))
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.nav import Navigation
+from mkdocs.structure.pages import Page
 
-import cli_reference  # noqa: E402  (the hooks are no package: MkDocs loads this file by its path)
-import error_messages  # noqa: E402
-import module_tree  # noqa: E402
-import page_list  # noqa: E402
-import recipe_files  # noqa: E402
-import recipe_reference  # noqa: E402
-from mkdocs.config.defaults import MkDocsConfig  # noqa: E402
-from mkdocs.structure.files import File, Files  # noqa: E402
-from mkdocs.structure.nav import Navigation  # noqa: E402
-from mkdocs.structure.pages import Page  # noqa: E402
+import cli_reference
+import error_messages
+import module_tree
+import page_list
+import recipe_files
+import recipe_reference
+
+ROOT = Path(__file__).parents[2]
 
 # Files outside docs/ that are pages of the site too: their path in the repository -> their path on the site.
 OUTSIDE_PAGES = {
@@ -82,6 +80,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return LINK.sub(lambda link: _move_link(link, folder, path), markdown)
 
 
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Name what screen readers announce: the theme's search dialog, and no empty cell as a heading of a table."""
+    output = output.replace(
+        'data-md-component="search" role="dialog"',
+        'data-md-component="search" role="dialog" aria-label="Search"',
+    )
+    return re.sub(r"<th([^>]*)></th>", r"<td\1></td>", output)
+
+
 def on_nav(nav: Navigation, config: MkDocsConfig, files: Files) -> Navigation:
     """Write llms.txt, the list of pages in reading order, to the root of the site."""
     text = page_list.write_list(nav, str(config.site_name), str(config.site_description))
@@ -118,5 +125,3 @@ def _site_path(path: str) -> str | None:
         if path == prefix or path.startswith(f"{prefix}/"):
             return site_path
     return path.removeprefix("docs/") if path.startswith("docs/") else None
-
-
