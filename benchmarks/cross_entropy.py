@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from higgs_trainer.training.losses import cross_entropy_sums
+from higgs_trainer.training.losses import compute_cross_entropy_sums
 
 FRAMES, NUM_CODEBOOKS, NUM_LOGITS = 1240, 8, 1026
 ROUNDS = 15
@@ -39,10 +39,10 @@ def of_torch(logits_NKC: Tensor, targets_NK: Tensor) -> Tensor:
 
 def overwriting(logits_NKC: Tensor, targets_NK: Tensor) -> Tensor:
     """Ours as in training."""
-    return cross_entropy_sums(logits_NKC, targets_NK, overwrite=True)
+    return compute_cross_entropy_sums(logits_NKC, targets_NK, overwrite=True)
 
 
-ARMS = {"F.cross_entropy": of_torch, "ours": cross_entropy_sums, "ours, overwriting": overwriting}
+ARMS = {"F.cross_entropy": of_torch, "ours": compute_cross_entropy_sums, "ours, overwriting": overwriting}
 
 
 def main() -> None:

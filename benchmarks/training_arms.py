@@ -23,7 +23,7 @@ from higgs_trainer.dataset.collator import Example, PackingCollator
 from higgs_trainer.dataset.packing import PackPlan, PlannedExamples
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.attention import PACKED_SDPA
-from higgs_trainer.model.delay_pattern import apply_delay, supervised_targets
+from higgs_trainer.model.delay_pattern import apply_delay, build_targets
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
 from higgs_trainer.model.indexed_layers import index_layers
 from higgs_trainer.tensors import IGNORED
@@ -72,15 +72,13 @@ def _draw_example(name: str, seconds: float, size: Size, generator: np.random.Ge
     )
     clip = [AUDIO_TOKEN] * (len(codes_FK) + 1) + [DELAY_TOKEN] * NUM_CODEBOOKS
     input_ids = torch.tensor([*words[:-2], *clip, *words[-2:]])
-    labels = torch.full_like(input_ids, IGNORED)
-    labels[-2:] = input_ids[-2:]
-    targets_PK = supervised_targets(codes_FK, end_id=END)
+    targets_PK = build_targets(codes_FK, end_id=END)
     keep_T = torch.zeros_like(input_ids, dtype=torch.bool)
     first_column = len(words) - 2
     keep_T[first_column : first_column + len(columns_PK) - 1] = (
         True  # every column but the first is predicted
     )
-    return Example(input_ids, columns_PK, targets_PK, labels, keep_T, name, seconds)
+    return Example(input_ids, columns_PK, targets_PK, keep_T, name)
 
 
 def build_model(size: Size, *, text_head: bool = False) -> HiggsAudioV2ForConditionalGeneration:
@@ -192,7 +190,10 @@ class NativeCollator:
             "audio_labels": _pad([example.targets_PK for example in examples], IGNORED),
         }
         if self.text_labels:
-            batch["labels"] = _pad([example.labels for example in examples], IGNORED)
+            labels = [torch.full_like(example.input_ids, IGNORED) for example in examples]
+            for labels_T, example in zip(labels, examples, strict=True):
+                labels_T[-2:] = example.input_ids[-2:]
+            batch["labels"] = _pad(labels, IGNORED)
         self.seen.note(examples, batch)
         return batch
 

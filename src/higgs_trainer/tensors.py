@@ -1,4 +1,4 @@
-"""What the collator returns, and the letters that name its axes.
+"""The letters that name the axes of a tensor, the ignore index, and the checks of a batch's shapes.
 
     B  examples in a batch          K  codebooks (8)
     T  positions (text and audio)   C  codes in a codebook, stream tokens included
@@ -6,8 +6,8 @@
     P  delayed columns of a clip    D  hidden size
     N  supervised positions         S  samples of a waveform, 24,000 a second
 
-A tensor's name ends in its axes: ``audio_logits_NKC``. The keys of a batch keep Hugging Face's names, without letters.
-Real shapes are checked once, here, before they reach the model.
+The name of a tensor ends in its axes: ``audio_logits_NKC``. The keys of a batch keep the names that Hugging Face gives
+them, without letters.
 """
 
 from collections.abc import Mapping
@@ -17,36 +17,42 @@ import torch
 from torch import Tensor
 
 IGNORED = -100
-"""The label of a cell that the loss leaves out; the value that torch and transformers use."""
+"""The label of a cell that the loss ignores, as in torch and transformers."""
 
 
 def check_batch(batch: Mapping[str, Tensor], *, num_codebooks: int) -> None:
-    """Raise ``ValueError``, naming key, expected and actual, where the shapes of a native batch do not fit together.
+    """Check that the shapes of a batch fit together.
 
-    ``input_ids`` (B, T); ``labels``, ``logits_to_keep`` and, in a pack, ``position_ids`` likewise; ``audio_input_ids``
-    and ``audio_labels`` (B, P, K); ``audio_input_ids_mask`` (B, P).
+    ``input_ids`` is (B, T), and so are ``logits_to_keep`` and, in a pack, ``position_ids``. ``audio_input_ids`` and
+    ``audio_labels`` are (B, P, K), ``audio_input_ids_mask`` is (B, P).
+
+    Raises:
+        ValueError: a shape does not fit; names the key, the expected and the actual shape.
     """
-    B, T = _shape(batch, "input_ids", 2)
-    _expect(batch, "labels", (B, T))
-    _expect(batch, "logits_to_keep", (B, T))
+    B, T = _read_shape(batch, "input_ids", 2)
+    _check_shape(batch, "logits_to_keep", (B, T))
     if "position_ids" in batch:
-        _expect(batch, "position_ids", (B, T))
-    audio_B, P, K = _shape(batch, "audio_input_ids", 3)
+        _check_shape(batch, "position_ids", (B, T))
+    audio_B, P, K = _read_shape(batch, "audio_input_ids", 3)
     if (audio_B, K) != (B, num_codebooks):
         raise ValueError(
             f"audio_input_ids: expected ({B}, columns, {num_codebooks}), as input_ids has {B} rows and the model "
             f"{num_codebooks} codebooks, but got {(audio_B, P, K)}"
         )
-    _expect(batch, "audio_labels", (B, P, K))
-    _expect(batch, "audio_input_ids_mask", (B, P))
+    _check_shape(batch, "audio_labels", (B, P, K))
+    _check_shape(batch, "audio_input_ids_mask", (B, P))
     check_pack(batch)
 
 
 def check_pack(batch: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` where the examples of a pack would see each other without a word.
+    """Check that the model can tell the examples of a pack from each other.
 
-    transformers takes a row for a pack where ``position_ids`` (B, T) start again, but only if neither an
-    ``attention_mask`` (B, T) nor a cache is there, be the mask all ones. (Left padding may start again where it ends.)
+    transformers treats a row as a pack if its ``position_ids`` (B, T) start again at an example's start, but only if
+    there is no ``attention_mask`` (B, T) and no cache; a mask of ones counts as a mask. With one of them the examples
+    would silently attend to each other. A row that is padded on the left may start again where its padding ends.
+
+    Raises:
+        ValueError: positions start again, and there is an ``attention_mask`` or ``use_cache``.
     """
     position_ids_BT = batch.get("position_ids")
     if position_ids_BT is None:
@@ -58,18 +64,18 @@ def check_pack(batch: Mapping[str, Any]) -> None:
     offender = "attention_mask" if mask_BT is not None else "use_cache" if batch.get("use_cache") else None
     if offender and starts_again_BT.any():
         raise ValueError(
-            f"{offender} beside position_ids that start again, as in a pack: the model would not find its examples and "
-            f"let them attend to each other; leave {offender} out"
+            f"{offender} is given with position_ids that start again, as in a pack: the model would let the examples "
+            f"of the pack attend to each other; leave {offender} out"
         )
 
 
-def _shape(batch: Mapping[str, Tensor], key: str, dimensions: int) -> torch.Size:
+def _read_shape(batch: Mapping[str, Tensor], key: str, dimensions: int) -> torch.Size:
     shape = batch[key].shape
     if len(shape) != dimensions:
         raise ValueError(f"{key}: expected {dimensions} dimensions, but got shape {tuple(shape)}")
     return shape
 
 
-def _expect(batch: Mapping[str, Tensor], key: str, expected: tuple[int, ...]) -> None:
+def _check_shape(batch: Mapping[str, Tensor], key: str, expected: tuple[int, ...]) -> None:
     if tuple(batch[key].shape) != expected:
         raise ValueError(f"{key}: expected shape {expected}, but got {tuple(batch[key].shape)}")

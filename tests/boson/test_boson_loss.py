@@ -9,10 +9,10 @@ from torch import Tensor
 
 from higgs_trainer.model.families import HIGGS_AUDIO, family_of
 from higgs_trainer.training.losses import (
+    compute_audio_loss,
+    compute_cross_entropy_sums,
+    compute_text_cross_entropy_sum,
     count_cells,
-    cross_entropy_sums,
-    mean_over_codebooks,
-    text_cross_entropy_sum,
 )
 from tiny_boson import BEGIN, END, IGNORED, NUM_CODEBOOKS, make_collator, make_model, make_sample
 
@@ -64,10 +64,10 @@ def test_the_audio_loss_equals_a_reference_computed_from_the_codes():
     _, split, outputs = run(make_samples())
     aligned = HIGGS_AUDIO.align(outputs, split.model_inputs, split.targets)
     sums_K, cells_K = (
-        cross_entropy_sums(aligned.audio_logits_NKC, aligned.audio_targets_NK),
+        compute_cross_entropy_sums(aligned.audio_logits_NKC, aligned.audio_targets_NK),
         count_cells(aligned.audio_targets_NK),
     )
-    loss = float(mean_over_codebooks(sums_K, cells_K, (1.0,) * NUM_CODEBOOKS))
+    loss = float(compute_audio_loss(sums_K, cells_K, (1.0,) * NUM_CODEBOOKS))
     assert loss == pytest.approx(reference_audio_loss(samples, outputs.audio_logits), abs=1e-6)
     assert cells_K.tolist() == [sum(frames + 1 for _, frames, _ in LENGTHS)] * NUM_CODEBOOKS
 
@@ -82,7 +82,7 @@ def test_the_end_of_stream_is_supervised_once_a_codebook_and_no_other_stream_tok
 def test_the_text_loss_equals_that_from_bosons_own_expanded_labels():
     model, split, outputs = run(make_samples())
     text = HIGGS_AUDIO.align(outputs, split.model_inputs, split.targets).text
-    loss = float(text_cross_entropy_sum(*text)) / len(text.targets_M)
+    loss = float(compute_text_cross_entropy_sum(*text)) / len(text.targets_M)
 
     with torch.no_grad():
         theirs = model(**split.model_inputs, label_ids=split.targets["label_ids"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from boson_multimodal.model.higgs_audio.utils import build_delay_pattern_mask
 
-from higgs_trainer.model.delay_pattern import apply_delay, supervised_targets
+from higgs_trainer.model.delay_pattern import apply_delay, build_targets
 
 BEGIN, END, IGNORED = 1024, 1025, -100
 
@@ -21,4 +21,4 @@ def test_columns_and_targets_are_bosons(F, K):
     columns, _ = build_delay_pattern_mask(frame(codes_FK.T, BEGIN, END)[None], BEGIN, END)
     assert torch.equal(apply_delay(codes_FK, begin_id=BEGIN, end_id=END), columns[0].T)
     labels, _ = build_delay_pattern_mask(frame(codes_FK.T, IGNORED, END)[None], IGNORED, IGNORED)
-    assert torch.equal(supervised_targets(codes_FK, end_id=END), labels[0].T)
+    assert torch.equal(build_targets(codes_FK, end_id=END), labels[0].T)

@@ -217,11 +217,7 @@ def test_a_target_that_matches_nothing_names_near_ones(folder):
     assert "q_proj" in str(result.exception) + result.output
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [(("--loss.codebook_weights", "[1, 2]"), "2 weights"), (("--loss.text_weight", "0.5"), "leave it at 0")],
-)
-def test_a_loss_that_the_model_cannot_give_is_a_users_mistake(folder, override, message):
-    result = run("check", folder / "recipe.yaml", *override)
+def test_a_wrong_number_of_codebook_weights_is_a_users_mistake(folder):
+    result = run("check", folder / "recipe.yaml", "--loss.codebook_weights", "[1, 2]")
     assert isinstance(result.exception, RecipeError)
-    assert message in str(result.exception)
+    assert "2 weights" in str(result.exception)

@@ -50,7 +50,7 @@ def test_every_log_has_every_key(watched):
     assert all(line.keys() == IN_EVERY_LOG for line in training)
     held_out = [line for line in watched[1] if "eval_loss" in line]
     assert [line["step"] for line in held_out] == [2, 4, 6]
-    assert all(line.keys() >= set(list_held_out_metrics(8, with_text=False)) for line in held_out)
+    assert all(line.keys() >= set(list_held_out_metrics(8)) for line in held_out)
 
 
 def test_tokens_and_fill_are_those_of_the_packs(watched, recipe):

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from higgs_trainer.model.delay_pattern import apply_delay, count_columns, revert_delay, supervised_targets
+from higgs_trainer.model.delay_pattern import apply_delay, build_targets, count_columns, revert_delay
 from higgs_trainer.tensors import IGNORED
 
 
@@ -42,7 +42,7 @@ def test_each_cell_by_the_definition(clip):
     codes_FK, C = clip
     K = codes_FK.shape[1]
     columns_PK = apply_delay(codes_FK, begin_id=C, end_id=C + 1).tolist()
-    targets_PK = supervised_targets(codes_FK, end_id=C + 1).tolist()
+    targets_PK = build_targets(codes_FK, end_id=C + 1).tolist()
     for k in range(K):
         codes = codes_FK[:, k].tolist()
         lead, tail = 1 + k, K - 1 - k
@@ -54,7 +54,7 @@ def test_each_cell_by_the_definition(clip):
 @settings(deadline=None)
 def test_end_of_stream_is_asked_for_once_a_codebook_and_where_it_begins(clip):
     codes_FK, C = clip
-    targets_PK = supervised_targets(codes_FK, end_id=C + 1)
+    targets_PK = build_targets(codes_FK, end_id=C + 1)
     columns_PK = apply_delay(codes_FK, begin_id=C, end_id=C + 1)
     assert (targets_PK == C + 1).sum(dim=0).tolist() == [1] * codes_FK.shape[1]
     first_end_K = (columns_PK == C + 1).int().argmax(dim=0)

@@ -49,7 +49,7 @@ def silence(example):
 def pad_left(batch, lengths):
     """A right-padded batch with its padding moved to the left, behind an attention mask, as the processor pads."""
     T = batch["input_ids"].shape[1]
-    for key in ("input_ids", "logits_to_keep", "labels"):
+    for key in ("input_ids", "logits_to_keep"):
         rows = zip(batch[key], lengths, strict=True)
         batch[key] = torch.stack([row.roll(T - length) for row, length in rows])
     batch["attention_mask"] = torch.stack([(torch.arange(T) >= T - length).long() for length in lengths])

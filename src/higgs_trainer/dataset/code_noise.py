@@ -1,7 +1,7 @@
-"""Slips of the tongue, for training on little data: a share of the codes that the model reads is replaced by others.
+"""Replace a share of the codes that the model reads by random ones, as an augmentation for small datasets.
 
-In generation a model reads what it said itself, slips included; in training, only what is right. With a few wrong codes
-among its inputs, and true targets all the same, it learns to go on after a slip.
+In generation a model reads its own output, mistakes included; in training it reads only correct codes. With a few wrong
+codes among its inputs, and correct targets, it learns to recover from a mistake.
 """
 
 from dataclasses import replace
@@ -15,7 +15,7 @@ from higgs_trainer.dataset.examples import Example
 
 
 class Examples(Protocol):
-    """Encoded examples, by position."""
+    """Encoded examples by index."""
 
     def __len__(self) -> int: ...
 
@@ -23,11 +23,11 @@ class Examples(Protocol):
 
 
 class NoisyExamples(Dataset[Example]):
-    """The training set, disturbed anew in each epoch; held-out examples never pass here.
+    """The training set with code noise, drawn again in each epoch. It is not used for evaluation.
 
-    Each example draws a rate between 0 and ``code_noise``, and that share of its codes (stream tokens are left alone)
-    becomes random ones. The draw depends on seed, epoch and index alone: not on who asks, in which order or how often,
-    so that a resumed run, another number of workers or another packing disturbs alike.
+    Each example draws a rate between 0 and ``code_noise``, and that share of its codes becomes random; stream tokens
+    stay. The draw depends on seed, epoch and index only, so it is the same in a resumed run, with another number of
+    workers and with another packing.
     """
 
     def __init__(self, examples: Examples, *, code_noise: float, num_codes: int, seed: int) -> None:
@@ -38,7 +38,7 @@ class NoisyExamples(Dataset[Example]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Disturb as in this epoch, counted from 0; accelerate's data loader calls it."""
+        """Draw the noise of this epoch, counted from 0. accelerate's data loader calls this."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -1,10 +1,11 @@
-"""Examples -> a packed or a padded batch, model inputs and targets side by side.
+"""Collate examples into a batch: model inputs, targets and metadata.
 
-Packed: one row, example behind example, position ids that start again at each and no attention mask: no position is
-wasted, and attention never crosses from one to the next (``model/attention.py``).
+`PackingCollator` concatenates the examples into one row. Position ids start again at each example and there is no
+attention mask: no position is padding, and attention stays within an example (``model/attention.py``).
 
-Padded: padding stands at the right. Attention is causal, so nothing real ever sees it and no attention mask is needed.
-(Left padding, the processor's default, would train a pad position to predict the first token.)
+`PaddingCollator` pads the examples on the right. Attention is causal, so no real position sees the padding and no
+attention mask is needed. Padding on the left, the processor's default, would train a pad position to predict the first
+token.
 """
 
 from collections.abc import Sequence
@@ -18,19 +19,23 @@ from torch.nn.utils.rnn import pad_sequence
 from higgs_trainer.dataset.examples import Example
 from higgs_trainer.tensors import IGNORED, check_batch
 
-Item = Example | Sequence[Example]  # of a dataset: an example, or a group of them
+Item = Example | Sequence[Example]
+"""An item of a dataset: an example, or the group of examples that a plan puts together."""
 
 
 @dataclass(frozen=True)
 class PackingCollator:
-    """Puts examples one behind another in a single row."""
+    """Concatenate examples into a single row."""
 
     num_codebooks: int
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
-        """Items -> ``input_ids``, ``position_ids``, ``audio_input_ids``, ``audio_input_ids_mask``, ``logits_to_keep``
-        (model inputs), ``labels``, ``audio_labels`` (targets), ``utterance_ids``, ``durations_seconds``, ``rewards``,
-        ``num_tokens`` (metadata)."""
+        """Return a batch of one row.
+
+        Model inputs: ``input_ids``, ``position_ids``, ``logits_to_keep`` (1, T), ``audio_input_ids`` (1, P, K) and
+        ``audio_input_ids_mask`` (1, P). Target: ``audio_labels`` (1, P, K). Metadata, one entry per example:
+        ``utterance_ids``, ``rewards`` and ``num_tokens``.
+        """
         examples = _flatten(items)
         columns_PK = torch.cat([example.columns_PK for example in examples])
         batch: dict[str, Any] = {
@@ -39,23 +44,22 @@ class PackingCollator:
             "audio_input_ids": columns_PK[None],
             "audio_input_ids_mask": torch.ones(1, len(columns_PK), dtype=torch.bool),
             "logits_to_keep": torch.cat([example.keep_T for example in examples])[None],
-            "labels": torch.cat([example.labels for example in examples])[None],
             "audio_labels": torch.cat([example.targets_PK for example in examples])[None],
         }
         check_batch(batch, num_codebooks=self.num_codebooks)
-        return batch | _metadata(examples)
+        return batch | _list_metadata(examples)
 
 
 @dataclass(frozen=True)
 class PaddingCollator:
-    """Pads examples to the longest of the batch."""
+    """Pad examples to the longest one in the batch."""
 
     pad_token_id: int
     end_id: int
     num_codebooks: int
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
-        """Items -> as `PackingCollator`, without ``position_ids``."""
+        """Return a batch of B rows, with the keys of `PackingCollator` except ``position_ids``."""
         examples = _flatten(items)
         columns_P = torch.tensor([len(example.columns_PK) for example in examples])
         batch: dict[str, Any] = {
@@ -63,21 +67,19 @@ class PaddingCollator:
             "audio_input_ids": _pad([example.columns_PK for example in examples], self.end_id),
             "audio_input_ids_mask": torch.arange(int(columns_P.max()))[None, :] < columns_P[:, None],
             "logits_to_keep": _pad([example.keep_T for example in examples], False),
-            "labels": _pad([example.labels for example in examples], IGNORED),
             "audio_labels": _pad([example.targets_PK for example in examples], IGNORED),
         }
         check_batch(batch, num_codebooks=self.num_codebooks)
-        return batch | _metadata(examples)
+        return batch | _list_metadata(examples)
 
 
 def _flatten(items: Sequence[Item]) -> list[Example]:
     return [example for item in items for example in ([item] if isinstance(item, Example) else item)]
 
 
-def _metadata(examples: Sequence[Example]) -> dict[str, Any]:
+def _list_metadata(examples: Sequence[Example]) -> dict[str, Any]:
     return {
         "utterance_ids": [example.utterance_id for example in examples],
-        "durations_seconds": [example.duration_seconds for example in examples],
         "rewards": [example.reward for example in examples],
         "num_tokens": [len(example.input_ids) for example in examples],
     }

@@ -1,4 +1,4 @@
-"""What precedes the target text in the prompt: a scene, reference clips and earlier turns."""
+"""The context of an utterance: what precedes its text in the prompt (a scene, reference clips, earlier turns)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PromptClip:
-    """A clip in the prompt: codes (F, K) and what they say. ``text`` may be None in a reference of the system
-    message, which does not quote it."""
+    """A clip in the prompt: its text and its codes (F, K).
+
+    ``text`` may be None for a reference in the system message, which does not quote it.
+    """
 
     text: str | None
     codes_FK: Tensor
@@ -19,11 +21,13 @@ class PromptClip:
 
 @dataclass(frozen=True)
 class Context:
-    """What the model is told before the text that it is to speak.
+    """What the model reads before the text that it is to speak.
 
-    ``references`` lend their voices: one, or the first for [SPEAKER0], the second for [SPEAKER1], and so on. They
-    stand as earlier turns or, with ``references_in_system``, behind the scene in the system message. ``turns`` is what
-    was said before, oldest first.
+    Attributes:
+        scene: a description of the scene.
+        references: clips of the voices to imitate. The first is the voice of [SPEAKER0], the second of [SPEAKER1].
+        turns: earlier turns of the conversation, oldest first.
+        references_in_system: put the references into the system message, after the scene, instead of before the turns.
     """
 
     scene: str | None = None
@@ -33,12 +37,12 @@ class Context:
 
     @property
     def clips(self) -> tuple[PromptClip, ...]:
-        """All clips, in the order in which they stand in the prompt."""
+        """All clips in the order of the prompt."""
         return self.references + self.turns
 
 
 def read_context(row: Mapping[str, Any], num_codebooks: int) -> Context:
-    """What stands before a prepared row's text: its clips, which are stored end to end, told apart again."""
+    """Read the context of a prepared row, and split its stored codes into clips."""
     codes_FK = reshape_codes(row["context_codes"], num_codebooks)
     frames = [int(num_frames) for num_frames in row["context_frames"]]
     clips = tuple(
@@ -54,4 +58,5 @@ def read_context(row: Mapping[str, Any], num_codebooks: int) -> Context:
 
 
 def reshape_codes(codes: Any, num_codebooks: int) -> Tensor:
+    """Return stored codes as a tensor (F, K)."""
     return torch.as_tensor(codes, dtype=torch.long).reshape(-1, num_codebooks)

@@ -1,4 +1,4 @@
-"""Prepared rows -> examples: what the model reads and what the loss compares it with."""
+"""An example: a prepared row as the model reads it and as the loss compares it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,23 +12,25 @@ from torch.utils.data import Dataset
 class Example:
     """An encoded utterance.
 
-    ``input_ids`` (T,) with a placeholder for every column; ``columns_PK`` the delayed columns of all clips, reference
-    first; ``targets_PK`` what the loss asks of each cell (``IGNORED`` throughout the reference); ``labels`` (T,) text
-    targets; ``keep_T`` the positions whose next column is supervised. ``reward`` is the row's own, carried along.
+    Attributes:
+        input_ids: token ids (T,), with one placeholder for each column.
+        columns_PK: the delayed columns of all clips, the references first.
+        targets_PK: the code that the loss expects in each cell; ``IGNORED`` in every cell of a reference.
+        keep_T: True at the positions whose logits are needed, because the next position's column is supervised.
+        utterance_id: the row's name, for messages.
+        reward: the reward of the row, passed on to the batch.
     """
 
     input_ids: Tensor
     columns_PK: Tensor
     targets_PK: Tensor
-    labels: Tensor
     keep_T: Tensor
     utterance_id: str
-    duration_seconds: float
     reward: float | None = None
 
 
 class Rows(Protocol):
-    """Prepared rows, by position: a ``datasets.Dataset`` or anything like it."""
+    """Prepared rows by index: a ``datasets.Dataset`` or anything like it."""
 
     def __len__(self) -> int: ...
 
@@ -36,7 +38,7 @@ class Rows(Protocol):
 
 
 class ExampleDataset(Dataset[Example]):
-    """Map-style dataset: item i is row i of a prepared dataset, encoded once and kept (a few kilobytes a clip)."""
+    """Map-style dataset of examples: item i is row i, encoded when it is first read and then kept in memory."""
 
     def __init__(self, rows: Rows, encode: Callable[[Mapping[str, Any]], Example]) -> None:
         self.rows = rows

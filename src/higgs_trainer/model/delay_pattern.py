@@ -1,13 +1,13 @@
-"""The delay pattern: codebook k is heard one column after codebook k - 1. Pure functions on tensors.
+"""The delay pattern: codebook k lags codebook k - 1 by one column. Pure functions on tensors.
 
-A clip of F frames and K codebooks becomes P = F + K + 1 columns. Codebook k of column p holds
+A clip of F frames and K codebooks becomes P = F + K + 1 columns. In column p, codebook k holds
 
     begin of stream   for p <= k
     code p - k - 1    for k < p <= F + k
     end of stream     for p > F + k
 
-so that the model, writing one column at a time, knows the coarser codebooks of a frame when it writes a finer one.
-The layout is that of transformers' ``HiggsAudioV2Processor`` (and of Boson's collator), cell by cell.
+The model writes one column at a time, so it knows the coarser codebooks of a frame when it writes a finer one. The
+layout equals that of transformers' ``HiggsAudioV2Processor`` and of Boson's collator in every cell.
 """
 
 import torch
@@ -17,23 +17,26 @@ from higgs_trainer.tensors import IGNORED
 
 
 def count_columns(num_frames: int, num_codebooks: int) -> int:
-    """P, the number of columns that a clip of ``num_frames`` frames takes in the sequence."""
+    """Return P, the number of columns of a clip with ``num_frames`` frames."""
     return num_frames + num_codebooks + 1
 
 
 def apply_delay(codes_FK: Tensor, *, begin_id: int, end_id: int) -> Tensor:
-    """Codes (F, K) as columns (P, K), each codebook led by begin of stream and closed by end of stream."""
-    frame_PK = _frame_of_cell(codes_FK)
+    """Delay codes (F, K) to columns (P, K), with begin of stream before and end of stream after each codebook."""
+    frame_PK = _find_frame_of_cell(codes_FK)
     columns_PK = codes_FK.gather(0, frame_PK.clamp(0, len(codes_FK) - 1))
     columns_PK[frame_PK < 0] = begin_id
     columns_PK[frame_PK >= len(codes_FK)] = end_id
     return columns_PK
 
 
-def supervised_targets(codes_FK: Tensor, *, end_id: int) -> Tensor:
-    """What the loss asks of each cell of the columns (P, K): its code, end of stream exactly once a codebook,
-    and ``IGNORED`` for the begin and fill cells, which nobody predicts."""
-    frame_PK = _frame_of_cell(codes_FK)
+def build_targets(codes_FK: Tensor, *, end_id: int) -> Tensor:
+    """Build the targets (P, K) of the columns of a clip.
+
+    A target is the code of its cell, and end of stream once for each codebook. The cells before a codebook begins and
+    the cells that fill it after its end of stream are ``IGNORED``.
+    """
+    frame_PK = _find_frame_of_cell(codes_FK)
     targets_PK = codes_FK.gather(0, frame_PK.clamp(0, len(codes_FK) - 1))
     targets_PK[frame_PK < 0] = IGNORED
     targets_PK[frame_PK == len(codes_FK)] = end_id
@@ -42,11 +45,13 @@ def supervised_targets(codes_FK: Tensor, *, end_id: int) -> Tensor:
 
 
 def revert_delay(columns_PK: Tensor, *, codebook_size: int) -> Tensor:
-    """Columns (P, K), led by the all-begin column, back to codes (F, K).
+    """Revert columns (P, K), which begin with a column of begin of stream, to codes (F, K).
 
-    The clip ends before the first frame that is not made of codes alone, which for a whole clip is its end of stream.
-    A clip that was cut off keeps the frames that are complete. ``codebook_size`` counts real codes: stream tokens lie
-    above it.
+    The clip ends before the first frame that holds a stream token; in a complete clip, that is its end of stream. A
+    clip that was cut off keeps its complete frames.
+
+    Args:
+        codebook_size: number of codes without stream tokens, whose ids are at least this.
     """
     P, K = columns_PK.shape
     num_whole_frames = max(P - K, 0)
@@ -55,8 +60,8 @@ def revert_delay(columns_PK: Tensor, *, codebook_size: int) -> Tensor:
     return frames_FK[: int(is_code_F.long().cumprod(0).sum())]
 
 
-def _frame_of_cell(codes_FK: Tensor) -> Tensor:
-    """The frame (P, K) whose code stands in each cell; below 0 before the clip, F and above after it."""
+def _find_frame_of_cell(codes_FK: Tensor) -> Tensor:
+    """Return the frame (P, K) whose code each cell holds: negative before the clip, F or more after it."""
     F, K = codes_FK.shape
     if F == 0:
         raise ValueError("a clip without frames has no delay pattern: prepare should have refused it")

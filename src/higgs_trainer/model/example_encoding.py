@@ -1,4 +1,4 @@
-"""A prepared row -> an example of one checkpoint: its prompt is tokenized here, where the tokenizer is known."""
+"""Encode a prepared row as an example of one checkpoint: tokenize its prompt, delay its codes, build its targets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from transformers import PreTrainedTokenizerBase
 
 from higgs_trainer.dataset.context import read_context, reshape_codes
 from higgs_trainer.dataset.examples import Example, ExampleDataset, Rows
-from higgs_trainer.model.delay_pattern import apply_delay, supervised_targets
+from higgs_trainer.model.delay_pattern import apply_delay, build_targets
 from higgs_trainer.model.prompt import encode_conversation
 from higgs_trainer.tensors import IGNORED
 
 
 @dataclass(frozen=True)
 class StreamIds:
-    """The ids of one checkpoint that an example is made of."""
+    """The ids of one checkpoint: its audio placeholders, its stream tokens, and its number of codebooks."""
 
     audio_token: int
     delay_token: int
@@ -33,16 +33,17 @@ def build_examples(rows: Rows, tokenizer: PreTrainedTokenizerBase, ids: StreamId
 
 
 def encode_example(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, ids: StreamIds) -> Example:
-    """A prepared row -> an example. The target turn alone is supervised: its columns, and its text tokens.
+    """Encode a prepared row as an example. Only the columns of the target clip are supervised.
 
-    Raises ``ValueError`` where placeholders and columns differ in number, which would shift every target.
+    Raises:
+        ValueError: the numbers of placeholders and columns differ, which would shift every target.
     """
     context = read_context(row, ids.num_codebooks)
     target_FK = reshape_codes(row["codes"], ids.num_codebooks)
     clips_FK = [*(clip.codes_FK for clip in context.clips), target_FK]
     columns = [apply_delay(clip_FK, begin_id=ids.begin, end_id=ids.end) for clip_FK in clips_FK]
     targets = [torch.full_like(clip_PK, IGNORED) for clip_PK in columns[:-1]]
-    targets.append(supervised_targets(target_FK, end_id=ids.end))
+    targets.append(build_targets(target_FK, end_id=ids.end))
 
     input_ids = encode_conversation(
         tokenizer, row["text"], context, len(target_FK), num_codebooks=ids.num_codebooks
@@ -58,27 +59,14 @@ def encode_example(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, i
         input_ids=input_ids,
         columns_PK=torch.cat(columns),
         targets_PK=targets_PK,
-        labels=_text_labels(input_ids, is_audio_T, len(columns[-1])),
-        keep_T=_positions_before_targets(is_audio_T, targets_PK),
+        keep_T=_find_positions_before_targets(is_audio_T, targets_PK),
         utterance_id=row["utterance_id"],
-        duration_seconds=float(row["duration_seconds"]),
         reward=row["reward"],
     )
 
 
-def _positions_before_targets(is_audio_T: Tensor, targets_PK: Tensor) -> Tensor:
-    """True (T,) where the *next* position's column has a supervised cell: the hidden state at p predicts p + 1."""
+def _find_positions_before_targets(is_audio_T: Tensor, targets_PK: Tensor) -> Tensor:
+    """Return True (T,) where the column of the *next* position is supervised: position p predicts position p + 1."""
     supervised_T = torch.zeros_like(is_audio_T)
     supervised_T[is_audio_T] = (targets_PK != IGNORED).any(dim=1)
     return supervised_T.roll(-1).index_fill(0, torch.tensor([len(supervised_T) - 1]), False)
-
-
-def _text_labels(input_ids: Tensor, is_audio_T: Tensor, num_target_columns: int) -> Tensor:
-    """The text tokens of the target turn alone: what follows the clip, its end-of-audio and end-of-turn tokens.
-
-    (The header and begin-of-audio token before the clip are given to the model in generation, never predicted.)
-    """
-    labels = torch.full_like(input_ids, IGNORED)
-    after_clip = int(is_audio_T.nonzero()[-1]) + 1
-    labels[after_clip:] = input_ids[after_clip:]
-    return labels

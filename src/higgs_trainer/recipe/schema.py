@@ -68,7 +68,6 @@ class LossRecipe:
     """Weights of the loss's terms; `codebook_weights` null: 1 each."""
 
     audio_weight: float = 1.0
-    text_weight: float = 0.0
     codebook_weights: tuple[float, ...] | None = None
 
 
@@ -193,7 +192,6 @@ MINIMA = {
     "adapter.r": 1,
     "adapter.lora_dropout": 0,
     "loss.audio_weight": 0,
-    "loss.text_weight": 0,
     "samples.max_seconds": 0.1,
     "samples.held_out": 0,
     "early_stopping.patience": 1,

@@ -69,8 +69,7 @@ def build_run(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) 
         adapted = add_lora(checkpoint.model, family, **asdict(recipe.adapter))
         checkpoint = replace(checkpoint, model=adapted)
     freeze(checkpoint.model, recipe.model.freeze)
-    if not recipe.loss.text_weight:
-        freeze_text_head(checkpoint.model)
+    freeze_text_head(checkpoint.model)
     arguments = _build_arguments(recipe)
     if arguments.device.type == "cpu":  # run nowhere else so far
         index_layers(checkpoint.model)
@@ -82,7 +81,7 @@ def build_run(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) 
         processing_class=checkpoint.tokenizer,
         data_collator=_build_collator(recipe, family, checkpoint),
         family=family,
-        weights=_build_weights(recipe, family, checkpoint.stream_ids.num_codebooks),
+        weights=_build_weights(recipe, checkpoint.stream_ids.num_codebooks),
         guard_policy=recipe.guard.policy,
         optimizers=(build_optimizer(checkpoint.model, arguments) if build_optimizer else None, None),
         write_card=partial(write_model_card, name=recipe.training.hub_model_id),
@@ -98,9 +97,7 @@ def build_run(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) 
 def _check_what_is_watched(run: Run) -> None:
     """``RecipeError`` for what would otherwise be found out at the first evaluation: after an epoch, perhaps."""
     recipe, best = run.recipe, run.recipe.training.metric_for_best_model
-    known = list_held_out_metrics(
-        run.checkpoint.stream_ids.num_codebooks, with_text=bool(recipe.loss.text_weight)
-    )
+    known = list_held_out_metrics(run.checkpoint.stream_ids.num_codebooks)
     known += [f"eval_{name}" for name in SPOKEN_METRICS] if recipe.samples.judged else []
     if best is not None and f"eval_{best.removeprefix('eval_')}" not in known:
         raise RecipeError(
@@ -167,14 +164,12 @@ def _build_collator(
     return PackingCollator(ids.num_codebooks)
 
 
-def _build_weights(recipe: Recipe, family: Family, num_codebooks: int) -> LossWeights:
+def _build_weights(recipe: Recipe, num_codebooks: int) -> LossWeights:
     """``RecipeError`` where the model cannot give what the recipe weighs."""
     loss = recipe.loss
-    if loss.text_weight and not family.has_text_logits:
-        raise RecipeError(f"loss.text_weight: {family.name} returns no logits over text; leave it at 0")
-    weights = LossWeights(audio=loss.audio_weight, text=loss.text_weight, codebooks=loss.codebook_weights)
+    weights = LossWeights(audio=loss.audio_weight, codebooks=loss.codebook_weights)
     try:
-        weights.of_codebooks(num_codebooks)
+        weights.list_codebook_weights(num_codebooks)
     except ValueError as error:
         raise RecipeError(str(error)) from error
     return weights

@@ -56,7 +56,7 @@ from higgs_trainer.training.checkpoints import (
     move_into_place,
     naming_what_fails,
 )
-from higgs_trainer.training.checks import CheckResult, check_examples, check_leaks, check_model
+from higgs_trainer.training.checks import CheckResult, inspect_examples, inspect_leaks, inspect_model
 from higgs_trainer.training.environment import describe_environment
 from higgs_trainer.training.stopping import EndWhenAsked
 from higgs_trainer.training.trainer import HiggsAudioTrainer
@@ -191,13 +191,13 @@ def check(recipe: Recipe) -> CheckReport:
             trainer.evaluate(some)
             trainer.predict(some)
         except LabelLeakError as error:
-            results = [check_leaks(trainer.guard, error)]
+            results = [inspect_leaks(trainer.guard, error)]
         else:
             every_example = (examples[i] for i in range(len(examples)))
             results = [
-                check_leaks(trainer.guard),
-                *check_examples(every_example, run.checkpoint.stream_ids),
-                *check_model(trainer, some),
+                inspect_leaks(trainer.guard),
+                *inspect_examples(every_example, run.checkpoint.stream_ids),
+                *inspect_model(trainer, some),
             ]
     return CheckReport(
         cascade=trainer.guard.ledger.cascade(),

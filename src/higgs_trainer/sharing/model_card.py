@@ -33,7 +33,7 @@ TEMPLATE = "model_card.md.jinja"
 SHOWN_SETTINGS = {
     "model": ("dtype", "freeze"),
     "data": ("packing", "tokens_per_pack", "code_noise"),
-    "loss": ("audio_weight", "text_weight", "codebook_weights"),
+    "loss": ("audio_weight", "codebook_weights"),
     "training": (
         "learning_rate",
         "lr_scheduler_type",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from higgs_trainer.training.losses import mean_over_codebooks
+from higgs_trainer.training.losses import compute_audio_loss
 
 FRAMES_PER_SECOND = 25
 
@@ -79,7 +79,7 @@ class LossTotals:
         elapsed_seconds = time.perf_counter() - self._since
         text = {} if self._text is None else {f"{prefix}text_loss": float(self._text[0] / self._text[1])}
         return {
-            f"{prefix}audio_loss": float(mean_over_codebooks(sums_K, cells_K, weights)),
+            f"{prefix}audio_loss": float(compute_audio_loss(sums_K, cells_K, weights)),
             **text,
             **{f"{prefix}codebook_{k}_loss": value for k, value in enumerate(per_codebook)},
             f"{prefix}codebook_0_accuracy": float(self._correct / cells_K[0].clamp(min=1)),
@@ -98,7 +98,7 @@ class LossTotals:
         }
 
 
-def list_held_out_metrics(num_codebooks: int, *, with_text: bool) -> list[str]:
-    """What an evaluation logs of the loss: the names by which the best checkpoint can be chosen."""
-    terms = ["loss", "audio_loss", *(["text_loss"] if with_text else []), "codebook_0_accuracy"]
+def list_held_out_metrics(num_codebooks: int) -> list[str]:
+    """List the metrics that an evaluation computes from the loss, by which the best checkpoint can be chosen."""
+    terms = ["loss", "audio_loss", "codebook_0_accuracy"]
     return [f"eval_{name}" for name in (*terms, *(f"codebook_{k}_loss" for k in range(num_codebooks)))]

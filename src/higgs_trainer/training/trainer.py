@@ -26,11 +26,11 @@ from higgs_trainer.tensors import check_pack
 from higgs_trainer.training.checkpoints import CompleteCheckpoints
 from higgs_trainer.training.losses import (
     LossWeights,
+    compute_audio_loss,
+    compute_cross_entropy_sums,
+    compute_text_cross_entropy_sum,
     count_cells,
     count_correct_first,
-    cross_entropy_sums,
-    mean_over_codebooks,
-    text_cross_entropy_sum,
 )
 from higgs_trainer.training.metrics import LossTotals
 from higgs_trainer.training.stopping import FiniteGradients
@@ -127,17 +127,21 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         totals = self.training_totals if model.training else self.evaluation_totals
         correct = count_correct_first(logits_NKC, targets_NK)
         spend = model.training and torch.is_grad_enabled()
-        sums_K = cross_entropy_sums(logits_NKC, targets_NK, label_smoothing=smoothing, overwrite=spend)
+        sums_K = compute_cross_entropy_sums(
+            logits_NKC, targets_NK, label_smoothing=smoothing, overwrite=spend
+        )
         totals.add(sums_K, count_cells(targets_NK), correct)
-        weights = self.weights.of_codebooks(len(sums_K))
-        loss = self.weights.audio * mean_over_codebooks(sums_K, step_cells_K, weights)
+        weights = self.weights.list_codebook_weights(len(sums_K))
+        loss = self.weights.audio * compute_audio_loss(sums_K, step_cells_K, weights)
         if self.weights.text:
             if aligned.text is None or not int(step_tokens):
                 raise LossError(
                     f"loss.text_weight is {self.weights.text}, but no text token of this step is supervised: "
                     f"utterances {_names(metadata)}; set it to 0, or give label_ids"
                 )
-            text_sum = text_cross_entropy_sum(*aligned.text, label_smoothing=smoothing, overwrite=spend)
+            text_sum = compute_text_cross_entropy_sum(
+                *aligned.text, label_smoothing=smoothing, overwrite=spend
+            )
             totals.add_text(text_sum, len(aligned.text.targets_M))
             loss = loss + self.weights.text * text_sum / step_tokens
         if not torch.isfinite(loss):
@@ -222,7 +226,7 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         """The totals over all ranks as metrics; they start again at nothing."""
         reduced = totals.reduce(self.accelerator)
         totals.clear()
-        return reduced.metrics(prefix, self.weights.of_codebooks(reduced.num_codebooks))
+        return reduced.metrics(prefix, self.weights.list_codebook_weights(reduced.num_codebooks))
 
 
 def _names(metadata: Mapping[str, Any]) -> str:

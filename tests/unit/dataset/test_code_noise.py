@@ -23,7 +23,7 @@ def test_codes_that_the_model_reads_move_and_nothing_else():
         assert not changed_PK.all()
         assert (clean.columns_PK[changed_PK] < NUM_CODES).all()
         assert (noisy.columns_PK[changed_PK] < NUM_CODES).all()
-        for name in ("input_ids", "targets_PK", "labels", "keep_T"):
+        for name in ("input_ids", "targets_PK", "keep_T"):
             assert torch.equal(getattr(clean, name), getattr(noisy, name)), name
 
 

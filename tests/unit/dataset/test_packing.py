@@ -112,7 +112,7 @@ def test_a_pack_is_its_examples_one_behind_another():
     first = len(examples[0].input_ids)
     assert "attention_mask" not in batch
     assert batch["position_ids"][0].tolist() == [*range(first), *range(len(examples[1].input_ids))]
-    for key, name in [("input_ids", "input_ids"), ("labels", "labels"), ("logits_to_keep", "keep_T")]:
+    for key, name in [("input_ids", "input_ids"), ("logits_to_keep", "keep_T")]:
         assert torch.equal(batch[key][0, first:], getattr(examples[1], name)), key
     columns = len(examples[0].columns_PK)
     assert torch.equal(batch["audio_input_ids"][0, columns:], examples[1].columns_PK)

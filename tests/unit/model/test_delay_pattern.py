@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import HiggsAudioV2Processor
 
-from higgs_trainer.model.delay_pattern import apply_delay, count_columns, revert_delay, supervised_targets
+from higgs_trainer.model.delay_pattern import apply_delay, build_targets, count_columns, revert_delay
 from higgs_trainer.tensors import IGNORED
 
 C, BEGIN, END = 11, 11, 12
@@ -37,7 +37,7 @@ def test_columns_and_targets_are_bosons(clip):
     codes_FK = torch.tensor(clip["codes"]).T
     columns_PK = apply_delay(codes_FK, begin_id=1024, end_id=1025)
     assert torch.equal(columns_PK, torch.tensor(clip["columns"]).T)
-    assert torch.equal(supervised_targets(codes_FK, end_id=1025), torch.tensor(clip["labels"]).T)
+    assert torch.equal(build_targets(codes_FK, end_id=1025), torch.tensor(clip["labels"]).T)
 
 
 @pytest.mark.parametrize(("F", "K"), [(1, 8), (5, 3), (13, 8)])
@@ -56,7 +56,7 @@ def test_a_clip_cut_off_keeps_its_whole_frames():
 @pytest.mark.parametrize(("F", "K"), [(1, 8), (6, 5)])
 def test_each_codebook_is_asked_for_its_codes_and_one_end(F, K):
     codes_FK = draw_codes(F, K)
-    targets_PK = supervised_targets(codes_FK, end_id=END)
+    targets_PK = build_targets(codes_FK, end_id=END)
     for k in range(K):
         supervised = targets_PK[:, k][targets_PK[:, k] != IGNORED]
         assert supervised.tolist() == [*codes_FK[:, k].tolist(), END]

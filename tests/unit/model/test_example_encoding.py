@@ -49,13 +49,7 @@ def test_logits_are_kept_one_position_before_each_target():
     assert first == int(is_audio_T.nonzero()[0])
 
 
-def test_text_labels_are_those_behind_the_clip():
-    example = encode(num_frames=5)
-    supervised = example.input_ids[example.labels != IGNORED]
-    assert CHECKPOINT.tokenizer.convert_ids_to_tokens(supervised) == ["<|audio_eos|>", "<|eot_id|>"]
-
-
-def test_padding_stands_at_the_right_and_is_never_supervised():
+def test_padding_is_on_the_right_and_never_supervised():
     short, long = encode(num_frames=3), encode(num_frames=9)
     batch = collate([short, long])
     T, P = len(short.input_ids), len(short.columns_PK)
@@ -100,11 +94,6 @@ def test_no_clip_of_the_context_is_supervised(task):
     assert (example.targets_PK[:num_context] == IGNORED).all()
     assert torch.equal(example.targets_PK[num_context:], alone.targets_PK)
     assert example.keep_T.sum() == alone.keep_T.sum() == TARGET_FRAMES + NUM_CODEBOOKS
-    # Of the text, the end of the target turn alone.
-    assert (example.labels != IGNORED).nonzero().flatten().tolist() == [
-        len(example.input_ids) - 2,
-        len(example.input_ids) - 1,
-    ]
 
 
 @pytest.mark.parametrize("task", [task for task, (_, context) in TASKS.items() if context.clips])

@@ -11,8 +11,8 @@ from higgs_trainer.dataset.collator import PackingCollator, PaddingCollator
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.example_encoding import build_examples
 from higgs_trainer.model.families import HIGGS_AUDIO_V2, family_of
-from higgs_trainer.training.checks import EXAMPLE_CHECKS, check_examples, check_model
-from higgs_trainer.training.losses import cross_entropy_sums
+from higgs_trainer.training.checks import EXAMPLE_CHECKS, inspect_examples, inspect_model
+from higgs_trainer.training.losses import compute_cross_entropy_sums
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 from tiny import NUM_CODEBOOKS, make_row, tiny_checkpoint
 
@@ -30,7 +30,7 @@ def failed(results):
 
 
 def test_a_sound_example_passes():
-    assert failed(check_examples([encode()], IDS)) == []
+    assert failed(inspect_examples([encode()], IDS)) == []
 
 
 def without_end(example):
@@ -41,10 +41,6 @@ def with_supervised_reference(example):
     targets_PK = example.targets_PK.clone()
     targets_PK[2, 0] = 1
     return replace(example, targets_PK=targets_PK)
-
-
-def with_supervised_text(example):
-    return replace(example, labels=example.input_ids.clone())
 
 
 def with_a_placeholder_too_many(example):
@@ -65,21 +61,20 @@ def with_moved_positions(example):
     [
         (without_end, "end of stream is supervised once a codebook"),
         (with_supervised_reference, "only the last clip is supervised"),
-        (with_supervised_text, "the prompt is not supervised"),
         (with_a_placeholder_too_many, "each clip has its placeholders"),
         (with_moved_positions, "logits are kept exactly where a target follows"),
     ],
 )
 def test_a_faulty_example_fails_its_check_and_is_named(fault, name):
-    results = check_examples([encode(), fault(encode())], IDS)
+    results = inspect_examples([encode(), fault(encode())], IDS)
     assert name in failed(results)
     result = next(result for result in results if result.name == name)
-    assert "1 of 2 clips do not: clip-3" in result.found
+    assert "1 of 2 clips fail: clip-3" in result.found
     assert result.remedy
 
 
 def test_no_example_at_all_is_no_pass():
-    assert len(failed(check_examples([], IDS))) == len(EXAMPLE_CHECKS)
+    assert len(failed(inspect_examples([], IDS))) == len(EXAMPLE_CHECKS)
 
 
 def build_trainer(model, tmp_path, *, packing=False):
@@ -95,7 +90,9 @@ def build_trainer(model, tmp_path, *, packing=False):
 def test_lora_that_does_not_reach_the_audio_ffn_fails(tmp_path):
     model = tiny_checkpoint().model
     adapted = add_lora(model, family_of(model), r=2, lora_alpha=4, target_modules="attention")
-    assert failed(check_model(build_trainer(adapted, tmp_path), [encode()])) == ["LoRA reaches the audio FFN"]
+    assert failed(inspect_model(build_trainer(adapted, tmp_path), [encode()])) == [
+        "LoRA reaches the audio FFN"
+    ]
 
 
 def test_a_model_that_looks_ahead_fails(tmp_path):
@@ -104,7 +101,7 @@ def test_a_model_that_looks_ahead_fails(tmp_path):
         lambda module, args, output: output + output.mean(dim=1, keepdim=True)
     )
     assert "a later frame leaves earlier predictions unchanged" in failed(
-        check_model(build_trainer(model, tmp_path), [encode()])
+        inspect_model(build_trainer(model, tmp_path), [encode()])
     )
 
 
@@ -119,7 +116,7 @@ def trained():
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(40):
         aligned = family.align(model(**split.model_inputs), split.model_inputs, split.targets)
-        loss = cross_entropy_sums(aligned.audio_logits_NKC, aligned.audio_targets_NK).mean()
+        loss = compute_cross_entropy_sums(aligned.audio_logits_NKC, aligned.audio_targets_NK).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -132,7 +129,7 @@ SHIFT = "targets moved by one frame make the loss worse"
 def test_a_trained_model_passes_the_shift_and_a_moved_alignment_fails_it(trained, tmp_path):
     model, example = trained
     trainer = build_trainer(model, tmp_path)
-    result = next(result for result in check_model(trainer, [example]) if result.name == SHIFT)
+    result = next(result for result in inspect_model(trainer, [example]) if result.name == SHIFT)
     assert result.passed
     assert "not judged" not in result.found
 
@@ -141,11 +138,11 @@ def test_a_trained_model_passes_the_shift_and_a_moved_alignment_fails_it(trained
         return replace(aligned, audio_targets_NK=aligned.audio_targets_NK.roll(1, dims=0))
 
     trainer.family = replace(HIGGS_AUDIO_V2, align=align_one_late)
-    assert SHIFT in failed(check_model(trainer, [example]))
+    assert SHIFT in failed(inspect_model(trainer, [example]))
 
 
 def test_an_untrained_model_is_not_judged_by_the_shift(tmp_path):
-    results = check_model(build_trainer(tiny_checkpoint().model, tmp_path), [encode()])
+    results = inspect_model(build_trainer(tiny_checkpoint().model, tmp_path), [encode()])
     result = next(result for result in results if result.name == SHIFT)
     assert result.passed
     assert "not judged" in result.found
@@ -155,7 +152,7 @@ def test_an_untrained_model_is_not_judged_by_the_shift(tmp_path):
 def test_a_model_that_keeps_examples_apart_passes(attn_implementation, tmp_path):
     model = tiny_checkpoint().model
     model.set_attn_implementation(attn_implementation)
-    assert failed(check_model(build_trainer(model, tmp_path, packing=True), [encode()])) == []
+    assert failed(inspect_model(build_trainer(model, tmp_path, packing=True), [encode()])) == []
 
 
 def test_attention_that_finds_no_packs_fails(tmp_path):
@@ -163,5 +160,5 @@ def test_attention_that_finds_no_packs_fails(tmp_path):
     AttentionInterface.register("finds_no_packs", sdpa_attention_forward)
     model = tiny_checkpoint().model
     model.set_attn_implementation("finds_no_packs")
-    found = failed(check_model(build_trainer(model, tmp_path, packing=True), [encode()]))
+    found = failed(inspect_model(build_trainer(model, tmp_path, packing=True), [encode()]))
     assert found == ["an example in a pack is predicted as if it were alone"]

@@ -9,11 +9,11 @@ from higgs_trainer.tensors import IGNORED
 from higgs_trainer.training import losses
 from higgs_trainer.training.losses import (
     LossWeights,
+    compute_audio_loss,
+    compute_cross_entropy_sums,
+    compute_text_cross_entropy_sum,
     count_cells,
     count_correct_first,
-    cross_entropy_sums,
-    mean_over_codebooks,
-    text_cross_entropy_sum,
 )
 
 N, K, C = 11, 3, 7  # pairwise different, odd: a transposition fails
@@ -51,8 +51,8 @@ def draw(seed=0, unsupervised_codebook=None):
 @pytest.mark.parametrize("unsupervised_codebook", [None, 1])
 def test_the_loss_is_the_reference(weights, smoothing, unsupervised_codebook):
     logits_NKC, targets_NK = draw(unsupervised_codebook=unsupervised_codebook)
-    sums_K = cross_entropy_sums(logits_NKC, targets_NK, label_smoothing=smoothing)
-    loss = mean_over_codebooks(sums_K, count_cells(targets_NK), weights)
+    sums_K = compute_cross_entropy_sums(logits_NKC, targets_NK, label_smoothing=smoothing)
+    loss = compute_audio_loss(sums_K, count_cells(targets_NK), weights)
     expected = reference_loss(logits_NKC.numpy(), targets_NK.numpy(), weights, smoothing)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
@@ -60,9 +60,9 @@ def test_the_loss_is_the_reference(weights, smoothing, unsupervised_codebook):
 def test_micro_batches_add_up_to_the_step():
     logits_NKC, targets_NK = draw()
     step_counts_K = count_cells(targets_NK)
-    whole = mean_over_codebooks(cross_entropy_sums(logits_NKC, targets_NK), step_counts_K, (1.0,) * K)
+    whole = compute_audio_loss(compute_cross_entropy_sums(logits_NKC, targets_NK), step_counts_K, (1.0,) * K)
     parts = [
-        mean_over_codebooks(cross_entropy_sums(logits, targets), step_counts_K, (1.0,) * K)
+        compute_audio_loss(compute_cross_entropy_sums(logits, targets), step_counts_K, (1.0,) * K)
         for logits, targets in zip(logits_NKC.split([1, 7, 3]), targets_NK.split([1, 7, 3]), strict=True)
     ]
     assert float(sum(parts)) == pytest.approx(float(whole), rel=1e-6)
@@ -70,8 +70,8 @@ def test_micro_batches_add_up_to_the_step():
 
 def test_a_micro_batch_without_a_cell_adds_nothing():
     logits_NKC, targets_NK = draw()
-    nothing = mean_over_codebooks(
-        cross_entropy_sums(logits_NKC, torch.full_like(targets_NK, IGNORED)),
+    nothing = compute_audio_loss(
+        compute_cross_entropy_sums(logits_NKC, torch.full_like(targets_NK, IGNORED)),
         count_cells(targets_NK),
         (1.0,) * K,
     )
@@ -86,7 +86,7 @@ def test_counts_are_of_each_codebook():
 
 def test_a_wrong_number_of_weights_is_named():
     with pytest.raises(ValueError, match=r"2 weights.*3 codebooks"):
-        LossWeights(codebooks=(1.0, 2.0)).of_codebooks(3)
+        LossWeights(codebooks=(1.0, 2.0)).list_codebook_weights(3)
 
 
 def test_right_answers_of_the_first_codebook_are_counted():
@@ -108,7 +108,7 @@ def test_the_text_term_is_the_reference(smoothing):
     targets_M = torch.randint(V, (M,), generator=generator)
     targets_M[::5] = IGNORED
     supervised = int((targets_M != IGNORED).sum())
-    loss = text_cross_entropy_sum(logits_MV, targets_M, label_smoothing=smoothing) / supervised
+    loss = compute_text_cross_entropy_sum(logits_MV, targets_M, label_smoothing=smoothing) / supervised
     expected = reference_loss(logits_MV[:, None].numpy(), targets_M[:, None].numpy(), (1.0,), smoothing)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
@@ -116,9 +116,9 @@ def test_the_text_term_is_the_reference(smoothing):
 def test_half_precision_logits_are_summed_in_float32():
     logits_NKC, targets_NK = draw()
     halves = logits_NKC.bfloat16()
-    sums_K = cross_entropy_sums(halves, targets_NK)
+    sums_K = compute_cross_entropy_sums(halves, targets_NK)
     assert sums_K.dtype == torch.float32
-    assert torch.allclose(sums_K, cross_entropy_sums(halves.double(), targets_NK).float(), rtol=1e-5)
+    assert torch.allclose(sums_K, compute_cross_entropy_sums(halves.double(), targets_NK).float(), rtol=1e-5)
 
 
 def test_the_gradient_is_that_of_the_reference():
@@ -126,8 +126,8 @@ def test_the_gradient_is_that_of_the_reference():
     logits_NKC, targets_NK = draw()
     weights = (3.0, 1.5, 0.25)
     logits_NKC.requires_grad_()
-    mean_over_codebooks(
-        cross_entropy_sums(logits_NKC, targets_NK), count_cells(targets_NK), weights
+    compute_audio_loss(
+        compute_cross_entropy_sums(logits_NKC, targets_NK), count_cells(targets_NK), weights
     ).backward()
     for n, k, c in [(0, 0, 1), (3, 1, 6), (7, 2, 0), (10, 0, 5), (5, 2, 4)]:
         nudged = [logits_NKC.detach().numpy().copy() for _ in range(2)]
@@ -155,7 +155,9 @@ def test_the_cross_entropy_is_torchs_whatever_rows_are_taken_at_a_time(
         return cells.reshape(N, K).sum(dim=0)
 
     expected = torchs()
-    ours = cross_entropy_sums(logits_NKC * 1, targets_NK, label_smoothing=smoothing, overwrite=overwrite)
+    ours = compute_cross_entropy_sums(
+        logits_NKC * 1, targets_NK, label_smoothing=smoothing, overwrite=overwrite
+    )
     assert torch.allclose(ours, expected, rtol=1e-12)
     gradients = [torch.autograd.grad(sums_K @ upstream_K, logits_NKC)[0] for sums_K in (ours, expected)]
     assert torch.allclose(*gradients, rtol=1e-12, atol=1e-15)
@@ -163,7 +165,7 @@ def test_the_cross_entropy_is_torchs_whatever_rows_are_taken_at_a_time(
 
 def test_no_row_at_all_keeps_the_graph():
     logits_NKC = torch.zeros(0, K, C, requires_grad=True)
-    sums_K = cross_entropy_sums(logits_NKC, torch.zeros(0, K, dtype=torch.long))
+    sums_K = compute_cross_entropy_sums(logits_NKC, torch.zeros(0, K, dtype=torch.long))
     assert sums_K.tolist() == [0.0] * K
     sums_K.sum().backward()
     assert logits_NKC.grad.shape == (0, K, C)
@@ -184,7 +186,7 @@ def test_nothing_of_the_logits_size_is_made_but_their_gradient(overwrite):
     targets_NK = torch.zeros(400, K, dtype=torch.long)
     with Watch() as watch:
         watch.made = []
-        loss = cross_entropy_sums(logits_NKC, targets_NK, overwrite=overwrite).sum()
+        loss = compute_cross_entropy_sums(logits_NKC, targets_NK, overwrite=overwrite).sum()
         (gradient,) = torch.autograd.grad(loss, logits_NKC)
     room = {logits_NKC.untyped_storage().data_ptr(), gradient.untyped_storage().data_ptr()}
     assert set(watch.made) <= room
@@ -194,7 +196,7 @@ def test_nothing_of_the_logits_size_is_made_but_their_gradient(overwrite):
 def test_logits_are_left_alone_where_no_gradient_is_wanted_of_them():
     logits_NKC, targets_NK = draw()
     before = logits_NKC.clone()
-    cross_entropy_sums(logits_NKC, targets_NK, overwrite=True)
+    compute_cross_entropy_sums(logits_NKC, targets_NK, overwrite=True)
     assert torch.equal(logits_NKC, before)
 
 
@@ -202,14 +204,14 @@ def test_logits_that_another_loss_needs_cannot_be_overwritten_unseen():
     logits_NKC, targets_NK = draw()
     logits_NKC = logits_NKC.requires_grad_() * 1
     other = logits_NKC.exp().sum() + (logits_NKC**2).sum()
-    loss = cross_entropy_sums(logits_NKC, targets_NK, overwrite=True).sum()
+    loss = compute_cross_entropy_sums(logits_NKC, targets_NK, overwrite=True).sum()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         (other + loss).backward()
 
 
 def test_a_second_backward_is_refused_for_its_gradient_would_be_scaled_twice():
     logits_NKC, targets_NK = draw()
-    loss = cross_entropy_sums(logits_NKC.requires_grad_(), targets_NK).sum()
+    loss = compute_cross_entropy_sums(logits_NKC.requires_grad_(), targets_NK).sum()
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
@@ -222,7 +224,7 @@ def test_the_gradient_of_halves_is_that_of_floats(overwrite):
     gradients = []
     for logits in (logits_NKC, logits_NKC.double()):
         logits.requires_grad_()
-        loss = cross_entropy_sums(logits * 1, targets_NK, overwrite=overwrite).sum() / 7
+        loss = compute_cross_entropy_sums(logits * 1, targets_NK, overwrite=overwrite).sum() / 7
         gradients.append(torch.autograd.grad(loss, logits)[0])
     assert gradients[0].dtype == torch.bfloat16
     assert torch.allclose(gradients[0].double(), gradients[1], rtol=0.01)

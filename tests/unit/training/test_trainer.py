@@ -243,6 +243,21 @@ def test_a_loss_that_is_not_finite_raises_before_the_optimizer_moves(tmp_path):
     assert torch.equal(before, checkpoint.model.model.embed_tokens.weight)
 
 
+def test_labels_that_other_code_adds_to_a_batch_reach_neither_model_nor_loss(tmp_path):
+    trainer = build_trainer(tiny_checkpoint(), [make_row(1)], tmp_path)
+    calls = []
+    trainer.model.register_forward_pre_hook(
+        lambda module, args, kwargs: calls.append(set(kwargs)), with_kwargs=True
+    )
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    assert "labels" not in batch
+    expected = trainer.compute_loss(trainer.model, dict(batch))
+    batch["labels"] = batch["input_ids"].clone()
+    assert torch.equal(trainer.compute_loss(trainer.model, batch), expected)
+    assert calls[0] == calls[1]
+    assert not any("label" in key for key in calls[1])
+
+
 def test_a_text_loss_that_cannot_be_had_is_refused(tmp_path):
     with pytest.raises(LossError, match="text_weight"):
         build_trainer(tiny_checkpoint(), [make_row(1)], tmp_path, weights=LossWeights(text=0.5))

@@ -68,7 +68,7 @@ HIGGS_AUDIO_V2 = Family(
             }
         ),
         targets=frozenset({"labels", "audio_labels"}),
-        metadata=frozenset({"utterance_ids", "durations_seconds", "rewards", "num_tokens"}),
+        metadata=frozenset({"utterance_ids", "rewards", "num_tokens"}),
     ),
     align=align_native,
     count=count_native,
@@ -97,7 +97,7 @@ HIGGS_AUDIO = Family(
         ),
         # label_audio_ids is both: the model names it, and the loss needs it.
         targets=frozenset({"labels", "label_ids", "label_audio_ids"}),
-        metadata=frozenset({"utterance_ids", "durations_seconds", "rewards", "num_tokens"}),
+        metadata=frozenset({"utterance_ids", "rewards", "num_tokens"}),
     ),
     align=align_boson,
     count=count_boson,
