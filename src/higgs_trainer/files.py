@@ -1,35 +1,181 @@
-"""A folder that is complete or absent: written under another name, renamed when nothing is missing."""
+"""Atomic writes: a file or a folder is complete under its name, or it is not there.
 
+Everything is written under another name first and then renamed, so a process that is killed never leaves half a file
+under the name that readers look for. Names of what is not complete, or no longer needed, start with an underscore:
+transformers uploads nothing of that kind to the hub.
+
+    whole_file, write_text, write_bytes, write_json, write_json_lines     one file
+    new_folder                                                            a folder that must not exist yet
+    move_into_place, remove_folder, restore_folders                       folders that replace others
+"""
+
+import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
 from higgs_trainer.errors import SaveError, UserError
 
+REMEDY = "make room, or give another place"
+WRITE_ERRORS: tuple[type[Exception], ...] = (OSError, SafetensorError)
+# torch.save reports a full disk as RuntimeError("... unexpected pos ...").
+TORCH_WRITE_ERRORS: tuple[type[Exception], ...] = (*WRITE_ERRORS, RuntimeError)
+
+UNFINISHED, REPLACED, REMOVED = "_unfinished-", "_replaced-", "_removed-"
+
+
+@contextmanager
+def explain_failed_write(
+    target: str | Path, remedy: str = REMEDY, *, errors: tuple[type[Exception], ...] = WRITE_ERRORS
+) -> Iterator[None]:
+    """Raise a `SaveError` that names ``target``, the free space and ``remedy`` where a write in the block fails.
+
+    Args:
+        errors: the exceptions that mean a failed write: `WRITE_ERRORS` or, where torch.save runs, `TORCH_WRITE_ERRORS`.
+    """
+    try:
+        yield
+    except errors as error:
+        free_mb = shutil.disk_usage(_find_existing_parent(Path(target))).free / 1e6
+        raise SaveError(
+            f"{target} could not be written ({error}; {free_mb:,.1f} MB were free); {remedy}"
+        ) from error
+
+
+def _find_existing_parent(path: Path) -> Path:
+    return next(parent for parent in path.absolute().parents if parent.exists())
+
+
+@contextmanager
+def whole_file(path: str | Path, *, remedy: str = REMEDY) -> Iterator[Path]:
+    """Give a temporary path to write to, and rename it to ``path`` when the block has succeeded.
+
+    The temporary file is in the same folder, which is made if it is missing, and keeps the suffix of ``path``. It is
+    deleted if the block raises. Two processes may write the same file: the last one to finish wins.
+
+    Raises:
+        SaveError: the file could not be written.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
+    try:
+        with explain_failed_write(path, remedy):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield unfinished
+            os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file whole (`whole_file`)."""
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(content)
+
+
+def write_text(path: str | Path, text: str, *, remedy: str = REMEDY) -> None:
+    """Write a text file whole (`whole_file`), in UTF-8."""
+    with whole_file(path, remedy=remedy) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a JSON file whole (`whole_file`), indented for a reader."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_json_lines(path: str | Path, rows: Iterable[Any]) -> None:
+    """Write a file of one JSON value a line whole (`whole_file`)."""
+    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        file.writelines(to_json_line(row) for row in rows)
+
+
+def to_json_line(row: Any) -> str:
+    """Return a JSON value as one line, with its newline."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
 
 @contextmanager
 def new_folder(output: str | Path) -> Iterator[Path]:
-    """Write into the folder that this gives; it becomes ``output`` at the end, or vanishes with what went wrong.
+    """Give a temporary folder to write into, and rename it to ``output`` when the block has succeeded.
+
+    The temporary folder is deleted if the block raises.
 
     Raises:
-        UserError: ``output`` is a file, or a folder that holds something.
-        SaveError: it could not be written: the disk is full, or not there.
+        UserError: ``output`` is a file, or a folder that is not empty.
+        SaveError: the folder could not be written.
     """
     output = Path(output).resolve()
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise UserError(f"{output} is there and not empty; give another folder")
-    unfinished = output.with_name(f".{output.name}.unfinished")
+        raise UserError(f"{output} exists and is not empty; give another folder")
+    unfinished = output.with_name(UNFINISHED + output.name)
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        unfinished.replace(output)  # onto an empty folder, too
-    except (OSError, SafetensorError) as error:
-        raise SaveError(
-            f"{output} could not be written ({error}); make room, or give another folder"
-        ) from error
+        with explain_failed_write(output):
+            # A process that was killed may have left it.
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            # An empty folder may be in its place: os.replace allows that.
+            os.replace(unfinished, output)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def move_into_place(whole: Path, target: Path) -> None:
+    """Rename a complete file or folder to ``target``, replacing what is there.
+
+    A folder cannot be replaced in one step. So the old folder is renamed to ``_replaced-NAME`` first and deleted last;
+    if the process is killed in between, `restore_folders` (or the next call for the same target) renames it back.
+    """
+    _restore(target)
+    replaced = target.with_name(REPLACED + target.name)
+    if target.is_dir():
+        os.replace(target, replaced)
+    os.replace(whole, target)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder. It is renamed first, so that a killed process does not leave half of it under its name."""
+    removed = folder.with_name(REMOVED + folder.name)
+    shutil.rmtree(removed, ignore_errors=True)
+    os.replace(folder, removed)
+    shutil.rmtree(removed)
+
+
+def restore_folders(parent: Path) -> None:
+    """Clean up after a killed process in ``parent``: rename replaced folders back whose successor never took their
+    name, and delete everything else that is unfinished, replaced or removed."""
+    for replaced in parent.glob(f"{REPLACED}*"):
+        _restore(replaced.with_name(replaced.name.removeprefix(REPLACED)))
+    for leftover in (*parent.glob(f"{UNFINISHED}*"), *parent.glob(f"{REMOVED}*")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _restore(target: Path) -> None:
+    replaced = target.with_name(REPLACED + target.name)
+    if replaced.is_dir() and not target.exists():
+        os.replace(replaced, target)
+    else:
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def flush_to_disk(folder: Path) -> None:
+    """Wait until every file of a folder is on the disk, so that a rename never gets ahead of the content.
+
+    Some file systems report only here that they are full.
+    """
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
