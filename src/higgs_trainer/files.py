@@ -4,16 +4,17 @@ Everything is written under another name first and then renamed, so a process th
 under the name that readers look for. Names of what is not complete, or no longer needed, start with an underscore:
 transformers uploads nothing of that kind to the hub.
 
-    whole_file, write_text, write_bytes, write_json, write_json_lines     one file
+    whole_file, write_text, write_bytes, write_json, write_json_lines     a file
     new_folder                                                            a folder that must not exist yet
-    move_into_place, remove_folder, restore_folders                       folders that replace others
+    whole_folder, move_into_place                                         a folder that may replace another
+    remove_folder, restore_folders                                        deletion, and recovery after a kill
 """
 
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def whole_file(path: str | Path, *, remedy: str = REMEDY) -> Iterator[Path]:
             yield unfinished
             os.replace(unfinished, path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -102,9 +104,7 @@ def to_json_line(row: Any) -> str:
 
 @contextmanager
 def new_folder(output: str | Path) -> Iterator[Path]:
-    """Give a temporary folder to write into, and rename it to ``output`` when the block has succeeded.
-
-    The temporary folder is deleted if the block raises.
+    """Give a temporary folder to write into, and rename it to ``output`` when the block has succeeded (`whole_folder`).
 
     Raises:
         UserError: ``output`` is a file, or a folder that is not empty.
@@ -113,6 +113,19 @@ def new_folder(output: str | Path) -> Iterator[Path]:
     output = Path(output).resolve()
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise UserError(f"{output} exists and is not empty; give another folder")
+    with whole_folder(output) as unfinished:
+        yield unfinished
+
+
+@contextmanager
+def whole_folder(output: Path) -> Iterator[Path]:
+    """Give a temporary folder to write into, and let it replace ``output`` when the block has succeeded.
+
+    The temporary folder is deleted if the block raises.
+
+    Raises:
+        SaveError: the folder could not be written.
+    """
     unfinished = output.with_name(UNFINISHED + output.name)
     try:
         with explain_failed_write(output):
@@ -120,8 +133,7 @@ def new_folder(output: str | Path) -> Iterator[Path]:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
             yield unfinished
-            # An empty folder may be in its place: os.replace allows that.
-            os.replace(unfinished, output)
+            move_into_place(unfinished, output)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

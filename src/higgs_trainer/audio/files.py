@@ -4,7 +4,6 @@ import math
 import os
 import re
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from higgs_trainer.errors import AudioError
+from higgs_trainer.files import whole_file
 
 SAMPLE_RATE_HZ = 24_000
 CUT_OFF = re.compile(r"^ *(?:data|SSND) *: *(\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -149,12 +149,6 @@ def write_audio(path: str | Path, waveform_S: Tensor) -> None:
     samples = waveform_S.detach().to("cpu", torch.float32).numpy()
     if not np.isfinite(samples).all():
         raise ValueError(f"the waveform for {path} holds NaN or infinity")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(handle)
-    try:
-        soundfile.write(unfinished, samples, SAMPLE_RATE_HZ)  # libsndfile clips
-        os.chmod(unfinished, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(unfinished, path)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
+    with whole_file(path) as unfinished:
+        # libsndfile clips.
+        soundfile.write(unfinished, samples, SAMPLE_RATE_HZ)

@@ -22,6 +22,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from higgs_trainer.files import write_json
+
 FORMAT = 1  # of the front end below and of the saved folder; part of the fingerprint
 SAMPLE_RATE_HZ = 24_000
 FRAMES_PER_SECOND = 25
@@ -137,7 +139,7 @@ class MelCodec:
             "codebook_size": self.codebook_size,
             "fingerprint": self.fingerprint,
         }
-        (folder / "codec_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "codec_config.json", config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> MelCodec:

@@ -27,6 +27,7 @@ from higgs_trainer.corpus.reference_pairing import pair_references
 from higgs_trainer.corpus.work_directory import ROWS, open_table_file
 from higgs_trainer.distributed import Processes
 from higgs_trainer.errors import AudioError, ManifestError, Problem
+from higgs_trainer.files import write_json_lines
 from higgs_trainer.manifest.rows import CheckedRow
 from higgs_trainer.manifest.text import holds_words
 from higgs_trainer.manifest.utterance import Utterance, dump_utterance, load_utterance
@@ -177,13 +178,15 @@ def write_rejected(folder: Path, path: Path) -> None:
     """JSON lines of the rejected rows: file, line, and every reason."""
     tables = open_table_file(folder / ROWS)
     query = "SELECT number, file, line, what, what_to_do FROM problems ORDER BY number, rowid"
-    with path.open("w", encoding="utf-8") as file:
-        for _, problems in itertools.groupby(tables.execute(query), key=lambda row: row[0]):
-            rows = list(problems)
-            reasons = [{"what": what, "what_to_do": what_to_do} for *_, what, what_to_do in rows]
-            row = {"file": rows[0][1], "line": rows[0][2], "reasons": reasons}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    grouped = itertools.groupby(tables.execute(query), key=lambda row: row[0])
+    write_json_lines(path, (_describe_rejected(list(problems)) for _, problems in grouped))
     tables.close()
+
+
+def _describe_rejected(problems: list[tuple[int, str, int, str, str]]) -> dict[str, Any]:
+    """One row's file, line and reasons, from its problems."""
+    reasons = [{"what": what, "what_to_do": what_to_do} for *_, what, what_to_do in problems]
+    return {"file": problems[0][1], "line": problems[0][2], "reasons": reasons}
 
 
 def iterate_accepted(tables: sqlite3.Connection) -> Iterator[tuple[int, Utterance]]:

@@ -35,8 +35,8 @@ from higgs_trainer.corpus.work_directory import (
     DATASET,
     ROWS,
     lock_unfinished,
-    move_into_place,
     open_table_file,
+    publish_dataset,
     unfinished_folder,
 )
 from higgs_trainer.dataset.prepared import REJECTED_NAME, DatasetCard, check_output, write_prepared
@@ -185,7 +185,7 @@ def _write(
     tables.close()
     if rejected:
         write_rejected(folder, whole / REJECTED_NAME)
-    move_into_place(whole, output)
+    publish_dataset(whole, output)
     return card
 
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from higgs_trainer.errors import UserError
+from higgs_trainer.files import move_into_place
 
 ROWS = "rows.sqlite"
 DATASET = "dataset"
@@ -83,11 +84,9 @@ def open_table_file(path: Path, *, new: bool = False) -> sqlite3.Connection:
     return connection
 
 
-def move_into_place(whole: Path, output: Path) -> None:
-    """A whole dataset becomes the output, in one rename; and what a resumed run would have needed goes."""
+def publish_dataset(whole: Path, output: Path) -> None:
+    """Rename a complete dataset to the output, then delete the codes that a resumed run would have needed."""
     output = output.resolve()
-    if output.exists():
-        shutil.rmtree(output)
-    whole.replace(output)
+    move_into_place(whole, output)
     for codes in unfinished_folder(output).glob("codes-*.sqlite"):
         codes.unlink()

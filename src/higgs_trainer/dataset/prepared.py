@@ -19,7 +19,7 @@ import numpy as np
 from higgs_trainer import __version__
 from higgs_trainer.audio.codec import Codec
 from higgs_trainer.errors import CheckpointError, UserError
-from higgs_trainer.files import new_folder
+from higgs_trainer.files import new_folder, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -180,7 +180,7 @@ def write_prepared(
         manifest=source,
         higgs_trainer_version=__version__,
     )
-    (folder / CARD_NAME).write_text(json.dumps(asdict(card), indent=2) + "\n", encoding="utf-8")
+    write_json(folder / CARD_NAME, asdict(card))
     return card
 
 

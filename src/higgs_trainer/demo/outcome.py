@@ -1,6 +1,5 @@
 """What the demo found: scores of each set of clips, as a table, ``summary.json`` and a page to listen with."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 from higgs_trainer.audio.files import write_audio
 from higgs_trainer.evaluation.evaluation_file import JudgedClip, JudgedSet, write_evaluation
 from higgs_trainer.evaluation.judges import SpeechScores, Transcriber, score_speech
+from higgs_trainer.files import write_json
 from higgs_trainer.report.run_page import write_report
 from higgs_trainer.run_folder import DEMO_PAGE_FILE, name_clip
 from higgs_trainer.speech.clip_folder import GeneratedCodes
@@ -105,7 +105,7 @@ def print_outcome(scores: Mapping[str, SpeechScores], page: Path) -> None:
 
 def write_summary(path: Path, figures: Mapping[str, Any]) -> None:
     """``summary.json``: one flat object."""
-    path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_json(path, figures)
 
 
 def write_page(

@@ -1,6 +1,5 @@
 """Models side by side: each speaks the same sentences, the same judges listen, figures come with their intervals."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from higgs_trainer.evaluation.judging import (
 )
 from higgs_trainer.evaluation.sentences import Sentence, build_sentences, embed_voices, read_sentences
 from higgs_trainer.evaluation.statistics import RESAMPLES, Difference, Figure, Ratio, compare, estimate
+from higgs_trainer.files import write_json, write_json_lines
 from higgs_trainer.manifest.script import ScriptLine, Voice
 from higgs_trainer.run_folder import FIGURES_FILE, ROWS_FILE
 from higgs_trainer.speech.clip_folder import check_is_empty
@@ -180,10 +180,8 @@ def evaluate_models(
         scores.append(summarize(rows, speed, seed=seed))
     differences = compare_rows(*all_rows, seed=seed) if len(all_rows) == 2 else None
     report = build_report(scores, differences, sentences=len(all_rows[0]), seed=seed)
-    output.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for rows in all_rows for row in rows)
-    (output / ROWS_FILE).write_text(lines, encoding="utf-8")
-    (output / FIGURES_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json_lines(output / ROWS_FILE, (asdict(row) for rows in all_rows for row in rows))
+    write_json(output / FIGURES_FILE, report)
     return report
 
 

@@ -11,12 +11,12 @@
 what the recogniser heard; ``stopped``, whether the model ended the clip itself.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from higgs_trainer.files import write_json
 from higgs_trainer.run_folder import EVALUATION_FILE
 
 SCHEMA = "higgs-trainer/evaluation/1"
@@ -63,9 +63,7 @@ def write_evaluation(folder: Path, sets: Sequence[JudgedSet]) -> Path:
         ],
     }
     path = folder / EVALUATION_FILE
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_json(path, content)
     return path
 
 

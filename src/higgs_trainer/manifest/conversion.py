@@ -1,14 +1,14 @@
 """Any format that can be read -> our own manifest, JSON lines."""
 
-import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from higgs_trainer.errors import ManifestError, Problem, UserError
+from higgs_trainer.files import write_json_lines
 from higgs_trainer.manifest.formats import Source, open_source
 from higgs_trainer.manifest.rows import CLIP_LIST_FIELDS, check_rows
 
@@ -40,16 +40,7 @@ def convert_manifest(path: str | Path, output: str | Path) -> Conversion:
         raise UserError(f"{output} is there already; give another name")
     source = open_source(path, audio_folder=output.parent / f"{output.stem}-audio")
     num_rows = _check(source)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            for row in source:
-                assert row.fields is not None  # it was checked
-                file.write(json.dumps(_move_paths(row.fields, source, output), ensure_ascii=False) + "\n")
-        unfinished.replace(output)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_json_lines(output, _iterate_moved(source, output))
     return Conversion(output, source.format_name, num_rows, source.unused)
 
 
@@ -63,6 +54,12 @@ def _check(source: Source) -> int:
     if problems:
         raise ManifestError(problems)
     return num_rows
+
+
+def _iterate_moved(source: Source, output: Path) -> Iterator[dict[str, Any]]:
+    for row in source:
+        assert row.fields is not None, "`_check` has raised for a row without fields"
+        yield _move_paths(row.fields, source, output)
 
 
 def _move_paths(fields: Mapping[str, Any], source: Source, output: Path) -> dict[str, Any]:

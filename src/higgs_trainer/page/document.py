@@ -2,12 +2,13 @@
 
 import base64
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
+
+from higgs_trainer.files import write_bytes
 
 HERE = Path(__file__).parent
 PLAYERS_SCRIPT = HERE / "players.js"
@@ -31,11 +32,7 @@ def write_document(path: str | Path, template: Path, *, script: str = "", **valu
         script=Markup(script), script_source=f"'sha256-{digest}'" if script else "'none'", **values
     )
     encoded = page.encode("utf-8")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_bytes(encoded)
-    os.replace(unfinished, path)
+    write_bytes(path, encoded)
     return len(encoded)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from higgs_trainer.errors import RecipeError
+from higgs_trainer.files import write_text
 
 
 class _Loader(yaml.SafeLoader):
@@ -67,7 +68,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def write_yaml(sections: Mapping[str, Any], path: Path) -> None:
     """Write sections so that `read_yaml` reads the same values."""
     text = yaml.dump(to_plain(dict(sections)), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def to_plain(value: Any) -> Any:

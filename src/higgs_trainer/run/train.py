@@ -3,8 +3,6 @@
 recipe -> checkpoint (model, tokenizer), codec -> examples -> HiggsAudioTrainer -> train() -> the output folder
 """
 
-import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +18,13 @@ from higgs_trainer.dataset.prepared import PreparedRows
 from higgs_trainer.dataset.summary import summarize
 from higgs_trainer.evaluation.held_out_scores import HeldOutScores
 from higgs_trainer.evaluation.judging import load_judges
+from higgs_trainer.files import (
+    TORCH_WRITE_ERRORS,
+    explain_failed_write,
+    flush_to_disk,
+    move_into_place,
+    write_json,
+)
 from higgs_trainer.model.loading import copy_companions
 from higgs_trainer.model.parameters import count_trainable, format_trainable
 from higgs_trainer.recipe.schema import Recipe, TrainingRecipe, write_recipe
@@ -50,12 +55,7 @@ from higgs_trainer.speech.real_recordings import (
 )
 from higgs_trainer.speech.sampling import Sampling
 from higgs_trainer.training.callbacks import GenerateSamples, MetricsFile, ReadableProgress
-from higgs_trainer.training.checkpoints import (
-    find_start,
-    flush_to_disk,
-    move_into_place,
-    naming_what_fails,
-)
+from higgs_trainer.training.checkpoints import find_start
 from higgs_trainer.training.checks import CheckResult, inspect_examples, inspect_leaks, inspect_model
 from higgs_trainer.training.environment import describe_environment
 from higgs_trainer.training.stopping import EndWhenAsked
@@ -86,7 +86,7 @@ def train(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) -> T
     run = build_run(recipe, build_optimizer=build_optimizer)
     trainer = run.trainer
     if trainer.is_world_process_zero():
-        with naming_what_fails(output_dir, "make room, or choose another folder"):
+        with explain_failed_write(output_dir, "make room, or choose another folder"):
             _write_plan(run)
     command = "higgs-trainer" if trainer.args.world_size == 1 else "accelerate launch ... -m higgs_trainer"
     how_to_go_on = f"Go on with: {command} train {output_dir / RECIPE_FILE} --resume_from_checkpoint true"
@@ -130,8 +130,8 @@ def _write_plan(run: Run) -> None:
     trainable = count_trainable(run.checkpoint.model)
     print(format_trainable(trainable), flush=True)
     counts = {kind: {"trained": trained, "all": total} for kind, (trained, total) in trainable.items()}
-    _write_json(output_dir / PARAMETERS_FILE, counts)
-    _write_json(output_dir / ENVIRONMENT_FILE, describe_environment(run.trainer.accelerator))
+    write_json(output_dir / PARAMETERS_FILE, counts)
+    write_json(output_dir / ENVIRONMENT_FILE, describe_environment(run.trainer.accelerator))
     if run.recipe.samples.texts or run.recipe.samples.held_out:
         write_recordings(output_dir, _list_recordings(run))
 
@@ -140,14 +140,15 @@ def _write_result(run: Run, metrics: dict[str, float]) -> None:
     """After the last step: the folder that is used from now on. It is written aside; ``metrics.json`` comes last."""
     trainer, output_dir = run.trainer, run.recipe.training.output_dir
     aside = output_dir / UNFINISHED_FOLDER / "result"
-    with naming_what_fails(output_dir, "make room and go on with --resume_from_checkpoint true"):
+    advice = "make room and go on with --resume_from_checkpoint true"
+    with explain_failed_write(output_dir, advice, errors=TORCH_WRITE_ERRORS):
         trainer.save_model(str(aside), _internal_call=True)  # every rank: with FSDP each holds a part
         if trainer.is_world_process_zero():
             copy_companions(run.recipe.model.name_or_path, aside)
             trainer.state.save_to_json(str(aside / TRAINER_STATE_FILE))
-            _write_json(aside / GUARD_REPORT_FILE, trainer.guard.ledger.report())
-            _write_json(aside / DATA_SUMMARY_FILE, _summarize_data(run))
-            _write_json(aside / METRICS_FILE, metrics)
+            write_json(aside / GUARD_REPORT_FILE, trainer.guard.ledger.report())
+            write_json(aside / DATA_SUMMARY_FILE, _summarize_data(run))
+            write_json(aside / METRICS_FILE, metrics)
             write_model_card(aside, record=output_dir, name=run.recipe.training.hub_model_id)
             flush_to_disk(aside)
             for path in sorted(aside.iterdir(), key=lambda path: path.name == METRICS_FILE):
@@ -280,9 +281,3 @@ def _last_logged(trainer: HiggsAudioTrainer) -> dict[str, float]:
     for entry in trainer.state.log_history:
         newest.update(entry)
     return newest
-
-
-def _write_json(path: Path, value: Any) -> None:
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, cat
 
 from higgs_trainer.errors import CheckpointError
-from higgs_trainer.files import new_folder
+from higgs_trainer.files import new_folder, write_json, write_text
 from higgs_trainer.model.families.layouts import (
     BOSON,
     COMPUTED,
@@ -94,10 +94,10 @@ def convert_checkpoint(source: str | Path, output: str | Path, *, max_shard_size
     written["dtype" if to_native else "torch_dtype"] = dtypes[0]
     with new_folder(output) as folder:
         save_torch_state_dict(renamed, folder, max_shard_size=max_shard_size)
-        _write_json(folder / CONFIG, written)
+        write_json(folder / CONFIG, written)
         for name in COPIED:
             _copy(source / name, folder / name)
-        _write_json(
+        write_json(
             folder / TOKENIZER_CONFIG, _for_either_version(_read_json(source / TOKENIZER_CONFIG), to_native)
         )
         if to_native:
@@ -188,11 +188,11 @@ def _for_either_version(config: dict[str, Any], to_native: bool) -> dict[str, An
 def _write_native_companions(folder: Path, config: Mapping[str, Any]) -> None:
     """What transformers' layout has and Boson's does not: the chat template, ids for generation, the processor."""
     template = resources.files("higgs_trainer.model").joinpath("chat_template.jinja")
-    (folder / "chat_template.jinja").write_text(template.read_text(encoding="utf-8"), encoding="utf-8")
+    write_text(folder / "chat_template.jinja", template.read_text(encoding="utf-8"))
     ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    _write_json(folder / "generation_config.json", ids)
+    write_json(folder / "generation_config.json", ids)
     if (config["num_codebooks"], config["codebook_size"]) == RELEASED_CODEBOOKS:
-        _write_json(folder / "processor_config.json", PROCESSOR)
+        write_json(folder / "processor_config.json", PROCESSOR)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -210,7 +210,3 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path} cannot be read ({error}); give the folder of a whole checkpoint"
         ) from error
     return found
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -5,7 +5,6 @@ machine goes into it: of a base model or a data set in a local folder not even t
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
@@ -18,6 +17,7 @@ from higgs_trainer import __version__
 from higgs_trainer.audio.codec import HUB_NAME
 from higgs_trainer.errors import UserError
 from higgs_trainer.evaluation.evaluation_file import SCHEMA
+from higgs_trainer.files import write_text
 from higgs_trainer.model.loading import ADAPTER_CONFIG
 from higgs_trainer.recipe.yaml_file import read_yaml
 from higgs_trainer.run_folder import (
@@ -89,12 +89,10 @@ def write_model_card(
         raise UserError(
             f"{folder} is no folder that training or merging wrote: none of {', '.join(KNOWN_BY)} is there"
         )
-    unfinished = folder / f"{MODEL_CARD_FILE}.unfinished"
     card = build_model_card(
         folder, record, (earlier or record) / MODEL_CARD_FILE, name or record.resolve().name
     )
-    unfinished.write_text(f"{card}\n", encoding="utf-8")
-    os.replace(unfinished, folder / MODEL_CARD_FILE)
+    write_text(folder / MODEL_CARD_FILE, f"{card}\n")
 
 
 def build_model_card(folder: Path, record: Path, earlier: Path, name: str) -> ModelCard:

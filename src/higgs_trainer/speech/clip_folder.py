@@ -4,8 +4,6 @@ A clip is written when it is finished, so a job that dies leaves what it had spo
 in which clips were finished; a job that ends well leaves it in the order of the requests.
 """
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +15,7 @@ from torch import Tensor
 from higgs_trainer.audio.codec import Codec
 from higgs_trainer.audio.files import write_audio
 from higgs_trainer.errors import UserError
+from higgs_trainer.files import to_json_line, write_text
 from higgs_trainer.run_folder import CLIP_INDEX_FILE, name_clip
 
 
@@ -72,7 +71,7 @@ class ClipFolder:
             "parts": clip.num_parts,
             **noted,
         }
-        self.lines[number] = json.dumps(line, ensure_ascii=False) + "\n"
+        self.lines[number] = to_json_line(line)
         with (self.folder / CLIP_INDEX_FILE).open("a", encoding="utf-8") as index:
             index.write(self.lines[number])
         return waveform_S
@@ -81,6 +80,4 @@ class ClipFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            unfinished = self.folder / f".{CLIP_INDEX_FILE}.unfinished"
-            unfinished.write_text("".join(self.lines[i] for i in sorted(self.lines)), encoding="utf-8")
-            os.replace(unfinished, self.folder / CLIP_INDEX_FILE)
+            write_text(self.folder / CLIP_INDEX_FILE, "".join(self.lines[i] for i in sorted(self.lines)))

@@ -5,8 +5,6 @@ these codes can ever sound. The folder's name starts with an underscore, so that
 recordings of a person.
 """
 
-import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from higgs_trainer.audio.files import write_audio
 from higgs_trainer.dataset.context import read_context
 from higgs_trainer.dataset.examples import Rows
 from higgs_trainer.dataset.prepared import PreparedRows
+from higgs_trainer.files import whole_folder, write_json_lines
 from higgs_trainer.run_folder import CLIP_INDEX_FILE, RECORDINGS_FOLDER, name_clip
 
 REFERENCE: Literal["reference"] = "reference"
@@ -61,10 +60,11 @@ def decode_row(
 
 def write_recordings(folder: Path, recordings: Iterable[ComparisonRecording]) -> None:
     """Write ``_recordings`` anew into a run's folder: WAV files, and ``index.jsonl`` about them."""
-    place = folder / RECORDINGS_FOLDER
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    lines = []
+    with whole_folder(folder / RECORDINGS_FOLDER) as place:
+        write_json_lines(place / CLIP_INDEX_FILE, _write_clips(place, recordings))
+
+
+def _write_clips(place: Path, recordings: Iterable[ComparisonRecording]) -> Iterator[dict[str, Any]]:
     for number, recording in enumerate(recordings):
         name = name_clip(number)
         write_audio(place / name, recording.waveform_S)
@@ -74,8 +74,7 @@ def write_recordings(folder: Path, recordings: Iterable[ComparisonRecording]) ->
             "text": recording.words,
             "audio": name,
         }
-        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    (place / CLIP_INDEX_FILE).write_text("".join(lines), encoding="utf-8")
+        yield line
 
 
 def _read_texts(rows: Rows) -> Iterable[str]:

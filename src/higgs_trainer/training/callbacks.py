@@ -1,7 +1,6 @@
 """What happens beside the steps: a line to read and a line to parse at each log, sentences spoken meanwhile."""
 
 import json
-import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,8 +12,8 @@ import numpy as np
 import torch
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from higgs_trainer.files import explain_failed_write, new_folder, write_text
 from higgs_trainer.run_folder import name_samples
-from higgs_trainer.training.checkpoints import naming_what_fails
 
 SHOWN = {
     "loss": "loss {:.3f}",
@@ -86,10 +85,7 @@ class MetricsFile(TrainerCallback):
             return
         whole = [line for line in self.path.read_text(encoding="utf-8").splitlines(True) if line[-1] == "\n"]
         kept = [line for line in whole if 0 < json.loads(line)["step"] <= state.global_step]
-        with naming_what_fails(self.path, "make room and start again"):
-            unfinished = self.path.with_name(self.path.name + ".unfinished")
-            unfinished.write_text("".join(kept), encoding="utf-8")
-            os.replace(unfinished, self.path)
+        write_text(self.path, "".join(kept), remedy="make room and start again")
 
     def on_log(
         self,
@@ -103,7 +99,7 @@ class MetricsFile(TrainerCallback):
             return
         line = json.dumps({"step": state.global_step, **(logs or {})}) + "\n"
         advice = "make room and go on with --resume_from_checkpoint true"
-        with naming_what_fails(self.path, advice), self.path.open("a", encoding="utf-8") as file:
+        with explain_failed_write(self.path, advice), self.path.open("a", encoding="utf-8") as file:
             file.write(line)
 
 
@@ -145,9 +141,6 @@ class GenerateSamples(TrainerCallback):
         """The folder of a step, in which is spoken unless that was done already."""
         folder = self.folder / name_samples(step)
         if not folder.exists():
-            unfinished = folder.with_name(f"_unfinished-{folder.name}")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            with keeping_random_state():
+            with keeping_random_state(), new_folder(folder) as unfinished:
                 self.generate_into(unfinished)
-            os.replace(unfinished, folder)
         return folder

@@ -9,16 +9,22 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import nn
 from transformers import TrainerState
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from higgs_trainer.errors import RecipeError, SaveError
+from higgs_trainer.files import (
+    TORCH_WRITE_ERRORS,
+    explain_failed_write,
+    flush_to_disk,
+    move_into_place,
+    remove_folder,
+    restore_folders,
+)
 from higgs_trainer.run_folder import TRAINER_STATE_FILE, UNFINISHED_FOLDER
 
 OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "optimizer_0")  # alone, and FSDP's two
@@ -63,55 +69,6 @@ def find_start(output_dir: str | Path, resume_from_checkpoint: str | Path | bool
     return start
 
 
-@contextmanager
-def naming_what_fails(target: Path, advice: str, *, unfinished: Path | None = None) -> Iterator[None]:
-    """Turns what a full disk raises in the libraries that write into a ``SaveError``, and removes ``unfinished``.
-
-    torch.save says nothing of a disk, but "unexpected pos", so the room that was left is added.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        free_mb = shutil.disk_usage(next(p for p in target.parents if p.exists())).free / 1e6
-        if unfinished is not None:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        raise SaveError(
-            f"{target} could not be written ({error}; {free_mb:,.1f} MB were free); {advice}"
-        ) from error
-
-
-def flush_to_disk(folder: Path) -> None:
-    """Wait until every file of a folder is on the disk; some file systems find out only now that they are full."""
-    for path in (*folder.rglob("*"), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def move_into_place(source: Path, target: Path) -> None:
-    """Rename; what stands in the way steps aside first and is deleted last."""
-    aside = target.parent / UNFINISHED_FOLDER / f"old-{target.name}"
-    if target.is_dir():
-        _step_aside(target, aside)
-    os.replace(source, target)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def remove_whole(folder: Path) -> None:
-    """Delete a folder; it loses its name before it loses its files."""
-    aside = folder.parent / UNFINISHED_FOLDER / f"old-{folder.name}"
-    _step_aside(folder, aside)
-    shutil.rmtree(aside)
-
-
-def _step_aside(folder: Path, aside: Path) -> None:
-    aside.parent.mkdir(exist_ok=True)
-    shutil.rmtree(aside, ignore_errors=True)
-    os.replace(folder, aside)
-
-
 class CompleteCheckpoints:
     """Complete checkpoints for a Trainer: ``class T(CompleteCheckpoints, Trainer)``."""
 
@@ -123,6 +80,7 @@ class CompleteCheckpoints:
         output_dir = Path(trainer.args.output_dir)
         if trainer.args.should_save:
             shutil.rmtree(output_dir / UNFINISHED_FOLDER, ignore_errors=True)
+            restore_folders(output_dir)
         trainer.accelerator.wait_for_everyone()
         start = find_start(output_dir, resume_from_checkpoint)
         return super().train(None if start is None else str(start), *args, **kwargs)  # type: ignore[misc]
@@ -154,16 +112,21 @@ class CompleteCheckpoints:
         complete = list_checkpoints(target.parent)
         advice = f"{complete[-1]} is complete" if complete else "no checkpoint was complete before it"
         advice += "; make room and go on with --resume_from_checkpoint true"
-        with naming_what_fails(target, advice, unfinished=unfinished):
-            super()._save_checkpoint(model, trial)  # type: ignore[misc]
-            if state.best_model_checkpoint == str(unfinished):
-                state.best_model_checkpoint = str(target)
-            trainer.accelerator.wait_for_everyone()
-            if trainer.args.should_save:
-                state.save_to_json(str(unfinished / TRAINER_STATE_FILE))  # the best one's name is right now
-                flush_to_disk(unfinished)
-                move_into_place(unfinished, target)
-                self._remove_oldest(target.parent)
+        try:
+            with explain_failed_write(target, advice, errors=TORCH_WRITE_ERRORS):
+                super()._save_checkpoint(model, trial)  # type: ignore[misc]
+                if state.best_model_checkpoint == str(unfinished):
+                    state.best_model_checkpoint = str(target)
+                trainer.accelerator.wait_for_everyone()
+                if trainer.args.should_save:
+                    # Once more: it holds the best checkpoint's name, which is right only now.
+                    state.save_to_json(str(unfinished / TRAINER_STATE_FILE))
+                    flush_to_disk(unfinished)
+                    move_into_place(unfinished, target)
+                    self._remove_oldest(target.parent)
+        except SaveError:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
         trainer.accelerator.wait_for_everyone()
 
     def _remove_oldest(self, folder: Path) -> None:
@@ -176,4 +139,4 @@ class CompleteCheckpoints:
         spared = {complete[-1], *([Path(best)] if best else [])}
         removable = [checkpoint for checkpoint in complete if checkpoint not in spared]
         for checkpoint in removable[: max(0, len(complete) - max(limit, len(spared)))]:
-            remove_whole(checkpoint)
+            remove_folder(checkpoint)

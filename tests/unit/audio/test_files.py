@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ, read_audio, write_audio
-from higgs_trainer.errors import AudioError
+from higgs_trainer.errors import AudioError, SaveError
 
 
 def make_tone(hz: float, rate_hz: int, seconds: float) -> np.ndarray:
@@ -69,7 +69,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError("no space left")
 
     monkeypatch.setattr(soundfile, "write", write_half)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(SaveError, match="a.wav could not be written .*no space"):
         write_audio(tmp_path / "a.wav", torch.zeros(4800))
     assert float(read_audio(tmp_path / "a.wav").mean()) == pytest.approx(0.5, abs=0.01)
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]

@@ -1,18 +1,11 @@
-"""Checkpoints by name: which is the last, from which a run may start, what stands in the way, what is removed."""
+"""Checkpoints by name: which is the last, and from which one a run may start."""
 
 import json
 
 import pytest
-from safetensors import SafetensorError
 
-from higgs_trainer.errors import RecipeError, SaveError
-from higgs_trainer.training.checkpoints import (
-    find_start,
-    list_checkpoints,
-    move_into_place,
-    naming_what_fails,
-    remove_whole,
-)
+from higgs_trainer.errors import RecipeError
+from higgs_trainer.training.checkpoints import find_start, list_checkpoints
 
 
 def make_checkpoint(folder, step, *, optimizer="optimizer.pt"):
@@ -61,33 +54,3 @@ def test_later_checkpoints_are_not_mixed_with_another_runs(tmp_path, resume):
     make_checkpoint(other, 9)
     with pytest.raises(RecipeError, match="holds checkpoint-7 of an earlier run"):
         find_start(out, out / resume if resume else resume)
-
-
-def test_what_stands_in_the_way_is_replaced(tmp_path):
-    old = make_checkpoint(tmp_path, 3)
-    (old / "left over").write_text("")
-    new = make_checkpoint(tmp_path / "_unfinished", 3)
-    move_into_place(new, old)
-    assert sorted(path.name for path in old.iterdir()) == ["optimizer.pt", "trainer_state.json"]
-    assert not any((tmp_path / "_unfinished").iterdir())
-
-
-def test_a_folder_loses_its_name_before_its_files(tmp_path, monkeypatch):
-    checkpoint = make_checkpoint(tmp_path, 3)
-
-    def killed(folder, **options):
-        if folder.exists():
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("shutil.rmtree", killed)
-    with pytest.raises(KeyboardInterrupt):
-        remove_whole(checkpoint)
-    assert list_checkpoints(tmp_path) == []
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("I/O error")])
-def test_what_a_full_disk_raises_is_named(tmp_path, error):
-    expected = r"checkpoint-3 could not be written \(.*(No space|I/O).*; [\d,.]+ MB were free\); do this"
-    target = tmp_path / "not made yet" / "checkpoint-3"
-    with pytest.raises(SaveError, match=expected), naming_what_fails(target, "do this"):
-        raise error

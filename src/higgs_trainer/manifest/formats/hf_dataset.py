@@ -6,13 +6,13 @@ bytes are first written to files, named by what is in them.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from higgs_trainer.errors import UserError
+from higgs_trainer.files import write_bytes
 from higgs_trainer.manifest.formats.columns import check_columns, is_readable, match_columns
 from higgs_trainer.manifest.formats.source import RawRow, Source, describe_problem
 
@@ -146,8 +146,5 @@ def _write_recording(encoded: bytes, named: Path, folder: Path) -> Path:
     suffix = next(begun, named.suffix)
     path = folder.resolve() / f"{named.stem or 'row'}-{hashlib.sha256(encoded).hexdigest()[:16]}{suffix}"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_bytes(encoded)
-        unfinished.replace(path)
+        write_bytes(path, encoded)
     return path
