@@ -69,7 +69,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError("no space left")
 
     monkeypatch.setattr(soundfile, "write", write_half)
-    with pytest.raises(SaveError, match="a.wav could not be written .*no space"):
+    with pytest.raises(SaveError, match=r"a\.wav could not be written .*no space"):
         write_audio(tmp_path / "a.wav", torch.zeros(4800))
     assert float(read_audio(tmp_path / "a.wav").mean()) == pytest.approx(0.5, abs=0.01)
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
