@@ -63,6 +63,8 @@ def folder(tmp_path_factory):
         folder / "corpus.jsonl",
         "-o",
         folder / "prepared",
+        "--codec",
+        "embedded",
         "--report",
         folder / "corpus.html",
         code=2,

@@ -1,8 +1,29 @@
-"""The verbs and their arguments. Each verb calls one function, imported only then: `-h` must not wait for torch."""
+"""The commands and their options.
+
+Each command calls one function and imports it only when it runs, so that `-h` does not wait for torch.
+"""
 
 from higgs_trainer.cli.application import app, main
 
-# Importing a module of verbs registers them, in the order in which `-h` lists them.
-from higgs_trainer.cli import corpus, training, generation, evaluation, sharing  # isort: skip
+# Importing a module of commands registers them, in the order in which `-h` lists them.
+from higgs_trainer.cli import (  # isort: skip
+    demonstration,
+    corpus,
+    training,
+    generation,
+    evaluation,
+    reports,
+    sharing,
+)
 
-__all__ = ["app", "corpus", "evaluation", "generation", "main", "sharing", "training"]
+__all__ = [
+    "app",
+    "corpus",
+    "demonstration",
+    "evaluation",
+    "generation",
+    "main",
+    "reports",
+    "sharing",
+    "training",
+]

@@ -1,4 +1,4 @@
-"""The command line itself: its name, its options, and what becomes of an error."""
+"""The command line itself: its name, its global options, and how errors become messages and exit codes."""
 
 import sys
 from collections.abc import Sequence
@@ -16,13 +16,20 @@ if TYPE_CHECKING:
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
-ENDED_TOGETHER = (None, 0, Terminated.exit_code)
-"""How every process of a run ends at the same place, with none waiting for another."""
+# The groups in which `-h` lists the commands, in the order of work.
+DEMO_PANEL = "Try it"
+DATA_PANEL = "Data"
+TRAINING_PANEL = "Training"
+SPEECH_PANEL = "Speech"
+SHARING_PANEL = "Sharing"
+
+SAME_FOR_ALL_RANKS = (None, 0, Terminated.exit_code)
+"""Exit codes with which every rank ends at the same point, so that no rank waits for another."""
 
 app = typer.Typer(
     name="higgs-trainer",
-    help="Fine-tune Higgs Audio speech models: no label leaks in, no target leaks in, nothing is lost silently.",
-    epilog="Start with **higgs-trainer demo**: the whole thing, offline, on a CPU.",
+    help="Fine-tune Higgs Audio speech models with the Hugging Face Trainer, PEFT and Accelerate.",
+    epilog="Start with **higgs-trainer demo**: it fine-tunes a small model on a CPU, offline, in minutes.",
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
     no_args_is_help=True,
@@ -32,20 +39,26 @@ app = typer.Typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line. What this package raises on purpose ends with its message alone.
+    """Run the command line and exit.
 
-    Without arguments they are the process's own, and it ends here.
+    Errors that this package raises on purpose are printed as one message without a traceback. Exit codes: 0 success,
+    1 the run failed, 2 an error in the user's input, 143 stopped by SIGTERM after a checkpoint was saved.
 
-    Exit codes: 0 done, 1 the run failed, 2 a mistake in what the user gave, 143 ended by SIGTERM after saving.
+    Args:
+        arguments: the command line without the program's name. None: that of this process, whose process group is
+            destroyed before it exits.
     """
     exit_code = _run(arguments)
-    if arguments is None and exit_code in ENDED_TOGETHER:
+    if arguments is None and exit_code in SAME_FOR_ALL_RANKS:
         leave_processes()
     sys.exit(exit_code)
 
 
 def _run(arguments: Sequence[str] | None) -> int | str | None:
-    """The exit code. Nothing of the run outlives this call."""
+    """Run the command and return its exit code.
+
+    A function of its own, so that the run's objects are freed before the process group is destroyed.
+    """
     try:
         app(args=arguments)
     except HiggsTrainerError as error:
@@ -54,7 +67,7 @@ def _run(arguments: Sequence[str] | None) -> int | str | None:
     except LabelLeakError as error:
         _print_error(error)
         return 1
-    except SystemExit as ended:  # typer's own way to end
+    except SystemExit as ended:  # typer ends every command so
         return ended.code
     return 0
 
@@ -74,7 +87,7 @@ def _print_version(wanted: bool) -> None:
 
 
 def open_console() -> "Console":
-    """Where tables are printed. A file is not folded at 80 columns."""
+    """Return the console for tables. When stdout is not a terminal, lines are 160 columns wide instead of 80."""
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() else Console(width=160)
@@ -87,4 +100,4 @@ def set_options(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """Options of the command itself."""
+    """Define the options that come before a command."""

@@ -1,73 +1,175 @@
-"""prepare, convert-manifest: from files to a dataset."""
+"""prepare, convert-manifest: from recordings and transcripts to a dataset."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from higgs_trainer.cli.application import app
+from higgs_trainer.cli.application import DATA_PANEL, app
+from higgs_trainer.errors import UserError
+
+REFERENCES, TEXTS, LIMITS = "References", "Texts", "Limits"
+
+DataArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA",
+        help="A manifest (JSON lines), or data in one of the formats of docs/data_formats.md.",
+        show_default=False,
+    ),
+]
 
 
-@app.command()
+@app.command(rich_help_panel=DATA_PANEL)
 def prepare(
-    manifest: Annotated[
-        Path,
-        typer.Argument(metavar="DATA", help="A manifest, or data in any known format.", show_default=False),
-    ],
+    manifest: DataArgument,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Where the dataset is written.")
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Write the prepared dataset to this folder.")
     ],
     codec: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="'embedded', the folder of a codec, or the real one's hub name."),
-    ] = "embedded",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset that is there.")] = False,
-    allow_outside: Annotated[
-        bool, typer.Option("--allow-outside", help="Accept audio outside the manifest's folder.")
-    ] = False,
-    allow_own_reference: Annotated[
-        bool, typer.Option("--allow-own-reference", help="Accept a row's own audio as its reference.")
-    ] = False,
-    pair_references: Annotated[
-        bool,
-        typer.Option("--pair-references", help="Draw references from the same speaker's other clips."),
-    ] = False,
-    seed: Annotated[int, typer.Option(help="For --pair-references.")] = 0,
-    expand_numbers: Annotated[
-        bool, typer.Option("--expand-numbers", help="Whole numbers in words, by each row's language.")
-    ] = False,
-    tags: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="Write control tags otherwise, by this table.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Encode with this codec: the folder of one, a name on the hub, or 'embedded' for the small codec "
+            "of the demo. Give --codec, --recipe or --model.",
+        ),
     ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Encode with the codec of this recipe.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR_OR_NAME", help="Encode with the codec of this model, a folder or a hub name."
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the dataset if the output folder already holds one.")
+    ] = False,
     max_rejected: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Leave out up to N bad rows; rejected.jsonl says why.")
+        int,
+        typer.Option(metavar="N", min=0, help="Leave out up to N bad rows, and list them in rejected.jsonl."),
     ] = 0,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write a page about the corpus, with players.")
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Write an HTML page about the corpus, with players."),
     ] = None,
     loudness_lufs: Annotated[
-        float | None, typer.Option(max=0.0, help="Bring every recording to this loudness, such as -23.")
+        float | None,
+        typer.Option(
+            metavar="LUFS",
+            max=0.0,
+            help="Normalise every recording to this loudness, such as -23 (needs the extra 'loudness').",
+        ),
     ] = None,
-    min_seconds: Annotated[float, typer.Option(min=0.1, help="Shorter recordings are bad rows.")] = 0.1,
-    max_seconds: Annotated[float, typer.Option(min=0.1, help="Longer ones, too.")] = 120.0,
-    min_sample_rate_hz: Annotated[int, typer.Option(help="Lower rates, too.")] = 8_000,
-    min_peak_dbfs: Annotated[float, typer.Option(help="More silent ones, too.")] = -50.0,
-    max_clipped_percent: Annotated[float, typer.Option(help="More samples at full scale, too.")] = 1.0,
-    max_pace_factor: Annotated[
-        float, typer.Option(min=1.0, help="Words so many times faster or slower than the corpus's, too.")
-    ] = 4.0,
-    allow_duplicates: Annotated[
-        bool, typer.Option("--allow-duplicates", help="Accept a row that is there twice.")
-    ] = False,
     batch_seconds: Annotated[
-        float, typer.Option(min=0.1, help="So much sound of equal length is encoded at once.")
+        float, typer.Option(metavar="SECONDS", min=0.1, help="Encode this much audio in one batch (seconds).")
     ] = 60.0,
+    pair_references: Annotated[
+        bool,
+        typer.Option(
+            "--pair-references",
+            help="Give each row another recording of the same speaker as its reference.",
+            rich_help_panel=REFERENCES,
+        ),
+    ] = False,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Seed of the random choice that --pair-references makes.", rich_help_panel=REFERENCES
+        ),
+    ] = 0,
+    allow_own_reference: Annotated[
+        bool,
+        typer.Option(
+            "--allow-own-reference",
+            help="Accept rows whose reference is their own recording.",
+            rich_help_panel=REFERENCES,
+        ),
+    ] = False,
+    expand_numbers: Annotated[
+        bool,
+        typer.Option(
+            "--expand-numbers",
+            help="Write whole numbers as words in the language of the row (needs the extra 'numbers').",
+            rich_help_panel=TEXTS,
+        ),
+    ] = False,
+    tags: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Rewrite control tags in the texts by the table in this file, a JSON object of tag and text.",
+            rich_help_panel=TEXTS,
+        ),
+    ] = None,
+    min_seconds: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.1,
+            help="Reject recordings shorter than this (seconds).",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 0.1,
+    max_seconds: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.1,
+            help="Reject recordings longer than this (seconds).",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 120.0,
+    min_sample_rate_hz: Annotated[
+        int,
+        typer.Option(
+            metavar="HZ", help="Reject recordings with a lower sample rate (Hz).", rich_help_panel=LIMITS
+        ),
+    ] = 8_000,
+    min_peak_dbfs: Annotated[
+        float,
+        typer.Option(
+            metavar="DBFS", help="Reject recordings whose peak is below this (dBFS).", rich_help_panel=LIMITS
+        ),
+    ] = -50.0,
+    max_clipped_percent: Annotated[
+        float,
+        typer.Option(
+            metavar="PERCENT",
+            help="Reject recordings with more samples than this at full scale (percent).",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 1.0,
+    max_pace_factor: Annotated[
+        float,
+        typer.Option(
+            metavar="FACTOR",
+            min=1.0,
+            help="Reject recordings spoken this many times faster or slower than the corpus.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 4.0,
+    allow_outside: Annotated[
+        bool,
+        typer.Option(
+            "--allow-outside",
+            help="Accept recordings outside the folder of the manifest.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = False,
+    allow_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--allow-duplicates", help="Accept rows that occur more than once.", rich_help_panel=LIMITS
+        ),
+    ] = False,
 ) -> None:
     """Check recordings and transcripts, and encode them once.
 
-    DATA is our own manifest, JSON lines with **audio** (a path from its folder), **text** and whatever else
-    docs/data_formats.md lists, or one of the other formats there. Everything wrong is reported together, with file
-    and line, before anything is written. A run that was killed goes on where it was; under
+    DATA is a manifest: JSON lines with **audio** (a path relative to the manifest's folder), **text** and the optional
+    fields of docs/data_formats.md. The other formats listed there are also read. All errors are reported together,
+    with file and line, before anything is written. If a run was killed, the same command resumes it. Under
     **accelerate launch -m higgs_trainer prepare ...** each process encodes its share.
     """
     from higgs_trainer.corpus.measurements import Limits
@@ -77,7 +179,7 @@ def prepare(
     done = prepare(
         manifest,
         output,
-        codec=codec,
+        codec=_choose_codec(codec, recipe, model),
         overwrite=overwrite,
         allow_outside=allow_outside,
         allow_own_reference=allow_own_reference,
@@ -111,23 +213,44 @@ def prepare(
         typer.echo(f"{name}: {', '.join(f'{count} {what}' for what, count in counts.items()) or 'nothing'}")
 
 
-@app.command()
+def _choose_codec(codec: str | None, recipe: Path | None, model: str | None) -> str:
+    """Return the name or folder of the codec that the user chose by one of three options.
+
+    There is no default: codes of the wrong codec train a model without an error.
+    """
+    if [codec, recipe, model].count(None) != 2:
+        raise UserError(
+            "Choose the codec with exactly one of --codec NAME (such as bosonai/higgs-audio-v2-tokenizer), "
+            "--recipe FILE (the recipe that you will train) or --model DIR_OR_NAME (the model that you will train)."
+        )
+    if codec is not None:
+        return codec
+    from higgs_trainer.model.loading import find_codec
+
+    if recipe is not None:
+        from higgs_trainer.recipe.schema import read_recipe
+
+        settings = read_recipe(recipe).model
+        return str(settings.codec or find_codec(settings.name_or_path))
+    assert model is not None
+    return str(find_codec(model))
+
+
+@app.command(rich_help_panel=DATA_PANEL)
 def convert_manifest(
-    data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="Data in any known format.", show_default=False)
-    ],
+    data: DataArgument,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="OUT.jsonl", help="Where the manifest is written.")
+        Path, typer.Option("--output", "-o", metavar="OUT.jsonl", help="Write the manifest to this file.")
     ],
 ) -> None:
-    """Write data in any known format as a manifest of ours: JSON lines.
+    """Convert data of another format into a manifest.
 
-    Known are CSV, TSV, LJSpeech, folders with texts, train-higgs-audio, ms-swift, Qwen3-TTS and Hugging Face datasets
-    (docs/data_formats.md). Recordings stay where they are.
+    CSV, TSV, LJSpeech, folders with text files, train-higgs-audio, ms-swift, Qwen3-TTS and Hugging Face datasets are
+    read (docs/data_formats.md). Recordings are not copied.
     """
     from higgs_trainer.manifest.conversion import convert_manifest
 
     done = convert_manifest(data, output)
     typer.echo(f"{done.output}: {done.rows} rows, read as: {done.format_name}")
     for name, count in done.unused.items():
-        typer.echo(f"note: {count} rows have a {name!r}, which a manifest has no place for")
+        typer.echo(f"note: {count} rows have a field {name!r}, which a manifest does not have")

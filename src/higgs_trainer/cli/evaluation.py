@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from higgs_trainer.cli.application import app, open_console
+from higgs_trainer.cli.application import SPEECH_PANEL, app, open_console
 from higgs_trainer.cli.voice_options import (
     BatchSize,
     CodecName,
@@ -33,7 +33,7 @@ from higgs_trainer.errors import UserError
 from higgs_trainer.run_folder import EVALUATION_FOLDER, FIGURES_FILE, ROWS_FILE
 
 
-@app.command()
+@app.command(rich_help_panel=SPEECH_PANEL)
 def evaluate(
     models: Annotated[
         list[str],

@@ -1,11 +1,11 @@
-"""generate and report: what a model says, and what is to be said of it."""
+"""generate: turn texts into speech with a trained model."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from higgs_trainer.cli.application import app
+from higgs_trainer.cli.application import SPEECH_PANEL, app
 from higgs_trainer.cli.voice_options import (
     BatchSize,
     CodecName,
@@ -27,17 +27,22 @@ from higgs_trainer.cli.voice_options import (
     read_texts,
     read_voice,
 )
-from higgs_trainer.errors import UserError
-from higgs_trainer.run_folder import REPORT_FILE
 
 
-@app.command()
+@app.command(rich_help_panel=SPEECH_PANEL)
 def generate(
-    model: Annotated[str, typer.Option(metavar="DIR", help="What training wrote, or a base model.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="For WAV files and index.jsonl.")
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR",
+            help="Model to use: the output folder of a training run, a merged model, a base model or a hub name.",
+        ),
     ],
-    text: Annotated[str | None, typer.Option(help="What to say.")] = None,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="DIR", help="Write WAV files and index.jsonl to this folder."),
+    ],
+    text: Annotated[str | None, typer.Option(help="Generate this text.")] = None,
     text_file: TextFile = None,
     codec: CodecName = None,
     ref_audio: RefAudio = None,
@@ -56,11 +61,12 @@ def generate(
     dtype: ComputeDtype = "float32",
     device: Device = None,
 ) -> None:
-    """Speak a text, or each line of a file.
+    """Generate speech for a text, or for each line of a file.
 
-    A line of FILE is a sentence or, in JSON lines, an object with **text** and, where it likes, its own scene,
-    ref_audio with ref_text, references, language, seed. A dialogue has **[SPEAKER0]** and so on in its text. The voice
-    is the adapter's, the scene's, or the references'. Clips that the model did not end itself are named.
+    A line of FILE is a sentence or, in JSON lines, an object with **text** and optionally its own scene, ref_audio with
+    ref_text, references, language and seed. Mark the turns of a dialogue with **[SPEAKER0]**, **[SPEAKER1]** in its
+    text. The voice is that of the references if there are any, else that of the scene or the adapter. Clips that were
+    cut at --max-seconds are listed at the end.
     """
     script = read_texts(text, text_file)
     voice = read_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
@@ -69,7 +75,7 @@ def generate(
     from higgs_trainer.speech.speech_model import generate_into_folder, load_speech_model
 
     check_is_empty(output)
-    speaker = load_speech_model(
+    speech_model = load_speech_model(
         model,
         codec=codec,
         voice=voice,
@@ -86,41 +92,15 @@ def generate(
         dtype=dtype,
         device=device,
     )
-    requests = [speaker.build_request(line) for line in script]
-    done = generate_into_folder(speaker, requests, output, batch_size=batch_size)
+    requests = [speech_model.build_request(line) for line in script]
+    done = generate_into_folder(speech_model, requests, output, batch_size=batch_size)
     typer.echo(
-        f"{output}: {done.num_clips} spoken, {done.audio_seconds:.1f} s of audio in {done.seconds:.1f} s, "
-        "in the order of index.jsonl"
+        f"{output}: {done.num_clips} clips, {done.audio_seconds:.1f} s of audio generated in {done.seconds:.1f} s; "
+        "index.jsonl lists them in the order of the texts"
     )
     if done.at_limit:
         typer.echo(
-            f"warning: {len(done.at_limit)} of {done.num_clips} did not stop and were cut at {max_seconds:g} s: "
-            + ", ".join(done.at_limit),
+            f"warning: the model did not end {len(done.at_limit)} of {done.num_clips} clips, which were cut at "
+            f"{max_seconds:g} s: " + ", ".join(done.at_limit),
             err=True,
         )
-
-
-@app.command()
-def report(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Output folders of training.", show_default=False)
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="Default, for one run: report.html in its folder."
-        ),
-    ] = None,
-) -> None:
-    """Write one HTML page about a run, or several side by side: players, curves, guard, data, recipe.
-
-    The page holds its audio and needs nothing else. What a folder lacks is said on it.
-    """
-    from higgs_trainer.report.run_page import write_report
-
-    if output is None and len(runs) > 1:
-        raise UserError("where should the page of several runs go? give --output FILE")
-    written = write_report(runs, output or runs[0] / REPORT_FILE)
-    typer.echo(f"{written.path}: {written.size_bytes / 1e6:.1f} MB")
-    for note in written.notes:
-        typer.echo(f"note: {note}")

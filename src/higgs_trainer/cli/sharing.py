@@ -1,27 +1,36 @@
-"""merge, card, convert: a model that others can open."""
+"""merge, card, convert: turn a training run into a model that others can load."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from higgs_trainer.cli.application import Dtype, app
-from higgs_trainer.run_folder import MODEL_CARD_FILE
+from higgs_trainer.cli.application import SHARING_PANEL, Dtype, app
+
+ShardSize = Annotated[
+    str, typer.Option(metavar="SIZE", help="Maximum size of one file of weights, such as 5GB.")
+]
 
 
-@app.command()
+@app.command(rich_help_panel=SHARING_PANEL)
 def merge(
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="The folder that training wrote.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="For the merged model.")],
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Output folder of a training run.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Write the merged model to this folder.")
+    ],
     base: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The base model, if it is not where the adapter says.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Base model, a folder or a hub name. Default: the one that the adapter names.",
+        ),
     ] = None,
     dtype: Annotated[
-        Dtype | None, typer.Option(help="Of the weights that are written. Default: the base's own.")
+        Dtype | None, typer.Option(help="Data type of the written weights. Default: that of the base model.")
     ] = None,
-    max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Of one file of weights.")] = "5GB",
+    max_shard_size: ShardSize = "5GB",
 ) -> None:
-    """Write base and adapter as one model, which plain transformers opens."""
+    """Merge an adapter into its base model, and write a model that plain transformers loads."""
     from higgs_trainer.sharing.merging import merge_adapter
     from higgs_trainer.sharing.model_card import write_model_card
 
@@ -35,34 +44,43 @@ def merge(
     )
     typer.echo(f"{output}: merged, in {merged.dtype}")
     if merged.left_out:
-        typer.echo(f"left out, for transformers has no place for them: {', '.join(merged.left_out)}")
+        typer.echo(f"left out, because transformers' model has no such weights: {', '.join(merged.left_out)}")
 
 
-@app.command()
+@app.command(rich_help_panel=SHARING_PANEL)
 def card(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What training or merging wrote.")],
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="The model's name on the hub.")] = None,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Output folder of a training run or of merge.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the model on the hub, for the card's title.")
+    ] = None,
 ) -> None:
-    """Write the model card of a folder anew, from what is in it by now: an evaluation, perhaps.
+    """Rewrite the model card (README.md) of a folder, for example after an evaluation.
 
-    The note on consent and the licence that the old card has are kept; the rest is written again.
+    The licence and the note on consent are kept from the old card; everything else is generated again.
     """
     from higgs_trainer.sharing.model_card import write_model_card
 
     write_model_card(folder, name=name)
-    typer.echo(f"{folder / MODEL_CARD_FILE}: written")
+    typer.echo(f"{folder / 'README.md'}: written")
 
 
-@app.command()
+@app.command(rich_help_panel=SHARING_PANEL)
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A checkpoint in either layout.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="For the other layout.")],
-    max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Of one file of weights.")] = "5GB",
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Folder of a checkpoint in either layout.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="DIR", help="Write the converted checkpoint to this folder."),
+    ],
+    max_shard_size: ShardSize = "5GB",
 ) -> None:
-    """Turn a checkpoint of Boson's own layout into transformers', or back, weight by weight."""
+    """Convert a checkpoint from the layout of boson_multimodal to that of transformers, or back."""
     from higgs_trainer.sharing.checkpoint_conversion import convert_checkpoint
 
     converted = convert_checkpoint(source, output, max_shard_size=max_shard_size)
     typer.echo(f"{output}: {converted.num_weights} weights, {converted.model_type}")
     if converted.left_out:
-        typer.echo(f"left out, for they are computed: {', '.join(converted.left_out)}")
+        typer.echo(f"left out, because they are computed on loading: {', '.join(converted.left_out)}")

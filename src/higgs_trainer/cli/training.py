@@ -1,47 +1,37 @@
-"""check, train, demo: what a recipe says."""
+"""check, train: run a recipe."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from higgs_trainer.cli.application import app, open_console
+from higgs_trainer.cli.application import TRAINING_PANEL, app, open_console
 
 if TYPE_CHECKING:
     from higgs_trainer.run.train import CheckReport
 
-RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe.", show_default=False)]
+RecipeArgument = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
+]
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="--FIELD VALUE",
-        help="Fields to set over the recipe: by name, or by dotted path as in --training.seed 1.",
+        help="Override fields of the recipe, by name (--learning_rate 1e-4) or by path (--training.seed 1).",
         show_default=False,
     ),
 ]
 
-
 OVERRIDES = {"ignore_unknown_options": True}
 
 
-@app.command()
-def demo(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Where it is written.")
-    ] = Path("runs/demo"),
-    from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Train the small model from random weights.")
-    ] = False,
-) -> None:
-    """Teach a small model a new voice and listen: minutes, offline, on a CPU."""
-    from higgs_trainer.demo import run_demo
-
-    run_demo(output, from_scratch=from_scratch)
-
-
-@app.command(context_settings=OVERRIDES)
+@app.command(rich_help_panel=TRAINING_PANEL, context_settings=OVERRIDES)
 def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
-    """Send real batches through train, evaluate and predict, and print what was seen. Nothing is written."""
+    """Check a recipe before training: run real batches through the model and test the labels and the loss.
+
+    The batches go through train, evaluate and predict with a learning rate of 0. Nothing is written. The exit code is 1
+    if a check fails.
+    """
     from higgs_trainer.recipe.schema import read_recipe
 
     settings = read_recipe(recipe, overrides or ())
@@ -70,18 +60,18 @@ def _print_check(report: "CheckReport") -> None:
         console.print(f"loss of the first batch: {report.loss:.4f}")
 
 
-@app.command(context_settings=OVERRIDES)
+@app.command(rich_help_panel=TRAINING_PANEL, context_settings=OVERRIDES)
 def train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
-    """Train what RECIPE says. The output folder keeps the full recipe that ran.
+    """Train a model as RECIPE describes.
 
-    For example **higgs-trainer train recipe.yaml --learning_rate 1e-4**; on several GPUs
-    **accelerate launch -m higgs_trainer train recipe.yaml**.
+    For example **higgs-trainer train recipe.yaml --learning_rate 1e-4** or, on several GPUs,
+    **accelerate launch -m higgs_trainer train recipe.yaml**. The output folder also receives the complete recipe,
+    metrics, samples and a report page.
     """
     from higgs_trainer.recipe.schema import read_recipe
 
-    settings = read_recipe(
-        recipe, overrides or ()
-    )  # before the heavy imports: a typing mistake shows at once
+    # Read before the slow imports, so that an error in the recipe is reported at once.
+    settings = read_recipe(recipe, overrides or ())
     from higgs_trainer.run.train import train
 
     summary = train(settings)

@@ -262,7 +262,7 @@ def read_prepared(folder: str | Path) -> PreparedDataset:
     from datasets import load_from_disk
 
     folder = Path(folder)
-    make_one = f"make one with: higgs-trainer prepare MANIFEST -o {folder}"
+    make_one = f"make one with: higgs-trainer prepare MANIFEST -o {folder} --codec CODEC"
     if not (folder / CARD_NAME).is_file():
         raise CheckpointError(f"{folder} is no prepared dataset (no {CARD_NAME}); {make_one}")
     try:

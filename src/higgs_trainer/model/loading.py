@@ -103,13 +103,11 @@ def load_trained(folder: str | Path, *, dtype: str = "float32") -> Checkpoint:
     Raises:
         CheckpointError: as `load_checkpoint`; or the base that the adapter names cannot be found.
     """
-    adapter = Path(folder) / ADAPTER_CONFIG
-    if not adapter.is_file():
+    if not (Path(folder) / ADAPTER_CONFIG).is_file():
         return load_checkpoint(folder, dtype=dtype)
     from peft import PeftModel
 
-    base_name = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    base = load_checkpoint(base_name, dtype=dtype)
+    base = load_checkpoint(_read_base_name(Path(folder)), dtype=dtype)
     return Checkpoint(str(folder), PeftModel.from_pretrained(base.model, str(folder)), base.tokenizer)
 
 
@@ -143,23 +141,52 @@ def copy_companions(source: str, target: Path) -> None:
             shutil.copy(folder / name, target / name)
 
 
+def find_codec(model: str | Path) -> Path:
+    """Find the codec folder of a model without loading the model.
+
+    Args:
+        model: the folder of a model or an adapter, or a name on the hub. An adapter without a codec folder uses that
+            of its base model.
+
+    Raises:
+        CheckpointError: neither the model nor its base model has a codec folder.
+    """
+    folder = _open_without_weights(model)
+    if (folder / CODEC_FOLDER).is_dir():
+        return folder / CODEC_FOLDER
+    if (folder / ADAPTER_CONFIG).is_file():
+        base = _open_without_weights(_read_base_name(folder))
+        if (base / CODEC_FOLDER).is_dir():
+            return base / CODEC_FOLDER
+    raise CheckpointError(
+        f"{model} has no {CODEC_FOLDER} folder; name its codec with --codec or, in a recipe, with model.codec"
+    )
+
+
+def _open_without_weights(model: str | Path) -> Path:
+    """Return the folder of a model, with nothing downloaded but its codec and its adapter's configuration."""
+    if Path(model).is_dir():
+        return Path(model)
+    try:
+        return Path(snapshot_download(str(model), allow_patterns=[f"{CODEC_FOLDER}/*", ADAPTER_CONFIG]))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"the codec of {model} cannot be found ({error}); name the codec with --codec or, in a recipe, with "
+            "model.codec"
+        ) from error
+
+
+def _read_base_name(adapter: Path) -> str:
+    return str(json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"])
+
+
 def load_codec_of(checkpoint: Checkpoint, name: str | None = None) -> Codec:
     """The codec by name or, without one, the one in the model's own folder; checked against the model's sizes.
 
     Raises:
         CheckpointError: none found, or its codebooks are not the model's.
     """
-    if name is None:
-        places = [
-            Path(place) / CODEC_FOLDER for place in (checkpoint.folder, checkpoint.model.config._name_or_path)
-        ]
-        found = [str(place) for place in places if place.is_dir()]
-        if not found:
-            raise CheckpointError(
-                f"{checkpoint.folder} holds no {CODEC_FOLDER} folder; name one (model.codec, --codec)"
-            )
-        name = found[0]
-    codec = load_codec(name)
+    codec = load_codec(find_codec(checkpoint.folder) if name is None else name)
     model_shape = (checkpoint.stream_ids.num_codebooks, checkpoint.num_codes)
     if (codec.num_codebooks, codec.codebook_size) != model_shape:
         raise CheckpointError(

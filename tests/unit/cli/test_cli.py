@@ -1,5 +1,6 @@
-"""The command line: quick to answer, one call a verb, a sentence and an exit code for what goes wrong."""
+"""The command line: fast help, one function call for each command, one message and an exit code for each error."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -26,11 +27,11 @@ def run(*arguments: object) -> int:
     ("arguments", "of_the_process", "left"),
     [
         (None, ["--version"], 1),
-        (None, ["no-such-verb"], 0),  # another process may still wait for this one
-        (["--version"], [], 0),  # a caller's group of processes is the caller's
+        (None, ["no-such-verb"], 0),  # after a failure, other ranks may still wait for this one
+        (["--version"], [], 0),  # a process group belongs to the Python code that calls main
     ],
 )
-def test_the_group_is_left_where_the_process_ends_well(
+def test_the_process_group_is_destroyed_when_the_command_succeeds(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str] | None, of_the_process: list[str], left: int
 ) -> None:
     calls: list[None] = []
@@ -70,7 +71,7 @@ def test_help(capsys: pytest.CaptureFixture[str], verb: str, option: str) -> Non
     assert "Usage:" in capsys.readouterr().out
 
 
-def test_help_waits_for_nothing_heavy() -> None:
+def test_importing_the_command_line_imports_no_slow_library() -> None:
     code = (
         "import sys, higgs_trainer.cli\n"
         "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'peft', 'soundfile', 'yaml'} & set(sys.modules)\n"
@@ -81,14 +82,14 @@ def test_help_waits_for_nothing_heavy() -> None:
 
 
 ENDINGS = {
-    "a user's mistake": (CheckpointError("no [such] folder; make one"), 2),
+    "an error of the user": (CheckpointError("no [such] folder; make one"), 2),
     "a leak": (LabelLeakError("labels <- someone"), 1),
     "a failed step": (LossError("step 3 has no supervised cell"), 1),
 }
 
 
 @pytest.mark.parametrize(("error", "code"), ENDINGS.values(), ids=ENDINGS)
-def test_an_error_is_a_sentence(
+def test_an_error_is_printed_as_one_message(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     recipe: Path,
@@ -108,7 +109,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, recipe: Path
         main(["train", str(recipe)])
 
 
-def test_train_sets_the_overrides(
+def test_train_applies_the_overrides(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recipe: Path
 ) -> None:
     seen = []
@@ -127,17 +128,17 @@ def test_train_sets_the_overrides(
     assert "the cascade" in capsys.readouterr().out
 
 
-def test_a_misspelt_override_ends_before_anything_heavy(
+def test_a_misspelt_override_is_reported_before_slow_imports(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, recipe: Path
 ) -> None:
-    monkeypatch.setitem(sys.modules, "higgs_trainer.run.train", None)  # to import it is an ImportError
+    monkeypatch.setitem(sys.modules, "higgs_trainer.run.train", None)  # importing it raises
     for verb in ("train", "check"):
         assert run(verb, recipe, "--learning_rat", "1") == 2
         assert "did you mean 'learning_rate'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("passed", [True, False])
-def test_check_prints_what_was_seen(
+def test_check_prints_its_results(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recipe: Path, passed: bool
 ) -> None:
     result = SimpleNamespace(name="end of stream", passed=passed, found="7 of 7 [cells]", remedy="look there")
@@ -153,11 +154,70 @@ def test_check_prints_what_was_seen(
 
 
 @pytest.fixture
+def codecs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The codecs that `prepare` was called with."""
+    used: list[str] = []
+
+    def prepare(manifest: Path, output: Path, *, codec: str, **options: Any) -> SimpleNamespace:
+        used.append(codec)
+        return SimpleNamespace(process_index=1)
+
+    stub(monkeypatch, "corpus.prepare", prepare=prepare)
+    return used
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        [],
+        ["--codec", "embedded", "--model", "m"],
+        ["--recipe", "r.yaml", "--model", "m"],
+        ["--codec", "embedded", "--recipe", "r.yaml", "--model", "m"],
+    ],
+)
+def test_prepare_needs_exactly_one_choice_of_codec(
+    codecs: list[str], capsys: pytest.CaptureFixture[str], choice: list[str]
+) -> None:
+    assert run("prepare", "m.jsonl", "-o", "o", *choice) == 2
+    message = capsys.readouterr().err
+    assert all(option in message for option in ("--codec", "--recipe", "--model"))
+    assert codecs == []
+
+
+def test_prepare_takes_the_codec_of_a_recipe_or_a_model(codecs: list[str], tmp_path: Path) -> None:
+    for folder in ("base/codec", "adapter"):
+        (tmp_path / folder).mkdir(parents=True)
+    base = str(tmp_path / "base")
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    recipe = "{model: {name_or_path: %s%s}, data: {train: p}, training: {output_dir: o}}"
+    (tmp_path / "of_model.yaml").write_text(recipe % (base, ""))
+    (tmp_path / "named.yaml").write_text(recipe % (base, ", codec: owner/codec"))
+    own = str(tmp_path / "base" / "codec")
+    for choice, expected in [
+        (["--codec", "owner/codec"], "owner/codec"),
+        (["--model", base], own),
+        (["--model", tmp_path / "adapter"], own),
+        (["--recipe", tmp_path / "of_model.yaml"], own),
+        (["--recipe", tmp_path / "named.yaml"], "owner/codec"),
+    ]:
+        assert run("prepare", "m.jsonl", "-o", "o", *choice) == 0
+        assert codecs.pop() == expected
+
+
+def test_prepare_says_that_a_model_has_no_codec(
+    codecs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("prepare", "m.jsonl", "-o", "o", "--model", tmp_path) == 2
+    assert f"{tmp_path} has no codec folder; name its codec with --codec" in capsys.readouterr().err
+    assert codecs == []
+
+
+@pytest.fixture
 def generated(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
     calls: list[SimpleNamespace] = []
 
-    def generate_into_folder(speaker: Any, script: Any, output: Path, *, batch_size: int) -> SimpleNamespace:
-        calls.append(SimpleNamespace(**vars(speaker), script=script, output=output, batch_size=batch_size))
+    def generate_into_folder(model: Any, script: Any, output: Path, *, batch_size: int) -> SimpleNamespace:
+        calls.append(SimpleNamespace(**vars(model), script=script, output=output, batch_size=batch_size))
         return SimpleNamespace(num_clips=2, audio_seconds=3.0, seconds=1.5, at_limit=("0001.wav",))
 
     stub(
@@ -171,7 +231,7 @@ def generated(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
     return calls
 
 
-def test_generate_speaks_each_line(
+def test_generate_passes_each_line_of_a_file(
     generated: list[SimpleNamespace], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "t.txt").write_bytes(b"\xef\xbb\xbfone\r\n two \r\n")
@@ -185,11 +245,13 @@ def test_generate_speaks_each_line(
     assert (call.sampling.top_k, call.sampling.greedy, call.sampling.temperature) == (7, False, None)
     assert (call.voice.scene, call.voice.references, call.device, call.batch_size) == (None, (), None, 8)
     printed = capsys.readouterr()
-    assert "2 spoken, 3.0 s of audio in 1.5 s" in printed.out
-    assert "1 of 2 did not stop and were cut at 30 s: 0001.wav" in printed.err
+    assert "2 clips, 3.0 s of audio generated in 1.5 s" in printed.out
+    assert "did not end 1 of 2 clips, which were cut at 30 s: 0001.wav" in printed.err
 
 
-def test_generate_clones_two_speakers(generated: list[SimpleNamespace], tmp_path: Path) -> None:
+def test_generate_passes_the_references_of_two_speakers(
+    generated: list[SimpleNamespace], tmp_path: Path
+) -> None:
     voices = ["--ref-audio", "a.wav", "--ref-text", "aa", "--ref-audio", "b.wav", "--ref-text", "bb"]
     more = [
         "--scene",
@@ -215,29 +277,32 @@ def test_generate_clones_two_speakers(generated: list[SimpleNamespace], tmp_path
 
 
 WRONG_TEXTS = {
-    "nothing to say": ([], "give --text or --text-file"),
-    "two things to say": (["--text", "a", "--text-file", "t.txt"], "give --text or --text-file"),
+    "no text": ([], "either --text TEXT or --text-file FILE"),
+    "two sources of text": (
+        ["--text", "a", "--text-file", "t.txt"],
+        "either --text TEXT or --text-file FILE",
+    ),
     "empty": (["--text", " "], "--text is empty"),
     "no file": (["--text-file", "none.txt"], "none.txt cannot be read"),
     "an empty line": (["--text-file", "t.txt"], "t.txt:2: an empty line"),
-    "a reference without words": (
+    "a reference without a transcript": (
         ["--text", "a", "--ref-audio", "a.wav"],
-        "give as many of the one as of the other",
+        "give as many of one as of the other",
     ),
-    "a clip too many": (
+    "more references than transcripts": (
         ["--text", "a", "--ref-audio", "a.wav", "--ref-audio", "b.wav", "--ref-text", "a"],
         "(here 2 and 1)",
     ),
-    "no scene for the clips": (
+    "references in the system message without a scene": (
         ["--text", "a", "--ref-audio", "a.wav", "--reference-in-system"],
         "give --ref-audio and --scene",
     ),
-    "a folder with files": (["--text", "a", "-o", "."], "not empty"),
+    "an output folder that is not empty": (["--text", "a", "-o", "."], "not empty"),
 }
 
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG_TEXTS.values(), ids=WRONG_TEXTS)
-def test_what_cannot_be_spoken(
+def test_generate_rejects_texts_and_references_that_it_cannot_use(
     generated: list[SimpleNamespace],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -301,7 +366,7 @@ def test_what_cannot_be_evaluated(
     assert message in capsys.readouterr().err
 
 
-def test_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_passes_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     stub(monkeypatch, "demo", run_demo=lambda output, **options: calls.append((output, options)))
     assert run("demo", "--from-scratch") == 0

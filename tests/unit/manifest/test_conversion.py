@@ -56,4 +56,4 @@ def test_the_verb_says_what_it_found_and_left(folder: Path, capsys: pytest.Captu
     assert not stopped.value.code
     out = capsys.readouterr().out
     assert "new.jsonl: 1 rows, read as: table" in out
-    assert "note: 1 rows have a 'age', which a manifest has no place for" in out
+    assert "note: 1 rows have a field 'age', which a manifest does not have" in out

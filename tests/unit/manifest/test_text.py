@@ -157,8 +157,9 @@ def test_a_table_of_tags_that_cannot_be_used(tmp_path: Path, text: str | None, m
         (tmp_path / "tags.json").write_text(text)
     with pytest.raises(UserError, match=message):
         read_tags(tmp_path / "tags.json")
+    command = ["prepare", "m.jsonl", "-o", str(tmp_path / "out"), "--codec", "embedded"]
     with pytest.raises(SystemExit) as stopped:
-        main(["prepare", "m.jsonl", "-o", str(tmp_path / "out"), "--tags", str(tmp_path / "tags.json")])
+        main([*command, "--tags", str(tmp_path / "tags.json")])
     assert stopped.value.code == 2
 
 

@@ -1,0 +1,29 @@
+"""demo: the whole way from recordings to a judged voice, on packaged data."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from higgs_trainer.cli.application import DEMO_PANEL, app
+
+
+@app.command(rich_help_panel=DEMO_PANEL)
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Write everything to this folder.")
+    ] = Path("runs/demo"),
+    from_scratch: Annotated[
+        bool,
+        typer.Option(
+            "--from-scratch", help="Train from random weights instead of fine-tuning the base model."
+        ),
+    ] = False,
+) -> None:
+    """Fine-tune a small model on the recordings of a new voice, and judge and hear the result.
+
+    It runs offline on a CPU and takes minutes. The model and the recordings are in the package higgs-trainer-demo.
+    """
+    from higgs_trainer.demo import run_demo
+
+    run_demo(output, from_scratch=from_scratch)
