@@ -64,6 +64,19 @@ RUN_RECORD = (
 )
 """What describes a run. `merge` copies these files next to the merged weights."""
 
+# Training writes these, and nothing else does. A recipe alone is no sign: users keep theirs anywhere.
+SIGNS_OF_A_RUN = (ENVIRONMENT_FILE, PARAMETERS_FILE, LOG_FILE, METRICS_FILE, GUARD_REPORT_FILE)
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether training has written into this folder."""
+    return any((folder / name).is_file() for name in SIGNS_OF_A_RUN)
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Return the run folders directly inside a folder, by name."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and is_run(path))
+
 
 def name_clip(number: int) -> str:
     """Return the file name of a spoken clip."""

@@ -15,14 +15,15 @@ from higgs_trainer.report.part import Part, read_object, read_text
 from higgs_trainer.run_folder import (
     ENVIRONMENT_FILE,
     GUARD_REPORT_FILE,
-    LOG_FILE,
     METRICS_FILE,
     PARAMETERS_FILE,
     RECIPE_FILE,
+    SIGNS_OF_A_RUN,
     TRAINER_STATE_FILE,
+    find_runs,
+    is_run,
 )
 
-SIGNS_OF_A_RUN = (RECIPE_FILE, LOG_FILE, GUARD_REPORT_FILE, METRICS_FILE)
 MOST_RUNS = 6  # as many colours are told apart
 
 BY_TRAIN = "train writes it"
@@ -58,15 +59,26 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunFolder]:
     for path in paths:
         if not path.is_dir():
             raise UserError(f"{path} is no folder; give the output folder of a run")
-        if not any((path / name).exists() for name in SIGNS_OF_A_RUN):
-            raise UserError(
-                f"{path} holds nothing of a run (no {RECIPE_FILE}); give the output folder of a run"
-            )
+        if not is_run(path):
+            raise UserError(_explain_no_run(path))
         if resolved.count(path.resolve()) > 1:
             raise UserError(f"{path} is given twice; give each run once")
     if len(paths) > MOST_RUNS:
         raise UserError(f"{len(paths)} runs are too many to be told apart; give {MOST_RUNS} at most")
     return [_read_run(path, name) for path, name in zip(paths, _name_apart(resolved), strict=True)]
+
+
+def _explain_no_run(folder: Path) -> str:
+    """Say that a folder is no run, and where runs are if they are one level below."""
+    inside = find_runs(folder)
+    if len(inside) == 1:
+        return f"{folder} is no run folder; {inside[0]} is one: higgs-trainer report {inside[0]}"
+    if inside:
+        return f"{folder} is no run folder, but holds several: {', '.join(map(str, inside))}; give one or more of them"
+    return (
+        f"{folder} is no run folder (it holds none of {', '.join(SIGNS_OF_A_RUN)}); "
+        "give the output folder of a training run"
+    )
 
 
 def _name_apart(folders: list[Path]) -> list[str]:

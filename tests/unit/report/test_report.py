@@ -55,10 +55,11 @@ def test_a_whole_folder_leaves_nothing_to_be_missed(run):
     assert "set task_type to None" in page
 
 
-def test_only_a_recipe_makes_a_page_that_says_what_is_missing(tmp_path):
+def test_a_page_says_what_is_missing(tmp_path):
     run = tmp_path / "bare"
     run.mkdir()
     (run / "recipe.yaml").write_text("model: {name_or_path: some/model}\n")
+    write_json(run / "metrics.json", {})
     page, written = read_page(run)
     for name in (
         "metrics.jsonl",
@@ -307,7 +308,7 @@ def test_what_cannot_be_a_page_is_a_mistake(run, tmp_path):
     empty.mkdir()
     for folders, message in (
         ([tmp_path / "nowhere"], "is no folder"),
-        ([empty], "holds nothing of a run"),
+        ([empty], "is no run folder .it holds none of environment.json"),
         ([run, run / ".." / "first"], "given twice"),
         ([write_run(tmp_path / str(n)) for n in range(7)], "7 runs are too many"),
     ):
@@ -316,6 +317,21 @@ def test_what_cannot_be_a_page_is_a_mistake(run, tmp_path):
     assert not (tmp_path / "page.html").exists()
     with pytest.raises(UserError, match=re.escape(f"give a file, such as {empty / 'report.html'}")):
         write_report([run], empty)
+
+
+def test_a_folder_with_runs_in_it_names_them(tmp_path):
+    """The demo's output folder holds a recipe, which is not yet a run, and the run in a folder below."""
+    demo = tmp_path / "demo"
+    (demo / "base").mkdir(parents=True)
+    (demo / "recipe.yaml").write_text("training: {output_dir: after}\n")
+    write_json(demo / "after" / "environment.json", {})
+    only = f"{demo} is no run folder; {demo}/after is one: higgs-trainer report {demo}/after"
+    with pytest.raises(UserError, match=re.escape(only)):
+        write_report([demo], tmp_path / "page.html")
+    write_json(demo / "again" / "environment.json", {})
+    with pytest.raises(UserError, match=re.escape(f"holds several: {demo}/after, {demo}/again; give one")):
+        write_report([demo], tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_what_does_not_fit_is_left_out_and_counted(tmp_path):
