@@ -1,9 +1,11 @@
-# make setup   .venv with everything pinned; a second call installs nothing
-# make demo    the main job on a laptop, offline: fine-tune, speak, judge
-# make test    lint, format, types, import directions, tests
-# make test-boson   the guard and the loss on Boson's own model, which needs older libraries: in an environment of its own
-# make docs    the documentation site, in build/site; offline
-# make clean   away with the environments and the caches
+# make setup        create .venv with pinned versions of everything; does nothing if it is up to date
+# make demo         fine-tune a small model on a new voice, offline, and judge the result
+# make test         check style, types and import directions, and run the tests
+# make test-boson   test the guard and the loss on Boson's own model, in .venv-boson with its older libraries
+# make docs         build the documentation site in build/site, offline
+# make wheels       build the wheels of the three packages in dist
+# make constraints  resolve all dependencies again and rewrite constraints.txt
+# make clean        remove environments, builds and caches
 
 PYTHON ?= python3
 VENV   := .venv
@@ -11,20 +13,22 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 BOSON  := .venv-boson
 DEMO   ?=
+PACKAGES := packages/label-guard packages/higgs-trainer-demo
+EXTRAS := demo,dev,docs,evaluate,numbers
 
-.PHONY: setup demo test test-boson docs lint format constraints clean
+.PHONY: setup demo test test-boson docs wheels lint format constraints clean
 
 setup: $(STAMP)
 
-# torch first and alone: asked for together with the rest, a resolver may take its newest build for CUDA, several GB.
-# The project itself last, without a build environment of its own, so that its build tools are pinned too.
-$(STAMP): pyproject.toml packages/label-guard/pyproject.toml packages/higgs-trainer-demo/pyproject.toml constraints.txt
+# torch is installed first and alone, because a resolver that installs it with the rest may choose the newest CUDA
+# build, which is several GB. The packages are built without isolation, so that the build tools are pinned as well.
+$(STAMP): pyproject.toml $(addsuffix /pyproject.toml,$(PACKAGES)) constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make setup needs Python 3.11 or newer: make PYTHON=python3.11 setup")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check torch==2.13.0
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt hatchling editables
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt --no-build-isolation \
-	  -e packages/label-guard -e packages/higgs-trainer-demo -e '.[demo,dev,docs,evaluate,numbers]'
+	  $(addprefix -e ,$(PACKAGES)) -e '.[$(EXTRAS)]'
 	@touch $@
 
 demo: setup
@@ -36,12 +40,12 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two workers with one thread each: as many as a small machine has, and every number the same on a large one.
+# Always two workers with one thread each, so that results do not depend on the number of cores.
 test: lint
 	$(BIN)/pytest -n 2 --cov --cov-report=term
 
-# Only what Boson's model and collator import. This package comes from the source folder: it asks for newer libraries
-# than Boson can bear, but its guard, loss and trainer work with these.
+# Installs only what Boson's model and collator import. higgs_trainer is used from its source folder: it requires newer
+# libraries than Boson supports, but its guard, loss and trainer work with these.
 $(BOSON)/.installed: constraints-boson.txt
 	test -x $(BOSON)/bin/python || $(PYTHON) -m venv $(BOSON)
 	$(BOSON)/bin/pip install --disable-pip-version-check torch==2.13.0
@@ -61,14 +65,19 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# A new constraints.txt from a fresh resolve; look at the difference, then run `make test` and `make demo`.
+wheels: setup
+	$(BIN)/pip wheel --disable-pip-version-check --no-deps --no-build-isolation -w dist $(PACKAGES) .
+
+# Compare the new constraints.txt with the old one, then run `make test` and `make demo`.
 constraints:
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
 	build/constraints/bin/pip install torch==2.13.0
-	build/constraints/bin/pip install '.[demo,dev,docs,evaluate,numbers]'
+	build/constraints/bin/pip install $(PACKAGES:%=./%) '.[$(EXTRAS)]'
 	(sed '/^[^#]/,$$d' constraints.txt; \
-	 build/constraints/bin/pip freeze --exclude higgs-trainer | sed 's/^torch==.*/torch==2.13.0/') > build/constraints.txt
+	 build/constraints/bin/pip freeze --exclude higgs-trainer --exclude label-guard --exclude higgs-trainer-demo \
+	 | sed 's/^torch==.*/torch==2.13.0/') > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 
 clean:
-	rm -rf $(VENV) $(BOSON) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage
+	rm -rf $(VENV) $(BOSON) build dist $(PACKAGES:%=%/build) $(PACKAGES:%=%/dist) \
+	  .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
