@@ -111,8 +111,8 @@ def make_guard_report() -> dict[str, Any]:
     leak = {
         "key": "labels",
         "layer": 5,
-        "injector": f"PEFT {EVIL}",
-        "mend": "set task_type to None",
+        "source": f"PEFT {EVIL}",
+        "remedy": "set task_type to None",
         "count": 7,
     }
     return {

@@ -1,11 +1,22 @@
-"""Tiny random models and trainers for the guard's tests. They run under transformers 4.46 and 5."""
+"""Tiny random models, batches and trainers for the guard's tests. They run under transformers 4.46 and 5."""
 
+from collections import UserDict
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from transformers import (
+    BatchEncoding,
+    BatchFeature,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.modeling_outputs import CausalLMOutput
 
 from label_guard import LabelGuardMixin
@@ -21,7 +32,7 @@ def gpt2_config() -> GPT2Config:
 
 
 class StrictLM(GPT2LMHeadModel):
-    """As ``HiggsAudioModel`` of boson_multimodal: no ``labels``, no ``**kwargs``, logits and no loss."""
+    """A model that takes neither ``labels`` nor ``**kwargs``, and returns logits and no loss."""
 
     def forward(
         self,
@@ -37,12 +48,27 @@ class StrictLM(GPT2LMHeadModel):
 
 
 class IgnoringLM(StrictLM):
-    """The reference without a leak: it takes what leaks into the other and ignores it."""
+    """The reference for a run without a leak: it takes ``labels`` and ignores them."""
 
     def forward(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, labels: Any = None
     ) -> CausalLMOutput:
         return super().forward(input_ids, attention_mask)
+
+
+class KwargsWrapper(nn.Module):
+    """A module around one model, as people write it: it passes on whatever it is given."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.config = getattr(model, "config", None)
+
+    def forward(self, **kwargs: Any) -> Any:
+        return self.model(**kwargs)
+
+    def prepare_inputs_for_generation(self, *_: Any, **__: Any) -> None:
+        """Do nothing; PEFT's task classes expect the method."""
 
 
 def make_model(kind: type[GPT2LMHeadModel] = StrictLM) -> GPT2LMHeadModel:
@@ -51,7 +77,7 @@ def make_model(kind: type[GPT2LMHeadModel] = StrictLM) -> GPT2LMHeadModel:
 
 
 def next_token_loss(outputs: Any, labels: Tensor | None, num_items_in_batch: Any = None) -> Tensor:
-    """A ``compute_loss_func``: the mean over the tokens of the batch, or of the whole step where that is counted."""
+    """A ``compute_loss_func``: the mean over the tokens of the batch, or of the whole step if they are counted."""
     if labels is None:
         raise ValueError("the loss got no labels")
     logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
@@ -77,14 +103,37 @@ def collate_with_labels(rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
     return batch | {"labels": batch["input_ids"].masked_fill(batch["input_ids"] % 5 == 0, -100)}
 
 
+@dataclass
+class DataclassBatch:
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+
+BATCH_TYPES: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+    "a dict": dict,
+    "a UserDict": UserDict,
+    "a BatchEncoding": BatchEncoding,
+    "a BatchFeature": BatchFeature,
+    "a dataclass": lambda batch: DataclassBatch(**batch),
+    "an attribute object": lambda batch: SimpleNamespace(**batch),
+    "a nested dict": lambda batch: {"targets": {"labels": batch.pop("labels")}, "inputs": batch},
+}
+
+
+def add_labels(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    """A forward pre-hook that adds labels to the call."""
+    return args, {**kwargs, "labels": kwargs["input_ids"]}
+
+
 class GuardedTrainer(LabelGuardMixin, Trainer):
-    """All that a Trainer user adds."""
+    """All that a user of Trainer writes."""
 
 
 def make_trainer(
     folder: Path, model: nn.Module, *, kind: type[Trainer] = GuardedTrainer, **options: Any
 ) -> Any:
-    """A trainer of two steps of two rows; options of ``TrainingArguments`` go there, the others to the trainer."""
+    """Make a trainer of two steps of two rows. Options of ``TrainingArguments`` go there, others to the trainer."""
     names = set(TrainingArguments.__dataclass_fields__)
     arguments: dict[str, Any] = {
         "output_dir": str(folder),

@@ -1,13 +1,13 @@
-"""The label guard: no key reaches a model's ``forward`` that the model does not take, and who put it there is named.
+"""Keep keys that a model does not take out of its ``forward``, and name the code that added them.
 
-It works alone, on any model and any ``Trainer`` subclass, and imports nothing but torch and the standard library.
+Works with any model and any ``Trainer`` subclass. Imports nothing but torch and the standard library.
 
     from label_guard import LabelGuard, LabelGuardMixin
 
-    class GuardedTrainer(LabelGuardMixin, Trainer): ...     # all that a Trainer user adds
-    guard = LabelGuard(model)                               # all that a loop of one's own needs
+    class GuardedTrainer(LabelGuardMixin, Trainer): ...     # with a Trainer
+    guard = LabelGuard(model)                               # with your own training loop
 
-Read ``contract.py`` first: it is the only code that knows what a label is.
+To read the code, start with ``contract.py``: it is the only module that knows what a label is.
 """
 
 from importlib import import_module
@@ -44,7 +44,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is first asked for, so that importing the package costs nothing."""
+    """Import a public name on first use, so that importing the package is cheap."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

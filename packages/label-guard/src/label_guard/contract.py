@@ -1,6 +1,6 @@
-"""What a model takes, and the one door through which a batch is split by it.
+"""What a model takes, and how a batch is split accordingly.
 
-``Contract.split`` is the only code that knows what a label is; every layer of the guard calls it.
+``Contract.split`` is the only code that knows what a label is. Every layer of the guard calls it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from label_guard.base import class_of, find_base, read_signature
+from label_guard.base import find_base, find_class, read_signature
 from label_guard.leak import LabelLeakError
 
-# What only a loss reads, under the names that Hugging Face, PEFT and their collators use. A name that contains
-# "label" or "target" counts too, so that a new one does not slip through.
+# What only a loss reads, by the names that Hugging Face, PEFT and their collators use. A name that contains "label" or
+# "target" also counts, so that a new name is not overlooked.
 TARGET_NAMES = frozenset(
     {
         "audio_labels",
@@ -36,12 +36,18 @@ TARGET_NAMES = frozenset(
 
 
 def is_label_like(key: str) -> bool:
-    """Whether a key is by its name meant for the loss and not for the model."""
+    """Whether the name of a key says that it is for the loss and not for the model."""
     return key in TARGET_NAMES or "label" in key or "target" in key
 
 
 class Split(NamedTuple):
-    """A batch in its three parts: what the model may see, what only the loss may see, what neither sees."""
+    """The three parts of a batch.
+
+    Attributes:
+        model_inputs: what the model may see.
+        targets: what only the loss may see.
+        metadata: what neither of them sees.
+    """
 
     model_inputs: dict[str, Any]
     targets: dict[str, Any]
@@ -49,7 +55,12 @@ class Split(NamedTuple):
 
 
 class ModelInputs(dict[str, Any]):
-    """A batch behind a layer: the dict holds what the model may see; targets and metadata travel beside it."""
+    """A batch that a layer has split: a dict of the model inputs, with the rest in two attributes.
+
+    Attributes:
+        targets: what was diverted to the loss.
+        metadata: what neither the model nor the loss sees.
+    """
 
     def __init__(
         self,
@@ -69,54 +80,66 @@ class ModelInputs(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Contract:
-    """The keys that a model takes (``inputs``), those for its loss (``targets``), and those for neither (``metadata``).
+    """Which keys a model takes.
 
-    A key may be both an input and a target: the model and the loss then each get it. An input is never removed.
+    A key may be both an input and a target: then the model and the loss each get it. An input is never removed.
+
+    Attributes:
+        name: the name of the contract in messages and reports.
+        inputs: the keys that the model takes.
+        targets: the keys that the loss takes.
+        metadata: the keys that neither takes.
+        logged_as: the name of the model in the log line ``Calling NAME with: ...``; empty means its class's name.
     """
 
     name: str
     inputs: frozenset[str]
     targets: frozenset[str]
     metadata: frozenset[str] = frozenset()
+    logged_as: str = ""
 
     @classmethod
     def of(cls, model: nn.Module) -> Contract:
-        """The contract that a model's own signature states.
+        """Read the contract from a model's own signature.
 
-        The base is looked for beneath wrappers. Its inputs are the parameters of its ``forward``; its targets are the
-        label-like names that it does not have. Raises ``ValueError`` where the signature says nothing (``**kwargs``).
+        The inputs are the parameters of the ``forward`` of the base model beneath any wrappers. The targets are the
+        label-like names that it does not have.
+
+        Raises:
+            ValueError: the signature says nothing, because it ends in an untyped ``**kwargs``.
         """
         base = find_base(model)
         signature = read_signature(base)
-        name = class_of(base).__name__
-        if signature.open:
+        name = find_class(base).__name__
+        if signature.is_open:
             raise ValueError(
                 f"{name}.forward takes **kwargs, so its signature does not say what it takes. "
                 f'Name its inputs: Contract("{name}", inputs=frozenset({{"input_ids", ...}}), '
-                'targets=frozenset({"labels"})), as LabelGuard(model, contract) or as the attribute guard_contract of '
-                "a trainer; or, if it is a wrapper around the model, name that: LabelGuard(model, base=...)"
+                'targets=frozenset({"labels"})), and pass it as LabelGuard(model, contract) or set it as the attribute '
+                f"guard_contract of the trainer. If {name} is a wrapper around the model, name the model: "
+                "LabelGuard(model, base=...)"
             )
         inputs = signature.names
-        if not any(map(is_label_like, signature.named)):
-            inputs = frozenset(
-                key for key in inputs if not is_label_like(key)
-            )  # no loss inside: no loss options
+        if not any(map(is_label_like, signature.parameters)):
+            # The model computes no loss, so it takes none of the options of a loss either.
+            inputs = frozenset(key for key in inputs if not is_label_like(key))
         return cls(name, inputs, TARGET_NAMES - inputs)
 
     def split(self, batch: Any) -> Split:
-        """Sort a batch into model inputs, targets and metadata.
+        """Split a batch into model inputs, targets and metadata.
 
-        Any batch will do: a mapping, a dataclass, a named tuple, an object with attributes; and any of these nested
-        under a key that the contract does not list. A label-like key that is in no list goes to the targets. A target
-        that is None is left out: it says that there is none.
+        The batch may be a mapping, a dataclass, a named tuple, an object with attributes, or any of these nested under
+        a key that the contract does not list. A label-like key that the contract does not list is a target. A target
+        that is None is left out, because it means that there is none.
 
-        Raises ``LabelLeakError`` naming the key when it is in no list, or when a key comes twice with two values.
+        Raises:
+            LabelLeakError: the contract does not list a key, or a key comes twice with two different values.
         """
         split = Split({}, {}, {})
         for key, value in self._entries(batch):
             parts = [part for part, takes in zip(split, self._takers(key), strict=True) if takes]
             if not parts:
-                raise LabelLeakError(f"{key!r} is in no list of the contract. {self}", (key,))
+                raise LabelLeakError(f"The contract does not list {key!r}. {self}", (key,))
             for part in parts:
                 if part is split.targets and value is None:
                     continue
@@ -126,17 +149,19 @@ class Contract:
         return split
 
     def flatten(self, batch: Any) -> Mapping[str, Any]:
-        """The batch as one mapping: itself where it already is one, without anything nested."""
-        if isinstance(batch, Mapping) and not any(self._is_nest(key, value) for key, value in batch.items()):
+        """Return the batch as one flat mapping: the batch itself where it already is one."""
+        if isinstance(batch, Mapping) and not any(
+            self._is_nested(key, value) for key, value in batch.items()
+        ):
             return batch
         return dict(self._entries(batch))
 
     def is_target(self, key: str) -> bool:
-        """Whether the loss may see a key and the model may not."""
+        """Whether a key goes to the loss."""
         return key in self.targets or (is_label_like(key) and key not in self.inputs | self.metadata)
 
     def is_shared(self, key: str) -> bool:
-        """Whether the model and the loss each take a key."""
+        """Whether a key is both an input of the model and a target."""
         return key in self.inputs and key in self.targets
 
     def _takers(self, key: str) -> tuple[bool, bool, bool]:
@@ -146,23 +171,22 @@ class Contract:
         for key, value in read_fields(batch).items():
             if not isinstance(key, str):
                 raise LabelLeakError(f"the batch has a key that is not a string: {key!r}", (repr(key),))
-            if self._is_nest(key, value):
+            if self._is_nested(key, value):
                 yield from self._entries(value)
             else:
                 yield key, value
 
-    def _is_nest(self, key: Any, value: Any) -> bool:
-        """Whether a value is a batch within the batch: it has keys, and its own key means nothing to the contract.
+    def _is_nested(self, key: Any, value: Any) -> bool:
+        """Whether a value is a batch inside the batch: it has named fields, and the contract does not list its key.
 
-        A mapping under a target's name (``targets``) is one too where the contract knows every key in it.
+        A mapping under the name of a target (``targets``) is one too, if the contract knows every key in it.
         """
-        has_keys = len(value) > 0 if isinstance(value, Mapping) else is_dataclass(value)
-        if not has_keys or not isinstance(key, str):
+        has_fields = len(value) > 0 if isinstance(value, Mapping) else is_dataclass(value)
+        if not has_fields or not isinstance(key, str):
             return False
         takers = self._takers(key)
-        return not any(takers) or (
-            takers == (False, True, False) and all(map(self._knows, read_fields(value)))
-        )
+        only_target = takers == (False, True, False)
+        return not any(takers) or (only_target and all(map(self._knows, read_fields(value))))
 
     def _knows(self, key: Any) -> bool:
         return isinstance(key, str) and any(self._takers(key))
@@ -174,7 +198,11 @@ class Contract:
 
 
 def read_fields(batch: Any) -> Mapping[str, Any]:
-    """The named fields of a batch of any type. Raises ``TypeError`` for what has none (a tensor, a list)."""
+    """Return the named fields of a batch of any type.
+
+    Raises:
+        TypeError: it has no named fields, for example because it is a tensor or a list.
+    """
     if isinstance(batch, Mapping):
         return batch
     if hasattr(batch, "_asdict"):
@@ -186,14 +214,12 @@ def read_fields(batch: Any) -> Mapping[str, Any]:
     if not isinstance(batch, (type, torch.Tensor, nn.Module)):
         found |= {name: value for name, value in getattr(batch, "__dict__", {}).items() if name[0] != "_"}
     if not found:
-        raise TypeError(
-            f"a batch must have named fields; this one is a {type(batch).__name__}, which has none"
-        )
+        raise TypeError(f"a batch must have named fields, and a {type(batch).__name__} has none. Use a dict")
     return found
 
 
 def is_same(left: Any, right: Any) -> bool:
-    """Whether two values of one key are the same, on whatever device they lie."""
+    """Whether two values of a key are equal; tensors may be on different devices."""
     if left is right:
         return True
     if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):

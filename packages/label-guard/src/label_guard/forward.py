@@ -1,4 +1,4 @@
-"""Layer 5 itself: the ``forward`` that a guard puts on a base instance."""
+"""Layer 5: the function that the guard installs as the ``forward`` of a model instance."""
 
 from __future__ import annotations
 
@@ -11,33 +11,39 @@ from torch import nn
 
 
 class CallGuard(Protocol):
-    """What the guarded forward needs of its guard: to make a call clean that is not."""
+    """What ``guard_forward`` needs of a guard: a method that removes leaks from a call."""
 
     def catch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]: ...
 
 
 def guard_forward(
-    guard: CallGuard, inner: Callable[..., Any], inputs: frozenset[str], safe: int
+    guard: CallGuard, original: Callable[..., Any], inputs: frozenset[str], safe_positions: int
 ) -> Callable[..., Any]:
-    """A base's ``forward`` with the guard in front.
+    """Return a function that checks the names of the arguments, then calls the original ``forward``.
 
-    A clean call costs one comparison of names. Nothing is counted, since a counter in a compiled forward breaks
-    ``fullgraph``. ``inner`` is unbound, or a deep copy of the model would run the original's weights. Its name is
-    ``forward``, so that a pickle of the model finds the class's own.
+    A clean call costs one comparison of names. Nothing is counted on this path, because a counter would break the
+    graph of a model compiled with ``fullgraph=True``.
+
+    Args:
+        guard: receives the calls that contain a leak.
+        original: the unbound ``forward``. A bound one would make a deep copy of the model run the original's weights.
+        inputs: the names that may pass.
+        safe_positions: how many leading positional arguments are inputs.
     """
 
+    # Pickle stores the method by its name, so it must be `forward`: a loaded model then finds its class's own.
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if len(args) <= safe and inputs.issuperset(kwargs):
-            return inner(self, *args, **kwargs)
-        return inner(self, **guard.catch(args, kwargs))
+        if len(args) <= safe_positions and inputs.issuperset(kwargs):
+            return original(self, *args, **kwargs)
+        return original(self, **guard.catch(args, kwargs))
 
-    forward.__signature__ = inspect.signature(inner)  # type: ignore[attr-defined]
+    forward.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
     forward.label_guard = guard  # type: ignore[attr-defined]
     return forward
 
 
-def unbound_forward(base: nn.Module) -> Callable[..., Any]:
-    """The forward that a base has now, as a function that takes the module first."""
+def unbind_forward(base: nn.Module) -> Callable[..., Any]:
+    """Return the current ``forward`` of a model instance as a function whose first argument is the module."""
     own = base.__dict__.get("forward")
     if own is None:
         return type(base).forward
@@ -53,8 +59,8 @@ def unbound_forward(base: nn.Module) -> Callable[..., Any]:
     return forward
 
 
-def guard_in(forward: Any) -> Any:
-    """The guard in a forward, looked for beneath what accelerate and others wrap around it."""
+def find_guard(forward: Any) -> Any:
+    """Return the guard inside a ``forward``, or None; follows ``__wrapped__``, which accelerate and others set."""
     while forward is not None:
         if (guard := getattr(forward, "label_guard", None)) is not None:
             return guard

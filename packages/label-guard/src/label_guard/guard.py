@@ -1,9 +1,9 @@
-"""The five layers. Each is sufficient for what passes it; all split by the one contract.
+"""The guard of one model. Five layers, each of which splits what passes it by the same contract.
 
     Trainer -> Layer 1 training_step -> Layer 2 _prepare_inputs -> Layer 3 compute_loss
             -> Layer 4 model inputs -> Layer 5 forward -> the base model: clean inputs
 
-``LabelGuard`` holds what the layers share and is itself layer 5; ``mixin.py`` puts layers 1 to 4 into a ``Trainer``.
+``LabelGuard`` is layer 5 and holds what the layers share. ``mixin.py`` adds layers 1 to 4 to a ``Trainer``.
 """
 
 from __future__ import annotations
@@ -13,37 +13,36 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import MethodType
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 from torch._compile import _disable_dynamo
 
-from label_guard.base import class_of, find_base, read_signature
-from label_guard.contract import Contract, ModelInputs, is_label_like, is_same
-from label_guard.forward import guard_forward, guard_in, unbound_forward
+from label_guard.base import find_base, find_class, read_signature
+from label_guard.call_source import FindBatchSource, find_call_source
+from label_guard.contract import Contract, ModelInputs, Split, is_label_like, is_same
+from label_guard.forward import find_guard, guard_forward, unbind_forward
 from label_guard.leak import LAYERS, LabelLeakError, Leak
 from label_guard.ledger import Ledger
-from label_guard.provenance import BatchOrigin, find_injector
 
 logger = logging.getLogger("label_guard")
 
 ALL_LAYERS = frozenset(LAYERS)
-Policy = Literal["divert", "raise"]
 
 
 class LabelGuard:
-    """Guards one model: nothing that its contract does not list reaches the ``forward`` of its base.
+    """Keeps keys that a model's contract does not list out of the ``forward`` of its base model.
+
+    In a training loop without a Trainer, ``guard.pop_targets()`` after a call returns what was diverted from it.
 
     Args:
-        model: the model, wrapped or not; the base is found beneath PEFT, DDP, FSDP, compile and plain wrappers.
-        contract: what the base takes; by default what its signature says.
-        base: the base, where it cannot be found by itself.
-        policy: ``"divert"`` moves a label to the targets; ``"raise"`` ends the run at the first leak.
+        model: the model, wrapped or not. The base model is found beneath PEFT, DDP, FSDP, compile and plain wrappers.
+        contract: what the base model takes; by default what its signature says.
+        base: the base model, if it cannot be found automatically.
+        policy: ``"divert"`` moves a label to the targets; ``"raise"`` raises at the first leak.
         layers: the layers that are on.
-        expected: targets that a batch is meant to hold: they are split off without being called a leak. In a *call*
-            to the model they are one.
-
-    In a loop of one's own, ``guard.pop_targets()`` after the call holds what was diverted from it.
+        expected: targets that a batch is meant to hold. They are split off and not reported as a leak. In a *call* to
+            the model they are a leak.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class LabelGuard:
         expected: frozenset[str] = frozenset(),
     ) -> None:
         if policy not in ("divert", "raise"):
-            raise ValueError(f"policy is {policy!r}; it is 'divert' or 'raise'")
+            raise ValueError(f"policy is {policy!r}; it must be 'divert' or 'raise'")
         if unknown := set(layers) - ALL_LAYERS:
             raise ValueError(f"there is no layer {sorted(unknown)}; the layers are {sorted(ALL_LAYERS)}")
         self._given_base = base
@@ -67,7 +66,7 @@ class LabelGuard:
         self.layers = frozenset(layers)
         self.expected = expected
         self.ledger = Ledger(self.contract.name, policy, self.layers)
-        self.batch_origin: BatchOrigin | None = None
+        self.find_batch_source: FindBatchSource | None = None
         self.targets: dict[str, Any] = {}
         self._collecting = False
         self._sources: dict[str, str] = {}
@@ -78,19 +77,21 @@ class LabelGuard:
 
     @property
     def leaks(self) -> list[Leak]:
-        """Every leak so far, one entry for a key at a layer from one injector."""
+        """The leaks so far; one entry per key, layer and source."""
         return self.ledger.leaks
 
-    # Layers 1 to 4: a batch on its way to the model
+    # Layers 1 to 4: a batch before the call
 
     def filter(self, layer: int, batch: Any) -> ModelInputs:
-        """Split a batch at a layer; what an earlier layer took out stays with it.
+        """Split a batch at one of the layers 1 to 4, and keep what an earlier layer diverted.
 
-        Raises ``LabelLeakError`` for a key in no list, for a target with two values, and under ``raise`` for a leak.
+        Raises:
+            LabelLeakError: the contract does not list a key, a target has two different values, or there is a leak
+                under the policy ``"raise"``.
         """
         held = batch if isinstance(batch, ModelInputs) else ModelInputs({})
         fields = self.contract.flatten(batch)
-        # A key that the model names too is shared: the loss gets a copy, and it is where it should be.
+        # A key that is both a model input and a target stays in the batch and is also passed to the loss.
         shared = {key: fields[key] for key in fields if self.contract.is_shared(key)}
         if layer not in self.layers:
             return ModelInputs(fields, held.targets | shared, held.metadata)
@@ -98,21 +99,24 @@ class LabelGuard:
         split = self._split(self.contract, layer, fields)
         for key, value in fields.items():
             if self.contract.is_target(key) and key not in shared:
-                origin = "the batch" if key in self.expected else self._report(layer, key, value)
-                self._divert(layer, key, value, held.targets, origin)
+                source = "the batch" if key in self.expected else self._report(layer, key, value)
+                self._divert(layer, key, value, held.targets, source)
         return ModelInputs(split.model_inputs, held.targets | shared, held.metadata | split.metadata)
 
     def verify(self, model_inputs: Mapping[str, Any]) -> None:
-        """Layer 4's second look: what the call will carry holds inputs of the contract and nothing else."""
+        """Check once more, for layer 4, that the arguments of the call are inputs of the contract.
+
+        Raises:
+            LabelLeakError: one of them is not.
+        """
         self.ledger.record_model_call(model_inputs)
-        self._recheck(model_inputs, self.contract.inputs)
-        is_higgs = self.contract.name.startswith("higgs_audio")
-        known = "HiggsAudioModel" if is_higgs else class_of(self.base).__name__
-        logger.debug("Calling %s with: %s", known, list(model_inputs))
+        self._check_names(model_inputs, self.contract.inputs)
+        name = self.contract.logged_as or find_class(self.base).__name__
+        logger.debug("Calling %s with: %s", name, list(model_inputs))
 
     @contextmanager
     def diverting_to(self, targets: dict[str, Any]) -> Iterator[None]:
-        """While a loss is computed, what layer 5 diverts goes straight into its targets."""
+        """While a loss is computed, let layer 5 add what it diverts to the targets of that loss."""
         self.targets, self._collecting = targets, True
         try:
             yield
@@ -120,20 +124,20 @@ class LabelGuard:
             self._collecting = False
 
     def pop_targets(self) -> dict[str, Any]:
-        """What was diverted from the last call, once."""
+        """Return what was diverted from the last call, and forget it."""
         targets, self.targets = self.targets, {}
         return targets
 
-    # Layer 5: the base's own forward
+    # Layer 5: the base model's own forward
 
     def alive(self, model: nn.Module | None = None) -> bool:
-        """Whether the base beneath a model (by default the guard's own) still has this guard in its ``forward``."""
-        base = self.base if model is None else self._base_of(model)
-        return self._active and guard_in(base.__dict__.get("forward")) is self
+        """Whether this guard is still in the ``forward`` of the base model (by default the guard's own)."""
+        base = self.base if model is None else self._find_base(model)
+        return self._active and find_guard(base.__dict__.get("forward")) is self
 
     def ensure(self, model: nn.Module) -> None:
-        """Attach again where the model was exchanged or its ``forward`` replaced by another tool."""
-        base = self._base_of(model)
+        """Attach layer 5 again if the model is another one, or if another tool replaced its ``forward``."""
+        base = self._find_base(model)
         if 5 not in self.layers or (base is self.base and self.alive()):
             return
         if base is not self.base:
@@ -141,30 +145,32 @@ class LabelGuard:
             self.base = base
         else:
             logger.warning(
-                "%s.forward was replaced since it was guarded; guarding it again", class_of(base).__name__
+                "%s.forward was replaced since it was guarded; guarding it again", find_class(base).__name__
             )
         self._attach()
 
     def remove(self) -> None:
-        """Take layer 5 away and put back the ``forward`` that was there."""
+        """Detach layer 5 and restore the ``forward`` that was there before."""
         self._active = False
         forward = self.base.__dict__.get("forward")
         if getattr(forward, "label_guard", None) is not self or hasattr(forward, "__wrapped__"):
-            return  # another tool wrapped it since: it stays in place, and lets everything pass
+            # Another tool has wrapped the guarded forward, so it stays in place. It lets everything pass from now on.
+            return
         del self.base.__dict__["forward"]
         if self._before is not None:
             self.base.__dict__["forward"] = self._before
 
-    def _base_of(self, model: nn.Module) -> nn.Module:
+    def _find_base(self, model: nn.Module) -> nn.Module:
         return find_base(model) if self._given_base is None else self._given_base
 
     def _attach(self) -> None:
-        """Put layer 5 on the base instance, as its ``forward``.
+        """Install layer 5 as the ``forward`` of the base model instance.
 
-        A forward hook would not do: some PEFT versions call ``.forward``, which skips hooks, and a later hook can add
-        a key. Not by ``functools.wraps`` either: accelerate peels off what has ``__wrapped__``.
+        A forward hook would not be enough: some PEFT versions call ``.forward``, which skips hooks, and a hook that is
+        registered later can still add a key. ``functools.wraps`` is not used, because accelerate removes wrappers that
+        have ``__wrapped__``.
         """
-        if (other := guard_in(self.base.__dict__.get("forward"))) is not None:
+        if (other := find_guard(self.base.__dict__.get("forward"))) is not None:
             other.remove()
         self._active = True
         self._before = self.base.__dict__.get("forward")
@@ -172,18 +178,23 @@ class LabelGuard:
         passing = self.contract.inputs | {name for name in signature.names if not is_label_like(name)}
         self._call_contract = replace(self.contract, inputs=passing)
         self._positional = signature.positional
-        forward = guard_forward(self, unbound_forward(self.base), passing, self._count_safe_positions())
+        forward = guard_forward(self, unbind_forward(self.base), passing, self._count_safe_positions())
         self.base.__dict__["forward"] = MethodType(forward, self.base)
 
     def _count_safe_positions(self) -> int:
-        """How many leading positional arguments are sure to land on inputs."""
+        """Return how many leading positional arguments are inputs."""
         names = self._positional
         unsafe = (index for index, name in enumerate(names) if name not in self._call_contract.inputs)
         return next(unsafe, len(names))
 
-    @_disable_dynamo  # torch.compiler.disable would import the compiler here and now
+    # torch.compiler.disable would import the compiler when this module is imported.
+    @_disable_dynamo
     def catch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The slow path of layer 5: a leak is in the call. Returns the clean keyword arguments."""
+        """Divert the leaks of a call at layer 5. Returns the clean call as keyword arguments.
+
+        Raises:
+            LabelLeakError: as for ``filter``.
+        """
         call = self._bind(args, kwargs)
         if not self._active:
             return call
@@ -195,21 +206,22 @@ class LabelGuard:
             if key in contract.inputs:
                 continue
             if value is None or contract.is_target(key) or key in contract.metadata:
-                origin = self._report(5, key, value, list(call), by_position=key not in kwargs)
-                self._divert(5, key, value, self.targets, origin)
+                source = self._report(5, key, value, list(call), by_position=key not in kwargs)
+                self._divert(5, key, value, self.targets, source)
             if value is None:
-                del call[key]  # a name without a value carries nothing, so nothing is lost
+                # A key without a value carries nothing, so nothing is lost, whatever its name.
+                del call[key]
         clean = self._split(contract, 5, call).model_inputs
-        self._recheck(clean, contract.inputs)
+        self._check_names(clean, contract.inputs)
         return clean
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """A call by names alone."""
+        """Return the arguments of a call by their names."""
         names = self._positional[: len(args)]
         if len(args) > len(names):
             raise LabelLeakError(
-                f"{self.contract.name}.forward got {len(args)} positional arguments, which carry no names, and names "
-                f"{len(names)} itself"
+                f"{self.contract.name}.forward got {len(args)} positional arguments, but has only {len(names)} "
+                "positional parameters, so the others have no names. Pass them by name"
             )
         if twice := tuple(sorted(set(names) & set(kwargs))):
             raise LabelLeakError(f"{', '.join(twice)} came by position and by name", twice)
@@ -217,43 +229,51 @@ class LabelGuard:
 
     # What the layers share
 
-    def _split(self, contract: Contract, layer: int, fields: Mapping[str, Any]) -> Any:
-        """Split by the contract; an error is told apart by layer and injector."""
+    def _split(self, contract: Contract, layer: int, fields: Mapping[str, Any]) -> Split:
+        """Split by the contract. An error also names the layer and the source of the key."""
         try:
             return contract.split(fields)
         except LabelLeakError as error:
             key = error.keys[0]
-            injector = find_injector(key, fields.get(key), self.batch_origin)
-            leak, _ = self.ledger.record_leak(layer, key, injector)
+            source = find_call_source(key, fields.get(key), self.find_batch_source)
+            leak, _ = self.ledger.record_leak(layer, key, source)
             raise LabelLeakError(f"{leak}. {error}", error.keys, leak) from None
 
     def _report(
         self, layer: int, key: str, value: Any, call: Sequence[str] = (), *, by_position: bool = False
     ) -> str:
-        """Record a leak and return its origin. It is logged once for its injector; under ``raise`` it ends the run."""
-        injector = find_injector(key, value, self.batch_origin, by_position=by_position)
-        leak, is_new = self.ledger.record_leak(layer, key, injector)
+        """Record a leak, log it if it is the first from its source, and return the name of the source.
+
+        Raises:
+            LabelLeakError: under the policy ``"raise"``.
+        """
+        source = find_call_source(key, value, self.find_batch_source, by_position=by_position)
+        leak, is_new = self.ledger.record_leak(layer, key, source)
         if is_new:
             _log(leak, call)
         if self.policy == "raise":
             raise LabelLeakError(str(leak), (key,), leak)
-        return injector.origin
+        return source.name
 
-    def _divert(self, layer: int, key: str, value: Any, targets: dict[str, Any], origin: str) -> None:
-        """Move one key to the targets; set it aside where it says nothing or nothing new."""
+    def _divert(self, layer: int, key: str, value: Any, targets: dict[str, Any], source: str) -> None:
+        """Move a key to the targets, unless its value is None or the targets already hold the same value.
+
+        Raises:
+            LabelLeakError: the targets hold another value for the key.
+        """
         self.ledger.record_diverted(layer, key)
         if value is None or not self.contract.is_target(key):
             return
         if key not in targets:
-            targets[key], self._sources[key] = value, origin
+            targets[key], self._sources[key] = value, source
         elif not is_same(targets[key], value):
             first = self._sources.get(key, "the batch")
             raise LabelLeakError(
-                f"two different values for {key!r}: one from {first}, one from {origin}", (key,)
+                f"two different values for {key!r}: one from {first}, one from {source}", (key,)
             )
 
-    def _recheck(self, clean: Mapping[str, Any], inputs: frozenset[str]) -> None:
-        """The last look before the call; it can fail only where a contract's own ``split`` was broken."""
+    def _check_names(self, clean: Mapping[str, Any], inputs: frozenset[str]) -> None:
+        """Check the names of a clean call. This can fail only if a contract's own ``split`` is broken."""
         if left := tuple(sorted(set(clean) - inputs)):
             logger.error("CRITICAL: Labels still found in kwargs after removal! %s", list(left))
             logger.error("Cleaned kwargs: %s", list(clean))
@@ -261,7 +281,7 @@ class LabelGuard:
 
 
 def _log(leak: Leak, call: Sequence[str]) -> None:
-    """One line for the first leak from an injector. Words and levels are those that users already search for."""
+    """Log the first leak from a source. Users search for these words and filter by these levels: do not change them."""
     if leak.layer == 1:
         logger.warning("Found %r in training_step inputs - removing it! (%s)", leak.key, leak)
     elif leak.layer == 2:

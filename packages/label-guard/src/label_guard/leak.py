@@ -1,4 +1,4 @@
-"""A leak, and the error that ends a run because of one."""
+"""Describe one leak, and define the error that stops a run because of one."""
 
 from dataclasses import dataclass
 
@@ -12,32 +12,46 @@ LAYERS = {
 
 
 @dataclass(frozen=True)
-class Injector:
-    """The code that put a key into a call: ``origin`` names it, ``mend`` says in one sentence how to stop it."""
+class Source:
+    """The code that added a key.
 
-    origin: str
-    mend: str = ""
+    Attributes:
+        name: the function, hook, collator or dataset column, with file and line where there is one.
+        remedy: one sentence that says how to stop it; empty for code that the guard does not know.
+    """
+
+    name: str
+    remedy: str = ""
 
 
 @dataclass
 class Leak:
-    """A key met where its contract does not list it as an input: which key, at which layer, from whom, how often."""
+    """A key found where the model's contract does not list it as an input.
+
+    Attributes:
+        key: the name of the key.
+        layer: the layer that found it, 1 to 5.
+        source: the code that added it.
+        count: how many times this layer found this key from this source.
+    """
 
     key: str
     layer: int
-    injector: Injector
+    source: Source
     count: int = 1
 
     def __str__(self) -> str:
         times = "once" if self.count == 1 else f"{self.count} times"
-        text = f"{self.key} <- {self.injector.origin}, at layer {self.layer} ({LAYERS[self.layer]}), {times}"
-        return f"{text}. {self.injector.mend}" if self.injector.mend else text
+        text = f"{self.key} <- {self.source.name}, at layer {self.layer} ({LAYERS[self.layer]}), {times}"
+        return f"{text}. {self.source.remedy}" if self.source.remedy else text
 
 
 class LabelLeakError(RuntimeError):
-    """A key that must not reach the model, and that cannot be diverted or must not be (policy ``raise``).
+    """Raised for a key that must not reach the model and is not diverted to the loss.
 
-    ``keys`` are the keys at fault; ``leak`` says where they came from, where a layer could find out.
+    Attributes:
+        keys: the names of the keys in question.
+        leak: the key, layer and source, where a layer could find the source; otherwise None.
     """
 
     def __init__(self, message: str, keys: tuple[str, ...] = (), leak: Leak | None = None) -> None:

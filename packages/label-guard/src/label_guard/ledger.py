@@ -1,4 +1,4 @@
-"""The ledger: what each layer of the guard saw, what it diverted, and from whom; and the cascade table made of it."""
+"""Record what each layer of the guard saw, what it diverted and which code added it; print this as a table."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ from typing import Any
 
 import torch
 
-from label_guard.leak import LAYERS, Injector, Leak
+from label_guard.leak import LAYERS, Leak, Source
 
-SCHEMA = "higgs-trainer/guard-report/1"
+SCHEMA = "label-guard/report/1"
 
 
 @dataclass
 class LayerRecord:
-    """One layer's page. ``calls``: how often it ran; layer 5 counts only what it caught, see ``layers.py``."""
+    """What one layer saw.
+
+    Attributes:
+        on: whether the layer is on.
+        calls: how many batches passed it. Layer 5 counts only the calls in which it caught something.
+        seen: how often it saw each key.
+        diverted: how often it diverted each key.
+        tensors: a description of each value of the first batch.
+    """
 
     on: bool = True
     calls: int = 0
@@ -26,7 +34,14 @@ class LayerRecord:
 
 
 class Ledger:
-    """What the guard saw of a run. ``tensors`` are those of the first batch, unless ``describe_next`` asks again."""
+    """What the guard saw during a run.
+
+    Attributes:
+        contract_name: the name of the contract.
+        policy: ``"divert"`` or ``"raise"``.
+        layers: the record of each layer, by its number.
+        model_call: a description of each argument of the first call to the model.
+    """
 
     def __init__(self, contract_name: str, policy: str, layers: frozenset[int]) -> None:
         self.contract_name = contract_name
@@ -37,11 +52,11 @@ class Ledger:
 
     @property
     def leaks(self) -> list[Leak]:
-        """Every leak, one entry for a key at a layer from one injector, in the order in which they were met."""
+        """The leaks so far, in the order in which they were found; one entry per key, layer and source."""
         return list(self._leaks.values())
 
     def record_call(self, layer: int, batch: Mapping[str, Any]) -> None:
-        """A batch passes a layer."""
+        """Count a batch that passes a layer, and describe its values if it is the first."""
         record = self.layers[layer]
         record.calls += 1
         record.seen.update(map(str, batch))
@@ -49,44 +64,40 @@ class Ledger:
             record.tensors = {str(key): describe(value) for key, value in batch.items()}
 
     def record_diverted(self, layer: int, key: str) -> None:
-        """A layer takes a key out of the batch or the call."""
+        """Count a key that a layer removes from the batch or the call."""
         self.layers[layer].diverted[key] += 1
 
-    def record_leak(self, layer: int, key: str, injector: Injector) -> tuple[Leak, bool]:
-        """A leak is met. Returns it with its count so far, and whether it is the first from this injector."""
-        place = (key, layer, injector.origin)
-        if place in self._leaks:
-            self._leaks[place].count += 1
-            return self._leaks[place], False
-        self._leaks[place] = Leak(key, layer, injector)
-        return self._leaks[place], True
+    def record_leak(self, layer: int, key: str, source: Source) -> tuple[Leak, bool]:
+        """Count a leak. Returns the leak with its count so far, and whether it is the first from this source."""
+        entry = (key, layer, source.name)
+        if entry in self._leaks:
+            self._leaks[entry].count += 1
+            return self._leaks[entry], False
+        self._leaks[entry] = Leak(key, layer, source)
+        return self._leaks[entry], True
 
     def record_model_call(self, model_inputs: Mapping[str, Any]) -> None:
-        """The verified parameters of the call to the model."""
+        """Describe the arguments of the first call to the model."""
         if not self.model_call:
             self.model_call = {key: describe(value) for key, value in model_inputs.items()}
 
-    def describe_next(self) -> None:
-        """Describe the tensors of the next batch anew."""
-        self.model_call = {}
-        for record in self.layers.values():
-            record.tensors = {}
-
     def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """The cascade table's cells: layer, calls, keys seen, diverted, from whom."""
+        """The cells of the cascade table: layer, calls, keys seen, keys diverted, their sources."""
         rows = []
         for number, record in self.layers.items():
+            layer = f"{number} {LAYERS[number]}" + ("" if record.on else " (off)")
             calls = f"{record.calls} caught" if number == 5 else str(record.calls)
-            taken = ", ".join(f"{key} x{count}" for key, count in record.diverted.items())
-            sources = {leak.key: leak.injector.origin for leak in self.leaks if leak.layer == number}
-            origins = "; ".join(f"{key} <- {origin}" for key, origin in sources.items())
-            name = f"{number} {LAYERS[number]}" + ("" if record.on else " (off)")
-            rows.append((name, calls, ", ".join(record.seen) or "-", taken or "-", origins or "-"))
+            seen = ", ".join(record.seen)
+            diverted = ", ".join(f"{key} x{count}" for key, count in record.diverted.items())
+            # One source per key: the last.
+            names = {leak.key: leak.source.name for leak in self.leaks if leak.layer == number}
+            sources = "; ".join(f"{key} <- {name}" for key, name in names.items())
+            rows.append((layer, calls, seen or "-", diverted or "-", sources or "-"))
         return rows
 
     def cascade(self) -> str:
-        """The cascade table as plain text: the layers, the verified model call, and the verdict."""
-        table = [("layer", "calls", "keys seen", "diverted", "from whom"), *self.rows()]
+        """Return the cascade table as plain text: the layers, the call to the model, and the verdict."""
+        table = [("layer", "calls", "keys seen", "diverted", "source"), *self.rows()]
         widths = [max(len(row[column]) for row in table) for column in range(5)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table
@@ -97,30 +108,30 @@ class Ledger:
         return "\n".join(line.rstrip() for line in lines)
 
     def verdict(self) -> str:
-        """One line: whether anything got in, and how much was kept out."""
+        """Return one line that says whether there were leaks, and how many were stopped."""
         if not self._leaks:
             return "clean: nothing but model inputs was put into a call"
         count = sum(leak.count for leak in self.leaks)
-        injectors = {leak.injector.origin for leak in self.leaks}
+        num_sources = len({leak.source.name for leak in self.leaks})
         leaks = f"{count} leak{'s' if count > 1 else ''}"
-        places = f"{len(injectors)} place{'s' if len(injectors) > 1 else ''}"
+        places = f"{num_sources} place{'s' if num_sources > 1 else ''}"
         return f"guarded: {leaks} from {places} stopped, none reached the model"
 
     def report(self) -> dict[str, Any]:
-        """The ledger as plain data, for ``guard_report.json``.
+        """Return the ledger as plain data that ``json.dumps`` takes.
 
         ::
 
-            {"schema": "higgs-trainer/guard-report/1",
+            {"schema": "label-guard/report/1",
              "contract": name, "policy": "divert" | "raise", "verdict": line,
              "layers": [{"layer": 1..5, "name": str, "on": bool, "calls": int,
                          "seen": {key: count}, "diverted": {key: count},
                          "tensors": {key: {"device", "dtype", "shape"} | {"type"}}}],
              "model_call": {key: {"device", "dtype", "shape"} | {"type"}},
-             "leaks": [{"key", "layer", "injector", "mend", "count"}]}
+             "leaks": [{"key", "layer", "source", "remedy", "count"}]}
 
         ``calls`` of layer 5 counts the calls in which it caught something: a counter in the model's own ``forward``
-        would cost time and break compilation.
+        would cost time and break the graph of a compiled model.
         """
         return {
             "schema": SCHEMA,
@@ -144,8 +155,8 @@ class Ledger:
                 {
                     "key": leak.key,
                     "layer": leak.layer,
-                    "injector": leak.injector.origin,
-                    "mend": leak.injector.mend,
+                    "source": leak.source.name,
+                    "remedy": leak.source.remedy,
                     "count": leak.count,
                 }
                 for leak in self.leaks
@@ -154,7 +165,7 @@ class Ledger:
 
 
 def describe(value: Any) -> dict[str, Any]:
-    """Device, dtype and shape of a tensor; the type of anything else."""
+    """Return the device, dtype and shape of a tensor, or the type of any other value."""
     if isinstance(value, torch.Tensor):
         dtype = str(value.dtype).removeprefix("torch.")
         return {"device": str(value.device), "dtype": dtype, "shape": list(value.shape)}

@@ -1,28 +1,30 @@
-"""Every route by which a key comes into a model's call, each in real code, and what happens on it under each layer.
+"""The routes by which a key gets into a model's call, each as real code, and the layers that stop it.
 
-A route is run in a column: ``none`` is the stock Trainer, ``1`` to ``5`` the guarded one with that layer alone, ``all``
-with all five. The base records each call that reaches it and ignores what it does not take, so that a leak is seen and
-the run goes on.
+A route is run in each column of the table: ``none`` is the stock Trainer, ``1`` to ``5`` the guarded Trainer with that
+layer alone, ``all`` the guarded Trainer with all five layers. The model records the keys of each call and ignores those
+that it does not take, so that a leak is recorded and the run continues.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections import UserDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import BatchEncoding, BatchFeature, Trainer, TrainerCallback, default_data_collator
+from transformers import Trainer, TrainerCallback, default_data_collator
 
 from label_guard import Contract, LabelGuardMixin
 from tiny_guarded import (
+    BATCH_TYPES,
+    GuardedTrainer,
+    KwargsWrapper,
     StrictLM,
+    add_labels,
     collate_plain,
     collate_with_labels,
     make_model,
@@ -42,7 +44,7 @@ INPUTS = frozenset({"input_ids", "attention_mask"})
 
 
 class RecordingLM(StrictLM):
-    """``StrictLM`` with a record of the keys of each call; what ``StrictLM`` does not take it ignores."""
+    """A ``StrictLM`` that records the keys of each call and ignores those that ``StrictLM`` does not take."""
 
     calls: list[frozenset[str]]
 
@@ -52,7 +54,7 @@ class RecordingLM(StrictLM):
         return super().forward(**{key: value for key, value in call.items() if key in TAKEN})
 
     def prepare_inputs_for_generation(self, *_: Any, **__: Any) -> None:
-        """PEFT's task classes look for it."""
+        """Do nothing; PEFT's task classes expect the method."""
 
 
 TAKEN = tuple(inspect.signature(StrictLM.forward).parameters)[1:]
@@ -60,7 +62,7 @@ RecordingLM.forward.__signature__ = inspect.signature(StrictLM.forward)  # type:
 
 
 class LabelsSecondLM(RecordingLM):
-    """A model whose second parameter is ``labels``: by position, a label reaches it without its name."""
+    """A model whose second positional parameter is ``labels``, so that labels can reach it without their name."""
 
     def forward(self, input_ids: Any = None, labels: Any = None, attention_mask: Any = None) -> Any:
         given = {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
@@ -70,22 +72,7 @@ class LabelsSecondLM(RecordingLM):
 LABELS_SECOND = Contract("LabelsSecondLM", INPUTS, frozenset({"labels"}))
 
 
-class Wrapper(nn.Module):
-    """A module around one model, as people write it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.config = getattr(model, "config", None)
-
-    def forward(self, **kwargs: Any) -> Any:
-        return self.model(**kwargs)
-
-    def prepare_inputs_for_generation(self, *_: Any, **__: Any) -> None:
-        """PEFT's task classes look for it."""
-
-
-# Trainers: a loss that needs no labels, so that a run without them goes on too
+# Trainers whose loss needs no labels, so that a run without labels continues
 
 
 class PlainTrainer(Trainer):
@@ -107,17 +94,26 @@ class OwnLossTrainer(LabelGuardMixin, Trainer):
         return model(**inputs)
 
 
-class GuardedTrainer(LabelGuardMixin, Trainer):
-    pass
-
-
 @dataclass(frozen=True)
 class Route:
-    """A route: what is special about its batch, its model, its trainer; and the layers that stop it.
+    """A route: what is special about its batch, its model or its trainer, and the layers that stop it.
 
-    ``stops``: the single layers under which nothing leaks; ``without``: what the stock Trainer does with it
-    (``leaks``, ``dies``, ``clean``), ``without_evaluating`` where that differs in evaluate and predict; ``by_mixin``:
-    nothing leaks with whatever layer, since the mixin removes the cause; ``why``: why the other layers do not stop it.
+    Attributes:
+        name: the name of the route in the table.
+        stops: the layers that stop it alone.
+        without: what the stock Trainer does: ``leaks``, ``dies``, ``clean`` or ``loses ...``.
+        without_evaluating: the same in evaluate and predict, if it differs there.
+        by_mixin: whether nothing leaks under any layer, because the mixin removes the cause.
+        why: why the other layers do not stop it.
+        stages: the stages in which it is run.
+        collate: the collator.
+        wrap: wraps the model.
+        kinds: the stock Trainer and the guarded one.
+        edit: makes a subclass of the trainer that adds a key.
+        after: called with the trainer after the guard is attached.
+        base: the class of the model.
+        contract: the contract of the model; None reads it from the signature.
+        options: further options of ``make_trainer``.
     """
 
     name: str
@@ -139,7 +135,13 @@ class Route:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What reached the base on a route: keys outside the contract, and inputs of the batch that were missing."""
+    """What happened on a route.
+
+    Attributes:
+        leaked: keys that reached the model although it does not take them.
+        missing: inputs of the batch that did not reach the model.
+        died: the error that ended the run, if one did.
+    """
 
     leaked: frozenset[str]
     missing: frozenset[str]
@@ -153,7 +155,7 @@ class Outcome:
 
 
 def run(route: Route, stage: str, column: str, folder: Path) -> Outcome:
-    """Run a route on a stage in a column."""
+    """Run a route in one stage and one column of the table."""
     layers = COLUMNS[column]
     base = make_model(route.base)
     base.calls = []
@@ -164,7 +166,8 @@ def run(route: Route, stage: str, column: str, folder: Path) -> Outcome:
     trainer = make_trainer(folder, route.wrap(base), kind=kind, guard_layers=layers, **options)
     if layers is not None:
         trainer.guard_contract = route.contract
-        trainer.guard.alive()  # attached before `after`, which may register hooks
+        # Attach the guard before `after`, which may register hooks.
+        trainer.guard.ensure(trainer.model)
     route.after(trainer)
     died = ""
     try:
@@ -194,25 +197,11 @@ def collate_as(key: str) -> Callable[[Any], dict[str, Tensor]]:
     return collate
 
 
-@dataclass
-class DataclassBatch:
-    input_ids: Tensor
-    attention_mask: Tensor
-    labels: Tensor
-
-
 def batch_of(kind: Callable[[dict[str, Tensor]], Any]) -> Callable[[Any], Any]:
     return lambda rows: kind(collate_with_labels(rows))
 
 
-BATCHES: dict[str, Callable[[dict[str, Tensor]], Any]] = {
-    "a UserDict": UserDict,
-    "a BatchEncoding": BatchEncoding,
-    "a BatchFeature": BatchFeature,
-    "a dataclass": lambda batch: DataclassBatch(**batch),
-    "an attribute object": lambda batch: SimpleNamespace(**batch),
-    "a nested dict": lambda batch: {"targets": {"labels": batch.pop("labels")}, "inputs": batch},
-}
+BATCHES = {name: kind for name, kind in BATCH_TYPES.items() if name != "a dict"}
 
 # Models
 
@@ -222,11 +211,11 @@ def lora(task: str | None) -> Wrap:
 
 
 def wrapped(wrap: Wrap) -> Wrap:
-    return lambda model: Wrapper(wrap(model))
+    return lambda model: KwargsWrapper(wrap(model))
 
 
 def around_wrapper(wrap: Wrap) -> Wrap:
-    return lambda model: wrap(Wrapper(model))
+    return lambda model: wrap(KwargsWrapper(model))
 
 
 def adalora(model: nn.Module) -> nn.Module:
@@ -249,19 +238,15 @@ def compiled(model: nn.Module) -> nn.Module:
     return torch.compile(lora("CAUSAL_LM")(model), backend="eager")  # type: ignore[return-value]
 
 
-# Code on the way
-
-
-def add_labels(module: nn.Module, args: Any, kwargs: Any) -> Any:
-    return args, {**kwargs, "labels": kwargs["input_ids"]}
+# Code that edits the batch or the call
 
 
 def hook(where: str) -> Callable[[Any], Any]:
-    """Register a hook on the wrapper or the base of a model, or of a trainer's."""
+    """Register a hook on the wrapper or the base of a model, or of a trainer's model."""
 
     def register(owner: Any) -> Any:
         model = owner if isinstance(owner, nn.Module) else owner.model
-        wrapper = model if isinstance(model, Wrapper) else Wrapper(model)
+        wrapper = model if isinstance(model, KwargsWrapper) else KwargsWrapper(model)
         place = wrapper if where == "wrapper" else wrapper.model
         place.register_forward_pre_hook(add_labels, with_kwargs=True)
         return wrapper
@@ -270,7 +255,7 @@ def hook(where: str) -> Callable[[Any], Any]:
 
 
 def editing(method: str, *, after: bool = False) -> Callable[[type[Trainer]], type[Trainer]]:
-    """A subclass that adds labels to the batch before, or after, a method of the trainer."""
+    """Make a subclass that adds labels to the batch before, or after, a method of the trainer."""
 
     def edit(kind: type[Trainer]) -> type[Trainer]:
         def edited(self: Any, *args: Any) -> Any:
@@ -291,12 +276,12 @@ def label(batch: Any) -> Any:
 
 
 def calling(call: Callable[[nn.Module, Any], Any]) -> Callable[[type[Trainer]], type[Trainer]]:
-    """A subclass whose loss calls the model in its own way."""
+    """Make a subclass whose loss calls the model in another way."""
     return lambda kind: type("Calling", (kind,), {"call": lambda self, model, inputs: call(model, inputs)})
 
 
 class EditingCallback(TrainerCallback):
-    """A callback that puts itself in front of ``training_step``."""
+    """A callback that replaces ``training_step`` by a function that adds labels."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
@@ -307,10 +292,11 @@ class EditingCallback(TrainerCallback):
 
 
 EVERY = ("train", "evaluate", "predict")
-BOTH = ("train", "evaluate")  # predict passes where evaluate does
-BY_MIXIN = "the mixin hands the labels to the loss itself, and the count to no model that does not take it"
+# Predict takes the same path as evaluate.
+BOTH = ("train", "evaluate")
+BY_MIXIN = "the mixin passes labels to the loss itself, and the count only to a model that takes it"
 NOT_1 = "evaluate and predict do not run training_step"
-AFTER_4 = "it comes into the call after layer 4"
+AFTER_4 = "it is added to the call after layer 4"
 STOCK_CANNOT_READ = {
     "a dataclass": "dies",
     "an attribute object": "dies",
@@ -349,8 +335,8 @@ ROUTES = [
     Route("`model.add_adapter`", ALL, without="clean", stages=BOTH, wrap=add_adapter),
     *(Route(f"pre-hook on the {where}, registered before the guard", ONLY_5, why=AFTER_4, stages=BOTH,
             wrap=hook(where)) for where in ("wrapper", "base")),
-    *(Route(f"pre-hook on the {where}, registered after the guard", ONLY_5, why=AFTER_4, stages=BOTH, wrap=Wrapper,
-            after=hook(where)) for where in ("wrapper", "base")),
+    *(Route(f"pre-hook on the {where}, registered after the guard", ONLY_5, why=AFTER_4, stages=BOTH,
+            wrap=KwargsWrapper, after=hook(where)) for where in ("wrapper", "base")),
     Route("the loss calls `.forward` with labels", ONLY_5, why=AFTER_4,
           edit=calling(lambda model, inputs: model.forward(**inputs, labels=inputs["input_ids"]))),
     Route("the loss passes labels by position", ONLY_5, why=AFTER_4, base=LabelsSecondLM, contract=LABELS_SECOND,
@@ -362,13 +348,13 @@ ROUTES = [
     Route("mixed precision, PEFT CAUSAL_LM", ONLY_5, why=AFTER_4, stages=BOTH, wrap=lora("CAUSAL_LM"),
           options={"bf16": True}),
     Route("pre-hook after merge_and_unload", ONLY_5, why=AFTER_4, wrap=lambda model: hook("base")(merged(model))),
-    Route("`num_items_in_batch` into a (**kwargs) wrapper", ALL, collate=collate_with_labels, wrap=Wrapper,
+    Route("`num_items_in_batch` into a (**kwargs) wrapper", ALL, collate=collate_with_labels, wrap=KwargsWrapper,
           kinds=(Trainer, GuardedTrainer), options={"compute_loss_func": next_token_loss},
           why=BY_MIXIN, by_mixin=True),
     Route("a subclass adds labels before training_step", ALL, edit=editing("training_step")),
     Route("a subclass adds labels before _prepare_inputs", FROM_2, stages=BOTH, edit=editing("_prepare_inputs"),
-          why="it happens after layer 1"),
-    Route("a subclass adds labels after _prepare_inputs", FROM_3, stages=BOTH, why="it happens after layer 2",
+          why="it is added after layer 1"),
+    Route("a subclass adds labels after _prepare_inputs", FROM_3, stages=BOTH, why="it is added after layer 2",
           edit=editing("_prepare_inputs", after=True)),
     Route("a callback adds labels before training_step", ALL,
           after=lambda trainer: trainer.add_callback(EditingCallback(trainer))),
@@ -376,7 +362,7 @@ ROUTES = [
 
 
 def expected_cell(route: Route, stage: str, column: str) -> str:
-    """What must happen on a route in a column."""
+    """Return what must happen on a route in a column of the table."""
     evaluating = stage != "train"
     without = route.without_evaluating or route.without if evaluating else route.without
     if column == "none":

@@ -1,4 +1,4 @@
-"""The modules of this folder import each other by name."""
+"""Let the modules of this folder import each other by name."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The routes of two gloo processes: DDP in the Trainer, and torch's ``fully_shard`` in a loop of one's own."""
+"""The routes on two gloo processes: DDP in the Trainer, and torch's ``fully_shard`` in a training loop without one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from catalogue import COLUMNS, ONLY_5, RecordingLM, Route, lora, observe, run
+from catalogue import AFTER_4, COLUMNS, ONLY_5, RecordingLM, Route, lora, observe, run
 from torch import nn
 
 from label_guard import LabelGuard
@@ -22,25 +22,25 @@ DDP_ROUTES = [
     Route(
         "DDP on two processes, PEFT CAUSAL_LM",
         ONLY_5,
-        why="it comes into the call after layer 4",
+        why=AFTER_4,
         wrap=lora("CAUSAL_LM"),
     ),
 ]
 SHARDED = "fully_shard on two processes, PEFT CAUSAL_LM"
-SHARDED_WHY = "a loop of one's own has no Trainer, so it has layer 5 only"
+SHARDED_WHY = "this training loop has no Trainer, so layer 5 is the only one"
 
 Cells = dict[str, dict[str, str]]
 
 
 def run_distributed(folder: Path) -> Cells:
-    """Run the routes on two processes: route -> column -> cell. Both ranks must see the same."""
+    """Run the routes on two processes. Returns route -> column -> cell, which must be the same on both ranks."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     torch.multiprocessing.spawn(_work, args=(port, str(folder)), nprocs=RANKS)
     cells: list[Cells] = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(RANKS)]
     if cells[0] != cells[1]:
-        raise AssertionError(f"the ranks saw different things: {cells}")
+        raise AssertionError(f"the results of the two ranks differ: {cells}")
     return cells[0]
 
 
@@ -57,12 +57,12 @@ def _work(rank: int, port: int, folder: str) -> None:
     cells[SHARDED] = {column: _run_sharded(column) for column in ("none", "5", "all")}
     Path(folder, f"{rank}.json").write_text(json.dumps(cells))
     dist.barrier()
-    # fully_shard's caches keep the group and its threads, and such a thread may abort a Python that ends by itself.
+    # The caches of fully_shard keep the process group and its threads, and such a thread may abort Python at exit.
     os._exit(0)
 
 
 def _run_sharded(column: str) -> str:
-    """One step of a sharded model; in column 5 it was guarded before it was sharded, in ``all`` after."""
+    """Run one step of a sharded model. In column 5 it is guarded before sharding, in ``all`` after."""
     base = make_model(RecordingLM)
     base.calls = []
     model = lora("CAUSAL_LM")(base)
@@ -74,7 +74,7 @@ def _run_sharded(column: str) -> str:
     outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids))
     next_token_loss(outputs, ids).backward()
     if guard is not None and not guard.alive(model):
-        raise AssertionError("the guard did not survive fully_shard")
+        raise AssertionError("fully_shard removed the guard")
     return observe(base.calls).cell
 
 
@@ -88,4 +88,4 @@ def _shard(model: nn.Module, base: Any) -> None:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     if not all(isinstance(parameter, DTensor) for parameter in model.parameters()):
-        raise AssertionError("not sharded: a parameter is no DTensor")
+        raise AssertionError("not sharded: a parameter is not a DTensor")

@@ -1,4 +1,4 @@
-"""The table of routes and layers in ``ROUTES.md``. Write it again with ``python table.py``."""
+"""Write the table of routes and layers in ``ROUTES.md``: ``python packages/label-guard/tests/routes/table.py``."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Row = tuple[str, str, list[str], str]
 
 
 def format_table(rows: list[Row]) -> str:
-    """Rows of route, stages, cells and reason, as Markdown."""
-    lines = ["| route | on | " + " | ".join(COLUMNS) + " | why the others do not stop it |"]
+    """Format rows of route, stages, cells and reason as a Markdown table."""
+    lines = ["| route | on | " + " | ".join(COLUMNS) + " | why the other layers do not stop it |"]
     lines.append("|---|---|" + "---|" * (len(COLUMNS) + 1))
     lines += [f"| {route} | {stages} | {' | '.join(cells)} | {why} |" for route, stages, cells, why in rows]
     return "\n".join(lines)
 
 
 def read_table(page: str) -> dict[tuple[str, str], list[str]]:
-    """The cells of the page's table: (route, stage) -> one a column."""
+    """Read the cells of the page's table: (route, stage) -> one cell per column."""
     inside = page.partition(BEGIN)[2].partition(END)[0]
     cells: dict[tuple[str, str], list[str]] = {}
     for line in inside.strip().splitlines()[2:]:
@@ -42,7 +42,7 @@ def read_table(page: str) -> dict[tuple[str, str], list[str]]:
 
 
 def rows_of(route: Route, folder: Path) -> list[Row]:
-    """Run a route on each of its stages; stages with the same cells share a row."""
+    """Run a route in each of its stages. Stages with the same cells share a row."""
     by_cells: dict[tuple[str, ...], list[str]] = {}
     for stage in route.stages:
         cells = tuple(run(route, stage, column, folder).cell for column in COLUMNS)

@@ -1,6 +1,6 @@
-"""Diverted, not discarded: with real labels on a route, the guarded run equals, bit for bit, a run without a leak.
+"""Labels are diverted, not discarded: a guarded run with a leak equals, bit for bit, a run without one.
 
-The reference is the stock Trainer on a base that takes the labels and ignores them.
+The reference is the stock Trainer on a model that takes the labels and ignores them.
 """
 
 from collections.abc import Callable
@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from catalogue import BATCHES, GuardedTrainer, Wrapper, adalora, batch_of, lora
+from catalogue import BATCHES, adalora, batch_of, lora
 from torch import Tensor, nn
 from transformers import Trainer, default_data_collator
 
 from label_guard import LabelLeakError
 from tiny_guarded import (
+    GuardedTrainer,
     IgnoringLM,
+    KwargsWrapper,
     StrictLM,
     collate_plain,
     collate_with_labels,
@@ -30,7 +32,7 @@ from tiny_guarded import (
 
 class StrictBase(StrictLM):
     def prepare_inputs_for_generation(self, *_: Any, **__: Any) -> None:
-        """PEFT's task classes look for it."""
+        """Do nothing; PEFT's task classes expect the method."""
 
 
 class IgnoringBase(IgnoringLM):
@@ -50,16 +52,16 @@ class IgnoringBase(IgnoringLM):
 
 
 def mask_labels(input_ids: Tensor) -> Tensor:
-    """The labels that ``collate_with_labels`` makes."""
+    """Make the same labels as ``collate_with_labels``."""
     return input_ids.masked_fill(input_ids % 5 == 0, -100)
 
 
-def add_labels(module: nn.Module, args: Any, kwargs: Any) -> Any:
+def add_masked_labels(module: nn.Module, args: Any, kwargs: Any) -> Any:
     return args, {**kwargs, "labels": mask_labels(kwargs["input_ids"])}
 
 
 def hooked(model: nn.Module) -> nn.Module:
-    model.register_forward_pre_hook(add_labels, with_kwargs=True)
+    model.register_forward_pre_hook(add_masked_labels, with_kwargs=True)
     return model
 
 
@@ -67,14 +69,14 @@ def batch_mean(outputs: Any, labels: Tensor | None, num_items_in_batch: Any = No
     return next_token_loss(outputs, labels)
 
 
-class Rebuilding(GuardedTrainer):
+class RebuildingInTraining(GuardedTrainer):
     def training_step(self, model: nn.Module, inputs: Any, *args: Any) -> Tensor:
         return super().training_step(model, {**inputs, "labels": mask_labels(inputs["input_ids"])}, *args)
 
 
 @dataclass(frozen=True)
-class Case:
-    """A route: its batches and model, and those of the reference where they must differ to be readable at all."""
+class Comparison:
+    """A route, and how the reference differs where the stock Trainer cannot read the same batches."""
 
     name: str
     collate: Callable[[Any], Any] = collate_with_labels
@@ -96,40 +98,40 @@ IN_THE_CALL: dict[str, Any] = {
     "collate": collate_plain, "loss": batch_mean, "accumulation": 1, "evaluates": False
 }  # fmt: skip
 CASES = [
-    *(Case(f"batch is {name}", collate=batch_of(kind)) for name, kind in BATCHES.items()),
-    Case("collator", accumulation=4),
-    Case(
+    *(Comparison(f"batch is {name}", collate=batch_of(kind)) for name, kind in BATCHES.items()),
+    Comparison("collator", accumulation=4),
+    Comparison(
         "default_data_collator",
         collate=default_data_collator,
         reference_collate=default_data_collator,
         rows=rows_with_labels,
     ),
-    Case("PEFT CAUSAL_LM", wrap=lora("CAUSAL_LM")),
-    Case("AdaLora", wrap=adalora),
-    Case(
+    Comparison("PEFT CAUSAL_LM", wrap=lora("CAUSAL_LM")),
+    Comparison("AdaLora", wrap=adalora),
+    Comparison(
         "PEFT CAUSAL_LM in a wrapper",
-        wrap=lambda model: Wrapper(lora("CAUSAL_LM")(model)),
+        wrap=lambda model: KwargsWrapper(lora("CAUSAL_LM")(model)),
         reference_wrap=lora("CAUSAL_LM"),
     ),
-    Case("pre-hook on the base", wrap=hooked, reference_wrap=lambda model: model, **IN_THE_CALL),
-    Case(
+    Comparison("pre-hook on the base", wrap=hooked, reference_wrap=lambda model: model, **IN_THE_CALL),
+    Comparison(
         "pre-hook on a wrapper",
-        wrap=lambda model: hooked(Wrapper(model)),
+        wrap=lambda model: hooked(KwargsWrapper(model)),
         reference_wrap=lambda model: model,
         **IN_THE_CALL,
     ),
-    Case("a subclass rebuilds the batch", kind=Rebuilding, **IN_THE_CALL),
+    Comparison("a subclass rebuilds the batch", kind=RebuildingInTraining, **IN_THE_CALL),
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainedRun:
     logs: list[Any]
     evaluated: list[float]
     weights: list[Tensor]
 
 
-def train(folder: Path, case: Case, *, guarded: bool, smoothing: float) -> Run:
+def train(folder: Path, case: Comparison, *, guarded: bool, smoothing: float) -> TrainedRun:
     base = make_model(StrictBase if guarded else IgnoringBase)
     wrap = case.wrap if guarded else case.reference_wrap or case.wrap
     trainer = make_trainer(
@@ -143,19 +145,20 @@ def train(folder: Path, case: Case, *, guarded: bool, smoothing: float) -> Run:
         gradient_accumulation_steps=case.accumulation,
         train_dataset=case.rows(8),
         eval_dataset=case.rows(4),
-        max_grad_norm=1e9,  # so that the norm of the gradient is logged
+        # Clipping is on, so that the gradient norm is logged, and too high to have an effect.
+        max_grad_norm=1e9,
     )
     trainer.train()
     logs = [
         (entry["loss"], float(entry["grad_norm"])) for entry in trainer.state.log_history if "loss" in entry
     ]
     evaluated = [trainer.evaluate()["eval_loss"]] if case.evaluates else []
-    return Run(logs, evaluated, [parameter.detach() for parameter in base.parameters()])
+    return TrainedRun(logs, evaluated, [parameter.detach() for parameter in base.parameters()])
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_run_equals_one_without_a_leak(case: Case, smoothing: float, tmp_path: Path) -> None:
+def test_a_run_with_a_leak_equals_one_without(case: Comparison, smoothing: float, tmp_path: Path) -> None:
     expected = train(tmp_path, case, guarded=False, smoothing=smoothing)
     got = train(tmp_path, case, guarded=True, smoothing=smoothing)
     assert len(got.logs) == 2
@@ -169,8 +172,8 @@ def test_the_run_equals_one_without_a_leak(case: Case, smoothing: float, tmp_pat
     transformers.__version__.startswith("4."),
     reason="the Trainer of 4.46 counts no targets for a model that takes no loss keywords",
 )
-def test_four_times_one_equals_one_times_four(tmp_path: Path) -> None:
-    """The count of the whole step reaches the loss, so accumulation changes nothing but the rounding."""
+def test_four_batches_of_one_row_give_the_loss_of_one_batch_of_four(tmp_path: Path) -> None:
+    """The count of the whole step reaches the loss, so gradient accumulation changes only the rounding."""
 
     def run(batch: int, accumulation: int) -> list[float]:
         trainer = make_trainer(
@@ -185,13 +188,13 @@ def test_four_times_one_equals_one_times_four(tmp_path: Path) -> None:
     assert run(1, 4) == pytest.approx(run(4, 1), rel=1e-6)
 
 
-def test_two_values_name_both_sources(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("in_tests_folder")
+def test_the_error_for_two_values_of_a_target_names_both_sources(tmp_path: Path) -> None:
     def collate(rows: Any) -> dict[str, Tensor]:
         batch = collate_plain(rows)
         return batch | {"labels": batch["input_ids"] + 1}
 
     trainer = make_trainer(tmp_path, hooked(make_model(StrictBase)), data_collator=collate)
-    here = r"packages/label-guard/tests/routes/test_bit_identity.py:"
-    sources = rf"one from .*collator .*collate .*, one from pre-hook add_labels \({here}"
+    sources = r"one from .*collator .*collate .*, one from pre-hook add_masked_labels \(routes/test_bit_identity.py:"
     with pytest.raises(LabelLeakError, match=f"two different values for 'labels': {sources}"):
         trainer.train()

@@ -1,4 +1,4 @@
-"""Every route, every layer, cell by cell; and the page says the same."""
+"""Every layer stops the routes that it must stop, and the table in ``ROUTES.md`` says so."""
 
 from pathlib import Path
 
@@ -8,26 +8,30 @@ from catalogue import COLUMNS, ROUTES, Route, expected_cell, run
 from distributed import DDP_ROUTES, SHARDED, run_distributed
 from table import PAGE, read_table
 
+Table = dict[tuple[str, str], list[str]]
+
 CASES = [
     pytest.param(route, stage, id=f"{route.name}, {stage}") for route in ROUTES for stage in route.stages
 ]
 
 
-# Under transformers 4.46 the guarded columns are the same. The stock Trainer is another one, so `none` is not compared,
-# and its PEFT cannot put a SEQ_2_SEQ_LM class around a wrapper at all.
+# Under transformers 4.46 the guarded columns are the same. The stock Trainer differs, so the column `none` is not
+# compared, and the peft of that time cannot wrap a wrapper in its SEQ_2_SEQ_LM class.
 OLD = transformers.__version__.startswith("4.")
 NOT_IN_OLD = {"PEFT SEQ_2_SEQ_LM, outside a wrapper"}
 
 
 @pytest.fixture(scope="module")
-def page() -> dict[tuple[str, str], list[str]]:
+def page() -> Table:
     return read_table(PAGE.read_text())
 
 
 @pytest.mark.parametrize(("route", "stage"), CASES)
-def test_every_cell(route: Route, stage: str, tmp_path: Path, page: dict[tuple[str, str], list[str]]) -> None:
+def test_each_layer_stops_a_route_as_the_table_says(
+    route: Route, stage: str, tmp_path: Path, page: Table
+) -> None:
     if OLD and route.name in NOT_IN_OLD:
-        pytest.skip("peft 0.13 builds no such model")
+        pytest.skip("peft 0.13 cannot build this model")
     columns = [column for column in COLUMNS if not (OLD and column == "none")]
     outcomes = {column: run(route, stage, column, tmp_path) for column in columns}
     cells = {column: outcome.cell for column, outcome in outcomes.items()}
@@ -37,7 +41,7 @@ def test_every_cell(route: Route, stage: str, tmp_path: Path, page: dict[tuple[s
 
 
 @pytest.mark.slow
-def test_two_processes(tmp_path: Path, page: dict[tuple[str, str], list[str]]) -> None:
+def test_each_layer_stops_the_routes_on_two_processes_as_the_table_says(tmp_path: Path, page: Table) -> None:
     cells = run_distributed(tmp_path)
     for route in DDP_ROUTES:
         assert cells[route.name] == {column: expected_cell(route, "train", column) for column in COLUMNS}
@@ -46,6 +50,6 @@ def test_two_processes(tmp_path: Path, page: dict[tuple[str, str], list[str]]) -
         assert page[name, "train"] == [row.get(column, "-") for column in COLUMNS]
 
 
-def test_the_page_has_no_other_rows(page: dict[tuple[str, str], list[str]]) -> None:
+def test_the_table_has_a_row_for_each_route_and_no_other(page: Table) -> None:
     shown = {(route.name, stage) for route in ROUTES for stage in route.stages}
     assert set(page) == shown | {(name, "train") for name in (*(route.name for route in DDP_ROUTES), SHARDED)}

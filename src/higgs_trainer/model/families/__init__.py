@@ -57,6 +57,7 @@ HIGGS_AUDIO_V2 = Family(
     name="higgs_audio_v2",
     contract=Contract(
         name="higgs_audio_v2",
+        logged_as="HiggsAudioModel",
         inputs=frozenset(
             {
                 "input_ids",

@@ -1,4 +1,4 @@
-"""Whatever a batch is and wherever a key is put in: nothing gets past, nothing is lost, an error names the key."""
+"""For any batch, wherever a key is added: no leak reaches the model, no value is lost, errors name the key."""
 
 from collections import UserDict
 from typing import Any, NamedTuple
@@ -12,7 +12,8 @@ from torch import nn
 from label_guard import Contract, LabelGuard, LabelLeakError, ModelInputs
 
 INPUTS = ("input_ids", "attention_mask", "codes")
-SHARED = ("audio_label_ids",)  # an input and a target at once
+# Both an input and a target.
+SHARED = ("audio_label_ids",)
 TARGETS = ("labels", "audio_labels")
 METADATA = ("utterance_ids",)
 UNLISTED_LABELS = ("label", "label_ids", "shift_labels", "start_positions", "num_items_in_batch")
@@ -23,14 +24,14 @@ CONTRACT = Contract("Echo", frozenset(INPUTS + SHARED), frozenset(TARGETS + SHAR
 
 
 class Echo(nn.Module):
-    """It takes anything, so that whatever gets past the guard is seen."""
+    """Returns whatever it is given, so that the test sees what reached the model."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return args, kwargs
 
 
 class Positional(Echo):
-    """The same with labels at the second position."""
+    """An ``Echo`` whose second positional parameter is ``labels``."""
 
     def forward(self, input_ids: Any = None, labels: Any = None, codes: Any = None, **kwargs: Any) -> Any:
         named = {"input_ids": input_ids, "labels": labels, "codes": codes}
@@ -62,7 +63,7 @@ cases = st.builds(
 
 
 def shape_batch(batch: dict[str, Any], wrap: str) -> Any:
-    """The batch in one of its forms, with a known key so that none is empty."""
+    """Return the batch in one of its forms, with a known key so that it is never empty."""
     batch = {"input_ids": VALUES[1]} | batch
     if wrap == "UserDict":
         return UserDict(batch)
@@ -78,7 +79,7 @@ def shape_batch(batch: dict[str, Any], wrap: str) -> Any:
 
 
 def inject(held: dict[str, Any], case: Case, layer: int) -> dict[str, Any]:
-    """What code in front of a layer makes of a batch: it adds keys, and does not overwrite a value with nothing."""
+    """Add keys before a layer, as a user's code would. A None does not overwrite a value."""
     held = dict(held)
     for at, key, value in case.injections:
         if at == layer and (value is not None or key not in held):
@@ -87,7 +88,7 @@ def inject(held: dict[str, Any], case: Case, layer: int) -> dict[str, Any]:
 
 
 def drive(case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A batch on its way through the layers, keys put in before each: what the model saw, and the targets."""
+    """Pass a batch through the layers and add keys before each. Returns what the model saw, and the targets."""
     model = Positional() if case.positions else Echo()
     guard = LabelGuard(model, CONTRACT, layers=case.layers)
     inputs = ModelInputs(CONTRACT.flatten(shape_batch(case.batch, case.wrap)))
@@ -113,7 +114,7 @@ def error_of(case: Case) -> LabelLeakError | None:
 
 @settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases)
-def test_nothing_gets_past_and_nothing_is_lost(case: Case) -> None:
+def test_no_leak_reaches_the_model_and_no_value_is_lost(case: Case) -> None:
     held: dict[str, list[Any]] = {
         key: [value] for key, value in ({"input_ids": VALUES[1]} | case.batch).items()
     }
@@ -149,7 +150,7 @@ def test_a_shared_key_reaches_the_model_and_the_loss(batch: dict[str, Any], code
 
 
 def is_due(key: str, held: list[Any]) -> bool:
-    """Whether an error about a key is due: the contract does not know it, or it came with two different values."""
+    """Whether an error about a key is right: the contract does not list it, or it came with two different values."""
     values = [value for value in held if value is not None]
     differ = any(not same(values[0], value) for value in values[1:])
     return key in UNKNOWN or (differ and key not in METADATA)
@@ -161,8 +162,8 @@ def same(left: Any, right: Any) -> bool:
     return left is right
 
 
-def test_the_properties_see_a_leak() -> None:
-    """The net itself: an echo without a guard lets a label through."""
+def test_without_the_guard_the_properties_would_fail() -> None:
+    """A control: an ``Echo`` without a guard lets a label through, and an unlisted key raises with one."""
     _, seen = Echo()(labels=1)
     assert not set(seen) <= CONTRACT.inputs
     with pytest.raises(LabelLeakError, match="speed"):

@@ -1,4 +1,4 @@
-"""The culprit: for each route by which a key comes into a call, the guard names the code that put it there."""
+"""For each way in which a key gets into a call or a batch, the guard names the code that added it."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from transformers import Trainer, TrainerCallback, default_data_collator
 
 from label_guard import Contract, LabelGuard, LabelGuardMixin, Leak
 from tiny_guarded import (
+    KwargsWrapper,
+    add_labels,
     collate_plain,
     collate_with_labels,
     make_model,
@@ -20,11 +22,13 @@ from tiny_guarded import (
     next_token_loss,
 )
 
-HERE = "packages/label-guard/tests/test_guard_provenance.py:"
+pytestmark = pytest.mark.usefixtures("in_tests_folder")
+
+HERE = "test_sources.py:"
 IDS = torch.arange(5).unsqueeze(0)
 
 
-class OwnLossTrainer(LabelGuardMixin, Trainer):
+class LabelFreeTrainer(LabelGuardMixin, Trainer):
     def compute_guarded_loss(
         self, model: nn.Module, model_inputs: Any, targets: Any, metadata: Any, num_items_in_batch: Any
     ) -> tuple[Tensor, Any]:
@@ -32,23 +36,16 @@ class OwnLossTrainer(LabelGuardMixin, Trainer):
         return next_token_loss(outputs, model_inputs["input_ids"]), outputs
 
 
-class Wrapper(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, **kwargs: Any) -> Any:
-        return self.model(**kwargs)
-
-
-def lone_leak(model: nn.Module, *args: Any, guarded: nn.Module | None = None, **kwargs: Any) -> Leak:
-    guard = LabelGuard(guarded or model)
+def lone_leak(model: nn.Module, *args: Any, **kwargs: Any) -> Leak:
+    """Guard a model, call it once, and return the only leak."""
+    guard = LabelGuard(model)
     model(*args, **kwargs)
     (leak,) = guard.leaks
     return leak
 
 
-def first_leak(folder: Path, kind: type[Trainer] = OwnLossTrainer, **options: Any) -> Leak:
+def first_leak(folder: Path, kind: type[Trainer] = LabelFreeTrainer, **options: Any) -> Leak:
+    """Train one step and return the first leak."""
     options = {"compute_loss_func": None, "data_collator": collate_plain} | options
     trainer = make_trainer(
         folder, options.pop("model", None) or make_model(), kind=kind, max_steps=1, **options
@@ -57,37 +54,33 @@ def first_leak(folder: Path, kind: type[Trainer] = OwnLossTrainer, **options: An
     return trainer.guard.leaks[0]
 
 
-# In the call to the model
+# Code that adds a key to the call
 
 
 @pytest.mark.parametrize(
-    ("task", "culprit"),
+    ("task", "peft_class"),
     [("CAUSAL_LM", "PeftModelForCausalLM"), ("SEQ_CLS", "PeftModelForSequenceClassification")],
 )
-def test_peft_task_classes(task: str, culprit: str) -> None:
+def test_the_task_classes_of_peft_are_named(task: str, peft_class: str) -> None:
     adapter = LoraConfig(task_type=TaskType[task], target_modules=["c_attn"])
     leak = lone_leak(get_peft_model(make_model(), adapter), input_ids=IDS, return_dict=None)
-    assert leak.injector.origin.startswith(f"{culprit}.forward (peft/peft_model.py:")
-    assert leak.injector.mend.endswith("make the adapter with task_type=None")
+    assert leak.source.name.startswith(f"{peft_class}.forward (peft/peft_model.py:")
+    assert leak.source.remedy.endswith("make the adapter with task_type=None")
 
 
-def test_a_wrapper_that_adds_labels_of_its_own() -> None:
-    class Adding(Wrapper):
+def test_a_wrapper_that_adds_labels_is_named() -> None:
+    class Adding(KwargsWrapper):
         def forward(self, **kwargs: Any) -> Any:
             kwargs["labels"] = kwargs["input_ids"]
             return super().forward(**kwargs)
 
-    origin = lone_leak(Adding(make_model()), input_ids=IDS).injector.origin
+    origin = lone_leak(Adding(make_model()), input_ids=IDS).source.name
     assert f"Adding.forward ({HERE}" in origin
 
 
 def test_a_wrapper_that_only_passes_labels_on_is_not_blamed() -> None:
-    origin = lone_leak(Wrapper(make_model()), input_ids=IDS, labels=IDS.clone()).injector.origin
+    origin = lone_leak(KwargsWrapper(make_model()), input_ids=IDS, labels=IDS.clone()).source.name
     assert origin.startswith(f"test_a_wrapper_that_only_passes_labels_on_is_not_blamed ({HERE}")
-
-
-def add_labels(module: nn.Module, args: Any, kwargs: Any) -> Any:
-    return args, {**kwargs, "labels": kwargs["input_ids"]}
 
 
 def look_only(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -95,8 +88,8 @@ def look_only(module: nn.Module, args: Any, kwargs: Any) -> None:
 
 
 @pytest.mark.parametrize("where", ["base", "wrapper", "everywhere"])
-def test_a_hook_is_named_among_others(where: str) -> None:
-    model = Wrapper(make_model())
+def test_the_hook_that_adds_labels_is_named_and_others_are_not(where: str) -> None:
+    model = KwargsWrapper(make_model())
     place = {"base": model.model, "wrapper": model}.get(where)
     if place is None:
         removable = nn.modules.module.register_module_forward_pre_hook(lambda module, args: None)
@@ -109,22 +102,24 @@ def test_a_hook_is_named_among_others(where: str) -> None:
     finally:
         removable.remove()
     assert (
-        leak.injector.origin
-        == f"pre-hook add_labels ({HERE}{add_labels.__code__.co_firstlineno}) on {type(place).__name__}"
+        leak.source.name
+        == f"pre-hook add_labels (tiny_guarded.py:{add_labels.__code__.co_firstlineno}) on {type(place).__name__}"
     )
-    assert leak.injector.mend.startswith("Let the hook leave the keyword arguments")
+    assert leak.source.remedy.startswith("Change the hook so that it does not add")
 
 
-def test_a_direct_call_of_forward() -> None:
+def test_the_caller_is_named_when_it_calls_forward_directly() -> None:
     model = make_model()
     guard = LabelGuard(model)
     model.forward(IDS, labels=None)
-    assert guard.leaks[0].injector.origin.startswith(f"test_a_direct_call_of_forward ({HERE}")
+    assert guard.leaks[0].source.name.startswith(
+        f"test_the_caller_is_named_when_it_calls_forward_directly ({HERE}"
+    )
 
 
-def test_by_position() -> None:
-    class Old(nn.Module):
-        """An old wrapper that hands its second argument on as labels, by position."""
+def test_the_caller_is_named_when_it_passes_labels_by_position() -> None:
+    class PositionalWrapper(nn.Module):
+        """A wrapper that passes its arguments on by position."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -138,49 +133,49 @@ def test_by_position() -> None:
             return speech
 
     contract = Contract("LabelsSecond", frozenset({"speech"}), frozenset({"labels"}))
-    model = Old()
+    model = PositionalWrapper()
     guard = LabelGuard(model, contract)
     first, second = torch.ones(1), torch.zeros(1)
     model(first, second)
-    assert guard.leaks[0].injector.origin.startswith(f"test_by_position ({HERE}")
+    assert guard.leaks[0].source.name.startswith(
+        f"test_the_caller_is_named_when_it_passes_labels_by_position ({HERE}"
+    )
 
 
 @pytest.mark.skipif(transformers.__version__ < "5", reason="transformers 4.46 looks at its own models only")
-def test_the_count_that_the_stock_trainer_passes_into_a_wrapper(tmp_path: Path) -> None:
-    model = Wrapper(make_model())
+def test_the_stock_trainer_is_named_for_the_count_that_it_passes_into_a_wrapper(tmp_path: Path) -> None:
+    model = KwargsWrapper(make_model())
     guard = LabelGuard(model)
     make_trainer(tmp_path, model, kind=Trainer, max_steps=1).train()
     leak = next(leak for leak in guard.leaks if leak.key == "num_items_in_batch")
-    assert "transformers/trainer.py:" in leak.injector.origin
-    assert leak.injector.mend.endswith("set trainer.model_accepts_loss_kwargs = False")
+    assert "transformers/trainer.py:" in leak.source.name
+    assert leak.source.remedy.endswith("set trainer.model_accepts_loss_kwargs = False")
 
 
-# In the batch
+# A key that came with the batch
 
 
-def test_a_collator(tmp_path: Path) -> None:
+def test_a_collator_that_adds_labels_is_named(tmp_path: Path) -> None:
     leak = first_leak(tmp_path, data_collator=collate_with_labels)
-    assert leak.injector.origin.startswith(
-        "already in the batch, from the collator collate_with_labels (packages/label-guard/tests/tiny_guarded.py:"
+    assert leak.source.name.startswith(
+        "already in the batch, from the collator collate_with_labels (tiny_guarded.py:"
     )
-    assert leak.injector.mend.startswith("Let the collator leave it out")
+    assert leak.source.remedy.startswith("Leave it out in the collator")
 
 
-def test_a_column_of_the_dataset(tmp_path: Path) -> None:
+def test_a_column_of_the_dataset_is_named(tmp_path: Path) -> None:
     rows = [row | {"labels": row["input_ids"]} for row in make_rows()]
     leak = first_leak(tmp_path, train_dataset=rows)
-    assert leak.injector.origin == "already in the batch, from the dataset's column 'labels'"
-    assert leak.injector.mend.startswith("Remove the column from the dataset")
+    assert leak.source.name == "already in the batch, from the dataset's column 'labels'"
+    assert leak.source.remedy.startswith("Remove the column from the dataset")
 
 
-def test_the_default_collator_renames_a_column(tmp_path: Path) -> None:
+def test_the_column_that_the_default_collator_renames_is_named(tmp_path: Path) -> None:
     rows = [row | {"label_ids": row["input_ids"]} for row in make_rows()]
     leak = first_leak(tmp_path, train_dataset=rows, data_collator=default_data_collator)
-    assert (
-        "from the collator default_data_collator (transformers/data/data_collator.py:" in leak.injector.origin
-    )
-    assert leak.injector.origin.endswith("from the dataset's column 'label_ids'")
-    assert leak.injector.mend.startswith("It renames label and label_ids to labels")
+    assert "from the collator default_data_collator (transformers/data/data_collator.py:" in leak.source.name
+    assert leak.source.name.endswith("from the dataset's column 'label_ids'")
+    assert leak.source.remedy.startswith("It renames label and label_ids to labels")
 
 
 class Stream(torch.utils.data.IterableDataset[Any]):
@@ -188,67 +183,65 @@ class Stream(torch.utils.data.IterableDataset[Any]):
         return iter(make_rows())
 
 
-def test_a_stream_cannot_be_told_from_its_collator(tmp_path: Path) -> None:
+def test_for_a_streamed_dataset_both_dataset_and_collator_are_named(tmp_path: Path) -> None:
     leak = first_leak(tmp_path, train_dataset=Stream(), data_collator=collate_with_labels)
-    assert "from the dataset or the collator collate_with_labels" in leak.injector.origin
+    assert "from the dataset or the collator collate_with_labels" in leak.source.name
 
 
-class EditsInEvaluation(OwnLossTrainer):
+class EditsInEvaluation(LabelFreeTrainer):
     def _prepare_inputs(self, inputs: Any) -> Any:
         return {**super()._prepare_inputs(inputs), "labels": inputs["input_ids"]}
 
 
-def test_in_evaluation_a_subclass_is_told_from_the_collator(tmp_path: Path) -> None:
+def test_a_subclass_that_edits_the_batch_in_evaluation_is_named(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, make_model(), kind=EditsInEvaluation, data_collator=collate_plain)
     trainer.evaluate()
-    assert trainer.guard.leaks[0].injector.origin.startswith(f"EditsInEvaluation._prepare_inputs ({HERE}")
+    assert trainer.guard.leaks[0].source.name.startswith(f"EditsInEvaluation._prepare_inputs ({HERE}")
 
 
-def test_in_evaluation_the_evaluated_dataset_is_looked_at(tmp_path: Path) -> None:
+def test_in_evaluation_the_column_is_looked_up_in_the_eval_dataset(tmp_path: Path) -> None:
     rows = [row | {"labels": row["input_ids"]} for row in make_rows(4)]
     trainer = make_trainer(
-        tmp_path, make_model(), kind=OwnLossTrainer, data_collator=collate_plain, eval_dataset=rows
+        tmp_path, make_model(), kind=LabelFreeTrainer, data_collator=collate_plain, eval_dataset=rows
     )
     trainer.evaluate()
-    assert (
-        trainer.guard.leaks[0].injector.origin == "already in the batch, from the dataset's column 'labels'"
-    )
+    assert trainer.guard.leaks[0].source.name == "already in the batch, from the dataset's column 'labels'"
 
 
-# On the way through the trainer
+# Code that edits the batch in the trainer
 
 
-class RebuildsTheBatch(OwnLossTrainer):
+class RebuildsTheBatch(LabelFreeTrainer):
     def training_step(self, model: nn.Module, inputs: Any, *args: Any) -> Tensor:
         return super().training_step(model, {**inputs, "labels": inputs["input_ids"]}, *args)
 
 
-class RebuildsInALocal(OwnLossTrainer):
+class RebuildsInALocal(LabelFreeTrainer):
     def training_step(self, model: nn.Module, inputs: Any, *args: Any) -> Tensor:
         inputs = {**inputs, "labels": inputs["input_ids"]}
         return super().training_step(model, inputs, *args)
 
 
-class EditsInPlace(OwnLossTrainer):
+class EditsInPlace(LabelFreeTrainer):
     def training_step(self, model: nn.Module, inputs: Any, *args: Any) -> Tensor:
         inputs["labels"] = inputs["input_ids"]
         return super().training_step(model, inputs, *args)
 
 
-class AddsBeforeLayer2(OwnLossTrainer):
+class AddsBeforeLayer2(LabelFreeTrainer):
     def _prepare_inputs(self, inputs: Any) -> Any:
         inputs["labels"] = inputs["input_ids"]
         return super()._prepare_inputs(inputs)
 
 
-class AddsBeforeLayer3(OwnLossTrainer):
+class AddsBeforeLayer3(LabelFreeTrainer):
     def _prepare_inputs(self, inputs: Any) -> Any:
         inputs = super()._prepare_inputs(inputs)
         inputs["labels"] = inputs["input_ids"]
         return inputs
 
 
-class AddsInTheLoss(OwnLossTrainer):
+class AddsInTheLoss(LabelFreeTrainer):
     def compute_guarded_loss(self, model: nn.Module, model_inputs: Any, *args: Any) -> tuple[Tensor, Any]:
         outputs = model(**model_inputs, labels=model_inputs["input_ids"])
         return next_token_loss(outputs, model_inputs["input_ids"]), outputs
@@ -265,10 +258,12 @@ class AddsInTheLoss(OwnLossTrainer):
         (AddsInTheLoss, 5, "compute_guarded_loss"),
     ],
 )
-def test_a_subclass(tmp_path: Path, kind: type[Trainer], layer: int, method: str) -> None:
+def test_the_method_of_a_subclass_that_adds_labels_is_named(
+    tmp_path: Path, kind: type[Trainer], layer: int, method: str
+) -> None:
     leak = first_leak(tmp_path, kind)
     assert leak.layer == layer
-    assert leak.injector.origin.startswith(f"{kind.__name__}.{method} ({HERE}")
+    assert leak.source.name.startswith(f"{kind.__name__}.{method} ({HERE}")
 
 
 class BelowTheGuard(Trainer):
@@ -276,18 +271,18 @@ class BelowTheGuard(Trainer):
         return {**super()._prepare_inputs(inputs), "labels": inputs["input_ids"]}
 
 
-class Guarded(OwnLossTrainer, BelowTheGuard):
+class GuardedFromAbove(LabelFreeTrainer, BelowTheGuard):
     pass
 
 
-def test_a_trainer_beneath_the_mixin(tmp_path: Path) -> None:
-    leak = first_leak(tmp_path, Guarded)
+def test_a_base_class_of_the_guarded_trainer_that_adds_labels_is_named(tmp_path: Path) -> None:
+    leak = first_leak(tmp_path, GuardedFromAbove)
     assert leak.layer == 2
-    assert leak.injector.origin.startswith(f"BelowTheGuard._prepare_inputs ({HERE}")
+    assert leak.source.name.startswith(f"BelowTheGuard._prepare_inputs ({HERE}")
 
 
 class PatchingCallback(TrainerCallback):
-    """A callback that puts itself in front of ``training_step``."""
+    """A callback that replaces ``training_step`` by a function that adds labels."""
 
     trainer: Any = None
 
@@ -300,18 +295,16 @@ class PatchingCallback(TrainerCallback):
         self.trainer.training_step = training_step
 
 
-def test_a_callback(tmp_path: Path) -> None:
+def test_a_callback_that_replaces_training_step_is_named(tmp_path: Path) -> None:
     callback = PatchingCallback()
     trainer = make_trainer(
         tmp_path,
         make_model(),
-        kind=OwnLossTrainer,
+        kind=LabelFreeTrainer,
         data_collator=collate_plain,
         callbacks=[callback],
         max_steps=1,
     )
     callback.trainer = trainer
     trainer.train()
-    assert (
-        "PatchingCallback.on_train_begin.<locals>.training_step (" in trainer.guard.leaks[0].injector.origin
-    )
+    assert "PatchingCallback.on_train_begin.<locals>.training_step (" in trainer.guard.leaks[0].source.name

@@ -1,4 +1,4 @@
-"""The one door: what a contract reads from a model, and how it splits a batch of any type."""
+"""What a contract reads from a model's signature, and how it splits a batch of any type."""
 
 from collections import UserDict, namedtuple
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ CONTRACT = Contract(
 
 
 @dataclass
-class DataclassBatch:
+class BatchWithMetadata:
     input_ids: Any
     labels: Any
     utterance_ids: Any
@@ -35,7 +35,7 @@ BATCH_TYPES = {
     "UserDict": UserDict,
     "BatchEncoding": BatchEncoding,
     "BatchFeature": BatchFeature,
-    "dataclass": lambda fields: DataclassBatch(**fields),
+    "dataclass": lambda fields: BatchWithMetadata(**fields),
     "namedtuple": lambda fields: NamedTupleBatch(**fields),
     "attributes": lambda fields: SimpleNamespace(**fields),
     "nested": lambda fields: {
@@ -43,7 +43,7 @@ BATCH_TYPES = {
         "loss": UserDict(labels=fields["labels"]),
         "utterance_ids": fields["utterance_ids"],
     },
-    "nested dataclass": lambda fields: {"batch": DataclassBatch(**fields)},
+    "nested dataclass": lambda fields: {"batch": BatchWithMetadata(**fields)},
 }
 
 
@@ -56,30 +56,30 @@ def test_a_batch_of_any_type_is_split(kind: str) -> None:
     assert metadata == {"utterance_ids": ["a", "b"]}
 
 
-def test_a_key_that_is_input_and_target_goes_to_both() -> None:
+def test_a_key_that_is_both_an_input_and_a_target_goes_to_both() -> None:
     codes = torch.arange(3)
     split = CONTRACT.split({"both": codes})
     assert split.model_inputs["both"] is codes
     assert split.targets["both"] is codes
 
 
-def test_an_unknown_key_is_named() -> None:
-    with pytest.raises(LabelLeakError, match="'speed' is in no list") as caught:
+def test_the_error_for_an_unlisted_key_names_it() -> None:
+    with pytest.raises(LabelLeakError, match="does not list 'speed'") as caught:
         CONTRACT.split({"input_ids": 1, "speed": None})
     assert caught.value.keys == ("speed",)
 
 
-def test_an_empty_mapping_under_an_unknown_key_is_not_dropped() -> None:
+def test_an_empty_mapping_under_an_unlisted_key_raises() -> None:
     with pytest.raises(LabelLeakError, match="'extras'"):
         CONTRACT.split({"input_ids": 1, "extras": {}})
 
 
 @pytest.mark.parametrize("key", ["label", "label_ids", "shift_labels", "start_positions", "emotion_labels"])
-def test_a_label_in_no_list_is_a_target(key: str) -> None:
+def test_an_unlisted_key_with_the_name_of_a_label_is_a_target(key: str) -> None:
     assert CONTRACT.split({key: 1}).targets == {key: 1}
 
 
-def test_a_label_that_is_none_is_no_target() -> None:
+def test_a_label_that_is_none_is_left_out() -> None:
     assert CONTRACT.split({"labels": None}) == ({}, {}, {})
 
 
@@ -88,7 +88,7 @@ def test_a_mapping_of_targets_is_flattened_and_a_mapping_as_a_target_is_not() ->
     assert CONTRACT.split({"labels": {"text": 1}}).targets == {"labels": {"text": 1}}
 
 
-def test_one_key_with_two_values_is_refused() -> None:
+def test_two_different_values_for_one_key_raise() -> None:
     with pytest.raises(LabelLeakError, match="'labels' twice"):
         CONTRACT.split({"labels": torch.ones(2), "inner": {"labels": torch.zeros(2)}})
     same = CONTRACT.split({"labels": torch.ones(2), "inner": {"labels": torch.ones(2)}})
@@ -96,17 +96,17 @@ def test_one_key_with_two_values_is_refused() -> None:
 
 
 @pytest.mark.parametrize("batch", [torch.ones(2), [1, 2], (1, 2), "text", 3, None])
-def test_a_batch_without_names_is_refused(batch: Any) -> None:
+def test_a_batch_without_named_fields_raises(batch: Any) -> None:
     with pytest.raises(TypeError, match="named fields"):
         CONTRACT.split(batch)
 
 
-def test_a_key_that_is_no_string_is_refused() -> None:
+def test_a_key_that_is_not_a_string_raises() -> None:
     with pytest.raises(LabelLeakError, match="not a string: 3"):
         CONTRACT.split({3: 1})
 
 
-def test_the_contract_of_a_model_without_labels() -> None:
+def test_the_contract_of_a_model_that_takes_no_labels() -> None:
     contract = Contract.of(make_model())
     assert contract.name == "StrictLM"
     assert {"input_ids", "attention_mask", "inputs_embeds"} <= contract.inputs
@@ -114,7 +114,7 @@ def test_the_contract_of_a_model_without_labels() -> None:
     assert not contract.inputs & contract.targets
 
 
-def test_a_label_that_the_model_names_is_an_input() -> None:
+def test_labels_are_an_input_of_a_model_that_takes_them() -> None:
     contract = Contract.of(make_model(GPT2LMHeadModel))
     assert "labels" in contract.inputs
     assert "label_ids" in contract.targets
@@ -134,7 +134,7 @@ def test_the_contract_of_a_plain_module() -> None:
     assert Contract.of(Typed()).inputs == {"speech", "rate"}
 
 
-def test_a_base_with_kwargs_must_be_named_and_the_error_shows_how() -> None:
+def test_the_error_for_an_open_signature_shows_how_to_write_a_contract() -> None:
     with pytest.raises(
         ValueError, match=r'Open.forward takes \*\*kwargs.*Contract\("Open", inputs=frozenset'
     ):

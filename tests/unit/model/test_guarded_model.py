@@ -1,36 +1,18 @@
-"""The guard on transformers' own Higgs Audio model, whose forward names labels and has a loss of its own."""
+"""The label guard on transformers' Higgs Audio model, whose ``forward`` takes labels and computes its own loss."""
 
 import inspect
 from typing import Any
 
 import pytest
 import torch
-import transformers
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from label_guard import Contract, LabelGuard, LabelLeakError
-
-if not hasattr(transformers, "HiggsAudioV2ForConditionalGeneration"):
-    pytest.skip("transformers 4 has no Higgs Audio", allow_module_level=True)
+from higgs_trainer.model.families import HIGGS_AUDIO_V2
+from label_guard import LabelGuard, LabelLeakError
 
 K, CODES, AUDIO_ID = 3, 11, 20
-
-CONTRACT = Contract(
-    name="higgs_audio_v2",
-    inputs=frozenset(
-        {
-            "input_ids",
-            "attention_mask",
-            "position_ids",
-            "audio_input_ids",
-            "audio_input_ids_mask",
-            "logits_to_keep",
-        }
-    ),
-    targets=frozenset({"labels", "audio_labels"}),
-    metadata=frozenset({"utterance_ids", "durations_seconds"}),
-)
+CONTRACT = HIGGS_AUDIO_V2.contract
 
 
 def make_native() -> nn.Module:
@@ -61,7 +43,7 @@ def labels_of(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def record_calls(model: nn.Module) -> list[dict[str, Any]]:
-    """Every call that reaches the model's backbone comes from one of its forward; recorded there."""
+    """Record the arguments of each call that reaches the model's own forward."""
     calls: list[dict[str, Any]] = []
     original = type(model).forward
 
@@ -75,7 +57,7 @@ def record_calls(model: nn.Module) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("task", [None, "CAUSAL_LM"])
-def test_its_own_labels_are_never_fed(task: str | None) -> None:
+def test_its_labels_are_diverted_although_it_takes_them(task: str | None) -> None:
     base = make_native()
     calls = record_calls(base)
     model = get_peft_model(base, LoraConfig(task_type=task, target_modules=["q_proj"]))
@@ -88,8 +70,8 @@ def test_its_own_labels_are_never_fed(task: str | None) -> None:
     assert set(batch) <= set(calls[0])
 
 
-def test_shift_labels_and_the_count_do_not_get_in_by_its_kwargs() -> None:
-    """``shift_labels`` in its **kwargs would silently replace the audio labels."""
+def test_shift_labels_and_the_count_do_not_reach_it_through_its_kwargs() -> None:
+    """``shift_labels`` in its ``**kwargs`` would silently replace the audio labels."""
     model = make_native()
     calls = record_calls(model)
     guard = LabelGuard(model, CONTRACT)
@@ -98,7 +80,7 @@ def test_shift_labels_and_the_count_do_not_get_in_by_its_kwargs() -> None:
     assert set(calls[0]) == set(make_batch())
 
 
-def test_an_unknown_key_does_not_vanish_in_its_kwargs() -> None:
+def test_an_unlisted_key_raises_and_does_not_disappear_in_its_kwargs() -> None:
     model = make_native()
     LabelGuard(model, CONTRACT)
     with pytest.raises(LabelLeakError, match="audio_out_ids"):
@@ -106,7 +88,7 @@ def test_an_unknown_key_does_not_vanish_in_its_kwargs() -> None:
 
 
 @pytest.mark.parametrize("task", [None, "CAUSAL_LM"])
-def test_generation_is_unhindered(task: str | None) -> None:
+def test_generate_gives_the_same_output_with_a_guard(task: str | None) -> None:
     def generate(guarded: bool) -> Any:
         model = get_peft_model(make_native(), LoraConfig(task_type=task, target_modules=["q_proj"]))
         guard = LabelGuard(model, CONTRACT) if guarded else None
@@ -121,3 +103,12 @@ def test_generation_is_unhindered(task: str | None) -> None:
     for name in ("audio_sequences", "sequences"):
         if getattr(expected, name, None) is not None:
             assert torch.equal(getattr(got, name), getattr(expected, name))
+
+
+def test_the_log_line_that_users_search_for_keeps_the_name_of_the_model(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    guard = LabelGuard(make_native(), CONTRACT)
+    with caplog.at_level("DEBUG", "label_guard"):
+        guard.verify(make_batch())
+    assert caplog.messages[0].startswith("Calling HiggsAudioModel with: ['input_ids', ")

@@ -1,4 +1,4 @@
-"""Who put a key into a call: found by walking the frames outward, only when a leak was found."""
+"""Find the code that put a key into a call, by walking the call stack outward. Runs only when there is a leak."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from typing import Any
 import torch
 from torch.nn.modules import module as torch_module
 
-from label_guard.leak import Injector
+from label_guard.leak import Source
 
-# Asked about a key that came with the batch, with the code on its way that may have edited the batch in place.
-BatchOrigin = Callable[[str, list[str]], Injector]
+# Finds the source of a key that came with a batch, given the functions on the stack that may have edited the batch.
+FindBatchSource = Callable[[str, list[str]], Source]
 
-_HERE = str(Path(__file__).parent)
 _TORCH_CALL = torch_module.__file__
 _TORCH = Path(torch.__file__).parent
-_TRANSPARENT = (
-    _HERE,
-    str(_TORCH / "_dynamo"),
+# Code that only passes a call on: the guard itself and the compiler.
+_PASSES_ON = (
+    str(Path(__file__).parent) + os.sep,
+    str(_TORCH / "_dynamo") + os.sep,
     str(_TORCH / "_compile.py"),
-)  # frames that only pass a call on
+)
 
-# The mend for the culprits that are known: part of the origin's text, and the sentence.
-MENDS = (
+# Remedies for known sources: the key, or a part of the source's name, and the sentence.
+REMEDIES = (
     (
         "peft/peft_model.py",
         "PEFT's task classes pass arguments of their own to any model: make the adapter with task_type=None",
@@ -43,78 +43,87 @@ MENDS = (
         "num_items_in_batch",
         "A (**kwargs) wrapper made Trainer pass it: set trainer.model_accepts_loss_kwargs = False",
     ),
-    ("pre-hook", "Let the hook leave the keyword arguments as they are, or remove it"),
-    ("from the collator", "Let the collator leave it out, or keep it for the loss: the guard hands it there"),
+    ("pre-hook", "Change the hook so that it does not add keyword arguments, or remove it"),
+    (
+        "from the collator",
+        "Leave it out in the collator, or keep it for the loss: the guard passes it there",
+    ),
     (
         "from the dataset",
-        "Remove the column from the dataset, or keep it for the loss: the guard hands it there",
+        "Remove the column from the dataset, or keep it for the loss: the guard passes it there",
     ),
 )
 
 
-def find_injector(
-    key: str, value: Any, batch_origin: BatchOrigin | None = None, *, by_position: bool = False
-) -> Injector:
-    """The injector of a key: the outermost frame of the unbroken chain of frames that hold it.
+def find_call_source(
+    key: str, value: Any, find_batch_source: FindBatchSource | None = None, *, by_position: bool = False
+) -> Source:
+    """Find the source of a key in a call: the outermost of the consecutive stack frames that hold the key.
 
-    ``batch_origin`` is asked when the chain ends in a loop that only handed a batch on. ``by_position``: the value came
-    without its name, so the value itself is followed.
+    Args:
+        key: the key to explain.
+        value: its value.
+        find_batch_source: asked when these frames end in a training loop, which only passed a batch on.
+        by_position: whether the value came without its name, so that the value itself must be looked for.
     """
-    frames = list(_frames_outside())
+    frames = list(_iterate_frames())
     holders = list(takewhile(lambda frame: _holds(frame, key, value, by_position), frames))
     outermost = holders[-1] if holders else frames[0]
     if outermost.f_code.co_filename == _TORCH_CALL:
-        return _injector(_name_caller_or_hooks(frames, outermost, key), key)
-    if batch_origin is not None and _is_loop(outermost):
-        editors = [frame for frame in holders if not _is_loop(frame) and _code_mentions(frame.f_code, key)]
-        return batch_origin(key, [_name_frame(frame) for frame in editors])
+        return _make_source(_name_caller_or_hooks(frames, outermost, key), key)
+    if find_batch_source is not None and _is_training_loop(outermost):
+        editors = [
+            frame for frame in holders if not _is_training_loop(frame) and _code_mentions(frame.f_code, key)
+        ]
+        return find_batch_source(key, [_name_frame(frame) for frame in editors])
     outward = frames[len(holders) :]
     if holders and outward and _only_received(outermost, key) and _code_mentions(outward[0].f_code, key):
-        outermost = outward[0]  # it wrote the key into the call
-    return _injector(_name_frame(outermost), key)
+        # The caller wrote the key into the call.
+        outermost = outward[0]
+    return _make_source(_name_frame(outermost), key)
 
 
 def name_function(function: Any) -> str:
-    """A function or callable object as ``name (file:line)``."""
-    code = _code_of(function)
+    """Name a function or callable object as ``name (file:line)``."""
+    code = _read_code(function)
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    return str(name) if code is None else f"{name} ({_place(code, code.co_firstlineno)})"
+    return str(name) if code is None else f"{name} ({_name_place(code, code.co_firstlineno)})"
 
 
 def mentions(function: Any, key: str) -> bool:
-    """Whether a function's code has a key among its constants: how one that adds it is told apart."""
-    code = _code_of(function)
+    """Whether a key is among the constants of a function's code, as in code that adds the key."""
+    code = _read_code(function)
     return code is not None and _code_mentions(code, key)
 
 
-def _code_of(function: Any) -> CodeType | None:
-    """The code of a function, a method, or an object that is called like one."""
+def find_remedy(name: str, key: str = "") -> str:
+    """Return the remedy for a known source, in one sentence; empty for an unknown one."""
+    return next((remedy for part, remedy in REMEDIES if part == key or part in name), "")
+
+
+def _read_code(function: Any) -> CodeType | None:
+    """Return the code of a function, a method, or an object with ``__call__``."""
     code = getattr(function, "__code__", None) or getattr(
         vars(type(function)).get("__call__"), "__code__", None
     )
     return code if isinstance(code, CodeType) else None
 
 
-def mend_of(origin: str, key: str = "") -> str:
-    """The mend for a known culprit, in one sentence; empty for an unknown one."""
-    return next((mend for part, mend in MENDS if part == key or part in origin), "")
+def _make_source(name: str, key: str) -> Source:
+    return Source(name, find_remedy(name, key))
 
 
-def _injector(origin: str, key: str) -> Injector:
-    return Injector(origin, mend_of(origin, key))
-
-
-def _frames_outside() -> Iterator[FrameType]:
-    """The frames outward from the guard, without the guard's own and those of the compiler."""
+def _iterate_frames() -> Iterator[FrameType]:
+    """Iterate over the stack outward, without frames of the guard and of the compiler."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if not frame.f_code.co_filename.startswith(_TRANSPARENT):
+        if not frame.f_code.co_filename.startswith(_PASSES_ON):
             yield frame
         frame = frame.f_back
 
 
 def _holds(frame: FrameType, key: str, value: Any, by_position: bool) -> bool:
-    """Whether a frame has the key: as a variable of that name, in a mapping or batch, or its value by position."""
+    """Whether a frame holds the key: as a variable, in a mapping or batch, or its value as a positional argument."""
     for name, local in list(frame.f_locals.items()):
         if name == key and local is value:
             return True
@@ -136,27 +145,27 @@ def _has_field(local: Any, key: str, value: Any) -> bool:
 
 
 def _looks_same(left: Any, right: Any) -> bool:
-    """Whether two values of a key may be one: a batch that was moved to a device has new tensors."""
+    """Whether two values of a key may be the same. Shapes are compared, because moving a batch makes new tensors."""
     if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
         return left.shape == right.shape
     return left is right
 
 
-def _is_loop(frame: FrameType) -> bool:
+def _is_training_loop(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__", "")).startswith(("transformers.trainer", "accelerate."))
 
 
 def _only_received(frame: FrameType, key: str) -> bool:
-    """Whether a frame got the key in its own ``**kwargs`` and its code does not know of it."""
+    """Whether a frame received the key in its own ``**kwargs`` and its code does not mention it."""
     code = frame.f_code
     if not code.co_flags & inspect.CO_VARKEYWORDS or _code_mentions(code, key):
         return False
-    place = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)
-    return key in frame.f_locals.get(code.co_varnames[place], {})
+    index = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)
+    return key in frame.f_locals.get(code.co_varnames[index], {})
 
 
 def _name_caller_or_hooks(frames: list[FrameType], outermost: FrameType, key: str) -> str:
-    """The chain ends in torch's call of a module: its caller wrote the key into the call, or a pre-hook added it."""
+    """Name the code that added a key to torch's call of a module: a pre-hook, or else the caller."""
     outward = (
         frame for frame in frames[frames.index(outermost) :] if frame.f_code.co_filename != _TORCH_CALL
     )
@@ -167,7 +176,7 @@ def _name_caller_or_hooks(frames: list[FrameType], outermost: FrameType, key: st
 
 
 def _name_hooks(module: Any, key: str) -> str:
-    """The forward pre-hooks that can have put the key there: those that mention it, else all."""
+    """Name the forward pre-hooks that may have added the key: those that mention it, or all if none does."""
     hooks = [
         *torch_module._global_forward_pre_hooks.values(),
         *getattr(module, "_forward_pre_hooks", {}).values(),
@@ -188,15 +197,16 @@ def _code_mentions(code: CodeType, key: str) -> bool:
 
 def _name_frame(frame: FrameType) -> str:
     code = frame.f_code
-    name = getattr(code, "co_qualname", code.co_name)  # Python 3.11 has the class in it
-    return f"{name} ({_place(code, frame.f_lineno)})"
+    # Python 3.10 has no co_qualname, so there the class of a method is not named.
+    name = getattr(code, "co_qualname", code.co_name)
+    return f"{name} ({_name_place(code, frame.f_lineno)})"
 
 
-def _place(code: CodeType, line: int) -> str:
-    """A file as it is known to its readers: from its package on, or from the working directory."""
+def _name_place(code: CodeType, line: int) -> str:
+    """Return file and line. The path starts at the installed package, or at the working directory, or is absolute."""
     path = code.co_filename
     for root in ("site-packages" + os.sep, "dist-packages" + os.sep):
         if root in path:
             return f"{path.rpartition(root)[2]}:{line}"
-    inside = os.path.relpath(path) if os.path.isabs(path) else path
-    return f"{path if inside.startswith('..') else inside}:{line}"
+    relative = os.path.relpath(path) if os.path.isabs(path) else path
+    return f"{path if relative.startswith('..') else relative}:{line}"

@@ -1,4 +1,4 @@
-"""Layer 5: the base's own forward, beneath everything that adds a key to a call."""
+"""Layer 5, the base model's own forward: it sees every call, whatever added a key to it."""
 
 import copy
 import inspect
@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
 from label_guard import Contract, LabelGuard, LabelLeakError
-from tiny_guarded import VOCABULARY, StrictLM, make_model
+from tiny_guarded import VOCABULARY, StrictLM, add_labels, make_model
 
 IDS = torch.arange(5).unsqueeze(0)
 
 
-def test_a_clean_call_is_untouched() -> None:
+def test_a_clean_call_gives_the_same_output() -> None:
     model = make_model().eval()
     expected = model(IDS).logits
     guard = LabelGuard(model)
@@ -32,8 +32,9 @@ def test_a_clean_call_is_untouched() -> None:
     assert guard.leaks == []
 
 
+@pytest.mark.usefixtures("in_tests_folder")
 @pytest.mark.parametrize("key", ["labels", "label_ids", "start_positions", "num_items_in_batch"])
-def test_a_label_is_diverted_and_the_culprit_named(key: str) -> None:
+def test_a_label_is_diverted_and_its_source_is_named(key: str) -> None:
     model = make_model()
     guard = LabelGuard(model)
     expected = model(IDS).logits
@@ -42,13 +43,10 @@ def test_a_label_is_diverted_and_the_culprit_named(key: str) -> None:
     assert guard.pop_targets() == {}
     (leak,) = guard.leaks
     assert (leak.key, leak.layer, leak.count) == (key, 5, 1)
-    assert (
-        "test_a_label_is_diverted_and_the_culprit_named (packages/label-guard/tests/test_guard_forward.py:"
-        in str(leak)
-    )
+    assert "test_a_label_is_diverted_and_its_source_is_named (test_forward.py:" in str(leak)
 
 
-def test_peft_causal_lm_passes_labels_to_any_model_and_is_named() -> None:
+def test_peft_causal_lm_that_passes_labels_to_any_model_is_named() -> None:
     model = get_peft_model(make_model(), LoraConfig(task_type="CAUSAL_LM", target_modules=["c_attn"]))
     with pytest.raises(TypeError, match="unexpected keyword argument 'labels'"):
         model(input_ids=IDS)
@@ -57,12 +55,12 @@ def test_peft_causal_lm_passes_labels_to_any_model_and_is_named() -> None:
         model(input_ids=IDS)
     (leak,) = guard.leaks
     assert leak.count == 3
-    assert leak.injector.origin.startswith("PeftModelForCausalLM.forward (peft/peft_model.py:")
-    assert "task_type=None" in leak.injector.mend
+    assert leak.source.name.startswith("PeftModelForCausalLM.forward (peft/peft_model.py:")
+    assert "task_type=None" in leak.source.remedy
     assert guard.pop_targets() == {}
 
 
-def test_every_call_divided_by_its_own_labels() -> None:
+def test_a_call_returns_its_own_labels_and_not_those_of_an_earlier_call() -> None:
     model = make_model()
     guard = LabelGuard(model)
     model(IDS, labels=IDS)
@@ -71,7 +69,7 @@ def test_every_call_divided_by_its_own_labels() -> None:
 
 
 @pytest.mark.parametrize("layers", [{5}, {1, 2, 3, 4}])
-def test_with_layer_5_off_the_call_dies(layers: set[int]) -> None:
+def test_without_layer_5_the_call_fails(layers: set[int]) -> None:
     model = make_model()
     LabelGuard(model, layers=frozenset(layers))
     if 5 in layers:
@@ -81,16 +79,17 @@ def test_with_layer_5_off_the_call_dies(layers: set[int]) -> None:
             model(IDS, labels=IDS)
 
 
-def test_a_key_that_is_no_label_raises() -> None:
+def test_an_unlisted_key_that_is_no_label_raises() -> None:
     model = make_model()
     LabelGuard(model)
     with pytest.raises(
-        LabelLeakError, match=r"speed <- test_a_key_that_is_no_label_raises .*'speed' is in no list"
+        LabelLeakError,
+        match=r"speed <- test_an_unlisted_key_that_is_no_label_raises .* does not list 'speed'",
     ):
         model(IDS, speed=1.5)
 
 
-def test_a_key_without_a_value_is_set_aside() -> None:
+def test_an_unlisted_key_whose_value_is_none_is_dropped_and_reported() -> None:
     """PEFT's SEQ_2_SEQ_LM passes decoder_input_ids=None to a model that has no decoder."""
     model = make_model()
     guard = LabelGuard(model)
@@ -98,7 +97,7 @@ def test_a_key_without_a_value_is_set_aside() -> None:
     assert [leak.key for leak in guard.leaks] == ["decoder_input_ids"]
 
 
-def test_policy_raise_ends_at_the_first_leak() -> None:
+def test_policy_raise_raises_at_the_first_leak() -> None:
     model = make_model()
     guard = LabelGuard(model, policy="raise")
     with pytest.raises(LabelLeakError, match="labels <- ") as caught:
@@ -106,33 +105,33 @@ def test_policy_raise_ends_at_the_first_leak() -> None:
     assert caught.value.leak is guard.leaks[0]
 
 
-class Speech(nn.Module):
-    """Labels come second by position, as in transformers' older models."""
+class SpeechModel(nn.Module):
+    """A model whose second positional parameter is ``labels``, as in older models of transformers."""
 
     def forward(self, speech: Tensor, labels: Tensor | None = None, rate: int = 1) -> tuple[Any, ...]:
         return speech, labels, rate
 
 
-SPEECH = Contract("Speech", inputs=frozenset({"speech", "rate"}), targets=frozenset({"labels"}))
+SPEECH = Contract("SpeechModel", inputs=frozenset({"speech", "rate"}), targets=frozenset({"labels"}))
 
 
-def test_a_label_by_position_is_bound_to_its_name() -> None:
-    model = Speech()
+def test_a_label_passed_by_position_is_diverted() -> None:
+    model = SpeechModel()
     guard = LabelGuard(model, SPEECH)
     assert model(torch.ones(1), torch.zeros(1), 3)[1:] == (None, 3)
     assert torch.equal(guard.pop_targets()["labels"], torch.zeros(1))
 
 
-def test_more_positions_than_names_are_refused() -> None:
+def test_more_arguments_than_positional_parameters_raise() -> None:
     model = make_model()
     LabelGuard(model)
-    with pytest.raises(LabelLeakError, match="7 positional arguments, which carry no names"):
+    with pytest.raises(LabelLeakError, match="7 positional arguments, but has only 6"):
         model(*[IDS] * 7)
 
 
-def test_a_family_contract_holds_out_a_label_that_the_model_names() -> None:
+def test_a_contract_can_keep_out_labels_that_the_model_takes() -> None:
     model = make_model(GPT2LMHeadModel)
-    contract = Contract("family", frozenset({"input_ids"}), frozenset({"labels"}))
+    contract = Contract("short", frozenset({"input_ids"}), frozenset({"labels"}))
     guard = LabelGuard(model, contract)
     assert model(IDS, labels=IDS).loss is None
     assert "labels" in guard.pop_targets()
@@ -143,42 +142,37 @@ def test_a_family_contract_holds_out_a_label_that_the_model_names() -> None:
     )
 
 
-def test_generation_is_unhindered_under_a_family_contract() -> None:
+def test_generate_gives_the_same_output_under_a_contract() -> None:
     model = make_model(GPT2LMHeadModel).eval()
     expected = model.generate(IDS, max_new_tokens=4, do_sample=False, pad_token_id=0)
     guard = LabelGuard(
-        model, Contract("family", frozenset({"input_ids"}), frozenset({"labels"})), policy="raise"
+        model, Contract("short", frozenset({"input_ids"}), frozenset({"labels"})), policy="raise"
     )
     assert torch.equal(model.generate(IDS, max_new_tokens=4, do_sample=False, pad_token_id=0), expected)
     assert guard.leaks == []
 
 
-def hook_adding_labels(module: nn.Module, args: Any, kwargs: Any) -> Any:
-    return args, {**kwargs, "labels": IDS}
-
-
+@pytest.mark.usefixtures("in_tests_folder")
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_a_hook_on_the_base_is_seen_whenever_it_was_registered(order: str) -> None:
+def test_a_hook_is_named_whether_it_was_registered_before_or_after_the_guard(order: str) -> None:
     model = make_model()
     if order == "before":
-        model.register_forward_pre_hook(hook_adding_labels, with_kwargs=True)
+        model.register_forward_pre_hook(add_labels, with_kwargs=True)
     guard = LabelGuard(model)
     if order == "after":
-        model.register_forward_pre_hook(hook_adding_labels, with_kwargs=True)
-    model(IDS)
-    assert guard.leaks[0].injector.origin.startswith(
-        "pre-hook hook_adding_labels (packages/label-guard/tests/test_guard_forward.py:"
-    )
+        model.register_forward_pre_hook(add_labels, with_kwargs=True)
+    model(input_ids=IDS)
+    assert guard.leaks[0].source.name.startswith("pre-hook add_labels (tiny_guarded.py:")
 
 
-def test_a_direct_call_of_forward_is_seen() -> None:
+def test_a_direct_call_of_forward_is_guarded() -> None:
     model = make_model()
     guard = LabelGuard(model)
     model.forward(IDS, labels=IDS)
     assert len(guard.leaks) == 1
 
 
-def test_alive_and_remove() -> None:
+def test_remove_restores_the_forward() -> None:
     model = make_model()
     guard = LabelGuard(model)
     assert guard.alive()
@@ -195,7 +189,7 @@ def replaced(self: nn.Module, input_ids: Tensor, extra: int = 0) -> str:
 
 
 def test_a_forward_that_was_replaced_is_guarded_again(caplog: pytest.LogCaptureFixture) -> None:
-    """Liger and TRL put a forward of their own on the instance."""
+    """Liger and TRL replace the forward of a model instance."""
     model = make_model()
     guard = LabelGuard(model)
     model.forward = MethodType(replaced, model)
@@ -208,8 +202,8 @@ def test_a_forward_that_was_replaced_is_guarded_again(caplog: pytest.LogCaptureF
     assert model(IDS) == "replaced 0"
 
 
-def test_a_removed_guard_that_another_tool_still_calls_lets_everything_pass() -> None:
-    """What wraps the guarded forward keeps it alive; after `remove` it must be as if it were not there."""
+def test_a_removed_guard_inside_another_wrapper_lets_everything_pass() -> None:
+    """A tool that wrapped the guarded forward still calls it after ``remove``: it must then do nothing."""
     model = make_model()
     guard = LabelGuard(model)
     guarded = model.forward
@@ -227,7 +221,7 @@ def test_a_removed_guard_that_another_tool_still_calls_lets_everything_pass() ->
     assert guard.leaks == []
 
 
-def test_one_guard_at_a_time() -> None:
+def test_a_second_guard_replaces_the_first() -> None:
     model = make_model()
     first, second = LabelGuard(model), LabelGuard(model)
     model(IDS, labels=IDS)
@@ -247,7 +241,7 @@ def test_a_deep_copy_runs_its_own_weights() -> None:
     assert model(IDS).logits.abs().max() > 0
 
 
-def test_a_pickle_carries_no_guard() -> None:
+def test_a_pickle_does_not_contain_the_guard() -> None:
     model = make_model().eval()
     expected = model(IDS).logits
     LabelGuard(model)
@@ -258,7 +252,7 @@ def test_a_pickle_carries_no_guard() -> None:
     torch.save(model, io.BytesIO())
 
 
-def test_state_dict_and_signature_stay() -> None:
+def test_state_dict_signature_and_type_stay_the_same() -> None:
     model = make_model()
     keys, signature = list(model.state_dict()), inspect.signature(model.forward)
     LabelGuard(model)
@@ -268,8 +262,8 @@ def test_state_dict_and_signature_stay() -> None:
     assert isinstance(model, StrictLM)
 
 
-def test_no_graph_break_and_no_recompilation() -> None:
-    model = Speech()
+def test_a_guarded_model_compiles_without_graph_break_or_recompilation() -> None:
+    model = SpeechModel()
     LabelGuard(model, SPEECH)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     for _ in range(1000):
@@ -277,7 +271,7 @@ def test_no_graph_break_and_no_recompilation() -> None:
 
 
 def test_a_leak_into_a_compiled_model_is_diverted() -> None:
-    model = Speech()
+    model = SpeechModel()
     guard = LabelGuard(model, SPEECH)
     compiled = torch.compile(model, backend="eager")
     assert compiled(speech=torch.ones(2), labels=torch.ones(2))[1] is None
@@ -286,14 +280,14 @@ def test_a_leak_into_a_compiled_model_is_diverted() -> None:
 
 @pytest.fixture
 def fresh_accelerate() -> Iterator[None]:
-    """Accelerate keeps its state for the process: forget that of tests before and after."""
+    """Reset the state that accelerate keeps for the whole process, before and after the test."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.usefixtures("fresh_accelerate")
-def test_accelerate_does_not_peel_the_guard_off() -> None:
+def test_accelerate_does_not_remove_the_guard() -> None:
     model = make_model()
     guard = LabelGuard(model)
     accelerator = Accelerator(mixed_precision="bf16", cpu=True)
@@ -320,7 +314,7 @@ class BrokenContract(Contract):
         return super().split(batch)._replace(model_inputs=dict(batch))
 
 
-def test_the_recheck_catches_a_broken_split(caplog: pytest.LogCaptureFixture) -> None:
+def test_layer_5_checks_the_result_of_the_split(caplog: pytest.LogCaptureFixture) -> None:
     model = make_model()
     LabelGuard(model, BrokenContract("broken", frozenset({"input_ids"}), frozenset({"labels"})))
     with pytest.raises(LabelLeakError, match=r"labels would have reached broken\.forward"):
@@ -329,7 +323,7 @@ def test_the_recheck_catches_a_broken_split(caplog: pytest.LogCaptureFixture) ->
     assert "Cleaned kwargs: ['input_ids', 'labels']" in caplog.text
 
 
-def test_layer_4_looks_twice_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_layer_4_checks_the_result_of_the_split(caplog: pytest.LogCaptureFixture) -> None:
     guard = LabelGuard(
         make_model(), BrokenContract("broken", frozenset({"input_ids"}), frozenset({"labels"}))
     )
@@ -338,7 +332,7 @@ def test_layer_4_looks_twice_too(caplog: pytest.LogCaptureFixture) -> None:
     assert "Cleaned kwargs: ['input_ids', 'labels']" in caplog.text
 
 
-def test_the_line_that_users_search_for_comes_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_line_that_users_search_for_is_printed_once(caplog: pytest.LogCaptureFixture) -> None:
     model = make_model()
     LabelGuard(model)
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""The base is found beneath every wrapper, and only where it is not ambiguous."""
+"""The base model is found beneath every wrapper; where two models could be meant, the user must name one."""
 
 import functools
 from typing import Any
@@ -11,20 +11,11 @@ from transformers import GPT2LMHeadModel
 
 from label_guard import LabelGuard
 from label_guard.base import find_base
-from tiny_guarded import StrictLM, make_model
-
-
-class KwargsWrapper(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, **kwargs: Any) -> Any:
-        return self.model(**kwargs)
+from tiny_guarded import KwargsWrapper, StrictLM, make_model
 
 
 class NamingWrapper(KwargsWrapper):
-    """As the community's trainers write it: it names labels and passes everything on."""
+    """A wrapper that names labels and passes everything on, as in many published trainers."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Any = None) -> Any:
         return self.model(input_ids=input_ids, attention_mask=attention_mask, labels=labels)
@@ -37,7 +28,7 @@ class WithProjection(NamingWrapper):
 
 
 class Mean(nn.Module):
-    """A base whose part happens to be called ``model``."""
+    """A base model with a part that is called ``model``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,36 +67,36 @@ WRAPPERS = {
 
 @pytest.mark.parametrize("kind", [StrictLM, GPT2LMHeadModel])
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_the_base_is_found_beneath(wrapper: str, kind: type[GPT2LMHeadModel]) -> None:
+def test_the_base_model_is_found_beneath_a_wrapper(wrapper: str, kind: type[GPT2LMHeadModel]) -> None:
     base = make_model(kind)
     assert find_base(WRAPPERS[wrapper](base)) is base
 
 
-def test_a_model_with_parameters_of_its_own_is_the_base() -> None:
+def test_a_wrapper_that_has_parameters_is_itself_the_base_model() -> None:
     model = WithProjection(make_model())
     assert find_base(model) is model
 
 
-def test_a_part_that_is_called_model_is_not_a_base() -> None:
+def test_a_part_called_model_is_not_the_base_model() -> None:
     model = Mean()
     assert find_base(model) is model
 
 
-def test_where_two_models_are_held_the_user_names_one() -> None:
+def test_a_wrapper_of_two_models_is_an_error_until_the_user_names_one() -> None:
     model = TwoModels(make_model(), make_model())
-    with pytest.raises(ValueError, match="name that: LabelGuard\\(model, base="):
+    with pytest.raises(ValueError, match="name the model: LabelGuard\\(model, base="):
         LabelGuard(model)
     assert LabelGuard(model, base=model.model).base is model.model
 
 
-def test_the_base_is_the_same_when_it_is_guarded() -> None:
+def test_a_guarded_model_has_the_same_base_and_contract() -> None:
     model = NamingWrapper(make_model())
     guard = LabelGuard(model)
     assert find_base(model) is guard.base is model.model
     assert guard.contract == LabelGuard(model).contract
 
 
-def test_a_forward_behind_a_decorator_is_read_through() -> None:
+def test_the_signature_of_a_decorated_forward_is_read() -> None:
     class Decorated(Mean):
         @functools.wraps(Mean.forward)
         def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,5 +1,6 @@
-"""The guard alone: no Higgs, on other people's models, under transformers 4.46 and 5."""
+"""The guard on models from transformers and on a plain module, under transformers 4.46 and 5."""
 
+import ast
 import inspect
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from transformers import GPT2Model, Trainer, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+import label_guard
 from label_guard import LabelGuard, LabelGuardMixin, LabelLeakError
 from tiny_guarded import gpt2_config, losses_of, make_rows, make_trainer
 
@@ -20,7 +22,7 @@ IDS = torch.arange(5).unsqueeze(0)
 ALLOWED = {"label_guard", "torch"}
 
 
-def test_importing_the_guard_imports_nothing_heavy() -> None:
+def test_importing_the_guard_imports_only_torch() -> None:
     program = (
         "import sys, torch; before = set(sys.modules)\n"
         "from label_guard import *\n"
@@ -32,7 +34,7 @@ def test_importing_the_guard_imports_nothing_heavy() -> None:
     assert set(printed.split()) - set(sys.stdlib_module_names) <= ALLOWED
 
 
-def test_a_loop_of_ones_own_on_a_bare_module() -> None:
+def test_a_training_loop_without_a_trainer() -> None:
     model = nn.Linear(3, 2)
     guard = LabelGuard(model)
     assert guard.contract.inputs == {"input"}
@@ -47,7 +49,7 @@ def test_a_loop_of_ones_own_on_a_bare_module() -> None:
 
 
 def seen_by(model: nn.Module) -> list[set[str]]:
-    """The keys of each call that reach a model's own forward: recorded beneath a guard that is attached later."""
+    """Record the keys of each call that reaches a model's own forward, beneath a guard that is attached later."""
     calls: list[set[str]] = []
     original = type(model).forward
 
@@ -62,7 +64,7 @@ def seen_by(model: nn.Module) -> list[set[str]]:
 
 class Backbone(GPT2Model):
     def prepare_inputs_for_generation(self, *_: Any, **__: Any) -> None:
-        """PEFT's class looks for it; transformers 5 has it on models with a head only."""
+        """Do nothing; PEFT's class expects the method, and transformers 5 has it on models with a head only."""
 
 
 def make_backbone() -> nn.Module:
@@ -71,8 +73,8 @@ def make_backbone() -> nn.Module:
     )
 
 
-def test_gpt2_without_its_head_under_peft_causal_lm() -> None:
-    """The oldest public report of the error: a backbone that takes no labels, under PEFT's class that passes them."""
+def test_gpt2_without_its_head_runs_under_peft_causal_lm() -> None:
+    """The oldest public report of the error: a backbone that takes no labels, in PEFT's class that passes them."""
     model = make_backbone()
     calls = seen_by(model.get_base_model())
     guard = LabelGuard(model)
@@ -91,7 +93,7 @@ class BackboneTrainer(LabelGuardMixin, Trainer):
         return (outputs[0].mean(dim=-1) - targets["labels"]).square().mean(), outputs
 
 
-def test_it_trains_and_evaluates(tmp_path: Path) -> None:
+def test_gpt2_without_its_head_trains_evaluates_and_predicts(tmp_path: Path) -> None:
     def collate(rows: Any) -> dict[str, Tensor]:
         ids = torch.tensor([row["input_ids"] for row in rows])
         return {"input_ids": ids, "labels": ids / 37}
@@ -108,7 +110,7 @@ def test_it_trains_and_evaluates(tmp_path: Path) -> None:
     assert not any("labels" in call for call in calls)
 
 
-def test_a_whisper_encoder() -> None:
+def test_a_whisper_encoder_gives_the_same_output() -> None:
     config = WhisperConfig(
         d_model=12, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=8, num_mel_bins=5
     )
@@ -120,3 +122,10 @@ def test_a_whisper_encoder() -> None:
     assert torch.equal(model(input_features=speech, labels=IDS)[0], expected)
     assert calls == [{"input_features"}]
     assert guard.alive(model)
+
+
+@pytest.mark.parametrize(
+    "file", sorted(Path(label_guard.__file__).parent.glob("*.py")), ids=lambda file: file.name
+)
+def test_the_package_parses_as_python_3_10(file: Path) -> None:
+    ast.parse(file.read_text(), str(file), feature_version=(3, 10))
