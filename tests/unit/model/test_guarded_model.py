@@ -111,4 +111,4 @@ def test_the_log_line_that_users_search_for_keeps_the_name_of_the_model(
     guard = LabelGuard(make_native(), CONTRACT)
     with caplog.at_level("DEBUG", "label_guard"):
         guard.verify(make_batch())
-    assert caplog.messages[0].startswith("Calling HiggsAudioModel with: ['input_ids', ")
+    assert caplog.messages[-1].startswith("Calling HiggsAudioModel with: ['input_ids', ")
