@@ -33,7 +33,7 @@ from torch import Tensor
 from higgs_trainer.audio.codec import Codec, load_codec
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ, read_audio
 from higgs_trainer.evaluation.judges import Transcriber, load_asr, score_speech, speaker_similarity
-from higgs_trainer.manifest.rows import read_manifest
+from higgs_trainer.manifest.rows import read_rows
 
 LIBRIVOX = Path("/usr/share/pocketsphinx/test/data/librivox")
 ASTERISK = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
@@ -81,7 +81,7 @@ def read_set(name: str, sample: int) -> Clips:
     """The clips of a Debian set, or the first ``sample`` of a manifest."""
     if name in DEBIAN_SETS:
         return DEBIAN_SETS[name](sample)
-    return [(row.text, read_audio(row.audio)) for row in read_manifest(name)[:sample]]
+    return [(row.text, read_audio(row.recording)) for row in read_rows(name)[:sample]]
 
 
 def measure_stoi(clean_S: Tensor, degraded_S: Tensor) -> float:

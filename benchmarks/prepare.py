@@ -30,13 +30,13 @@ import torch
 
 from higgs_trainer.audio.codec import load_codec
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ, decode_file, read_audio, to_waveform
-from higgs_trainer.corpus.inspection import iterate_utterances, read_rows
+from higgs_trainer.corpus.inspection import iterate_utterances, store_rows
 from higgs_trainer.corpus.prepare import prepare, skip_progress
 from higgs_trainer.corpus.work_directory import ROWS, open_table_file
 from higgs_trainer.dataset.prepared import build_features, read_prepared, write_prepared
 from higgs_trainer.distributed import Processes, join_processes
 from higgs_trainer.manifest.formats import open_source
-from higgs_trainer.manifest.rows import check_rows, read_manifest
+from higgs_trainer.manifest.rows import check_rows, read_rows
 
 RATE_HZ = 44_100
 TRAIN_CLIPS = 100  # of the recordings to train on, with the 40 held out
@@ -49,8 +49,8 @@ ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES":
 def write_corpus(folder: Path) -> Path:
     """A manifest of the demo's recordings, each with the next three behind it."""
     with as_file(files("higgs_trainer_demo") / "new_voice") as voice:
-        rows = read_manifest(voice / "train.jsonl")[:TRAIN_CLIPS] + read_manifest(voice / "held_out.jsonl")
-        waveforms = [read_audio(row.audio).numpy() for row in rows]
+        rows = read_rows(voice / "train.jsonl")[:TRAIN_CLIPS] + read_rows(voice / "held_out.jsonl")
+        waveforms = [read_audio(row.recording).numpy() for row in rows]
     lines = []
     for index in range(len(rows)):
         joined = [(index + step) % len(rows) for step in range(JOINED)]
@@ -65,10 +65,10 @@ def write_corpus(folder: Path) -> Path:
 
 def measure_stages(manifest: Path, output: Path) -> dict[str, float]:
     """Seconds of work of each stage for a second of sound."""
-    codec, utterances = load_codec("embedded"), read_manifest(manifest)[:STAGE_CLIPS]
+    codec, utterances = load_codec("embedded"), read_rows(manifest)[:STAGE_CLIPS]
     build_features()  # imports `datasets`, which is no part of writing
     marks = [time.process_time()]
-    decoded = [decode_file(utterance.audio) for utterance in utterances]
+    decoded = [decode_file(utterance.recording) for utterance in utterances]
     marks.append(time.process_time())
     waveforms = [to_waveform(clip) for clip in decoded]
     marks.append(time.process_time())
@@ -161,7 +161,7 @@ def read_and_share(manifest: Path, folder: Path) -> tuple[float, float]:
     """Check every row and read the share of one process of two, as `prepare` does it."""
     baseline_mb = read_peak_mb()
     start = time.perf_counter()
-    read_rows(check_rows(open_source(manifest)), folder)
+    store_rows(check_rows(open_source(manifest)), folder)
     tables = open_table_file(folder / ROWS)
     for _ in iterate_utterances(tables, Processes(index=0, count=2)):
         pass

@@ -1,4 +1,4 @@
-"""The error classes. Each message says what is wrong, where, and what to do about it."""
+"""Error classes. Each message names the problem, the place and the remedy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,21 +7,29 @@ from pathlib import Path
 
 
 class HiggsTrainerError(Exception):
-    """Base of every error that this package raises on purpose. The command line prints the message alone and exits
-    with ``exit_code``."""
+    """Base class of every error that this package raises on purpose.
+
+    The command line prints the message without a traceback and exits with ``exit_code``.
+    """
 
     exit_code = 1
 
 
 class UserError(HiggsTrainerError):
-    """A mistake in what the user gave."""
+    """A mistake in the user's input."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong at one place. Lines count from 1; line 0 is the file as a whole."""
+    """One problem at one place.
+
+    Attributes:
+        line: counts from 1; 0 means the file as a whole.
+        what: the problem, without a full stop.
+        what_to_do: the remedy, one or more complete sentences.
+    """
 
     file: Path
     line: int
@@ -30,54 +38,59 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else str(self.file)
-        return f"{place}: {self.what}; {self.what_to_do}"
+        return f"{place}: {self.what}. {self.what_to_do}"
 
 
 class ManifestError(UserError):
-    """Everything wrong with a manifest and the files it names, together, in the order of its lines."""
+    """All problems of a manifest and of the files it names, in the order of its lines."""
 
     def __init__(self, problems: Sequence[Problem], *, total: int | None = None) -> None:
-        """``total``: how many there are, where `problems` are only the first of very many."""
+        """Format the message.
+
+        Args:
+            problems: the problems to print.
+            total: the number of all problems, if ``problems`` is only the first part of them.
+        """
         self.problems = tuple(problems)
         total = len(self.problems) if total is None else total
         count = "1 problem" if total == 1 else f"{total} problems"
         listed = "\n".join(f"  {problem}" for problem in self.problems)
         if total > len(self.problems):
             listed += f"\n  ... and {total - len(self.problems)} more"
-        super().__init__(f"{count} in the manifest; nothing was written:\n{listed}")
+        super().__init__(f"{count} in the data. Nothing was written.\n{listed}")
 
 
 class RecipeError(UserError):
-    """A recipe, or an override given on the command line, that cannot be used."""
+    """An invalid recipe, or an invalid override on the command line."""
 
 
 class AudioError(UserError):
-    """An audio file that cannot be read as speech: broken, empty, too short or not finite."""
+    """An audio file that cannot be used as speech: damaged, empty, too short or not finite."""
 
     def __init__(self, file: str | Path, what: str, what_to_do: str) -> None:
-        super().__init__(f"{file} {what}; {what_to_do}")
+        super().__init__(f"{file} {what}. {what_to_do}")
         self.what, self.what_to_do = what, what_to_do
 
 
 class CheckpointError(UserError):
-    """A model, codec or prepared folder that is not what it should be, or does not fit the others."""
+    """A model, codec or prepared dataset that is invalid, or that does not match the others."""
 
 
 class LossError(HiggsTrainerError):
-    """A step whose loss cannot be computed: no supervised cell, or a value that is not finite."""
+    """A training step without a loss: no supervised cell, or a value that is not finite."""
 
 
 class SaveError(HiggsTrainerError):
-    """Something that a run has to keep could not be written: the disk is full, or not there."""
+    """A file or folder that could not be written, for example because the disk is full."""
 
 
 class Terminated(HiggsTrainerError):
-    """The run was asked to end (SIGTERM), and did, after saving."""
+    """The run received SIGTERM, saved a checkpoint and stopped."""
 
     exit_code = 128 + 15
 
 
-def name_the_near_one(wrong: str, known: Sequence[str]) -> str:
-    """What to do about a misspelt name: the closest known one or, where none is close, all of them."""
+def suggest_name(wrong: str, known: Sequence[str]) -> str:
+    """Build the remedy for a misspelt name: the closest known name or, if none is close, all of them."""
     near = get_close_matches(wrong, known, n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f'Did you mean "{near[0]}"?' if near else f"Known: {', '.join(known)}."

@@ -181,6 +181,6 @@ def test_a_reference_that_is_the_target_in_another_format(
         main(["prepare", str(data), "-o", str(folder / "out"), "--codec", str(folder / "codec")])
     assert stopped.value.code == 2
     assert "m.jsonl:1:" in (err := capsys.readouterr().err)
-    assert "sounds as the row's own audio" in err
+    assert "has the same samples as the audio of the row" in err
     (accepted,) = prepare(data, folder, "--allow-own-reference")
     assert (accepted["context_codes"] == accepted["codes"]).all()

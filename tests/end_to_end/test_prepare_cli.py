@@ -82,16 +82,16 @@ def test_bad_input_is_reported_together_and_nothing_is_written(
     assert captured.out == ""
     assert "Traceback" not in captured.err
     header, *lines = captured.err[captured.err.index("error: ") :].splitlines()
-    assert header == "error: 8 problems in the manifest; nothing was written:"
+    assert header == "error: 8 problems in the data. Nothing was written."
     for number, (line, what) in enumerate(
         [
-            (2, "'audio' is missing: missing.wav"),
-            (3, "broken.wav breaks off"),
+            (2, '"audio" does not exist: missing.wav'),
+            (3, "broken.wav ends early"),
             (4, "noise.wav cannot be read as audio"),
-            (5, "'text' is empty"),
-            (6, "unknown field 'speeker'; did you mean 'speaker'?"),
-            (7, "'audio' leaves the manifest's folder: ../outside.wav"),
-            (8, "'audio' leaves the manifest's folder: link.wav"),
+            (5, '"text" is empty'),
+            (6, 'unknown field "speeker". Did you mean "speaker"?'),
+            (7, '"audio" is outside the folder of the manifest: ../outside.wav'),
+            (8, '"audio" is outside the folder of the manifest: link.wav'),
             (9, "not JSON"),
         ]
     ):
@@ -106,14 +106,14 @@ def test_what_is_there_is_not_overwritten_unasked(
     rows = [{"audio": "a.wav", "text": "one"}]
     assert run_prepare(recordings, rows) == 0
     assert run_prepare(recordings, rows) == 2
-    assert "out is not empty; give another folder, or --overwrite" in capsys.readouterr().err
+    assert "out is not empty" in capsys.readouterr().err
     assert run_prepare(recordings, [*rows, {"audio": "b.wav", "text": "two"}], "--overwrite") == 0
     assert read_prepared(recordings / "out").card.utterances == 2
 
 
 def test_a_codec_that_is_none(recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_prepare(recordings, [{"audio": "a.wav", "text": "one"}], "--codec", str(recordings)) == 2
-    assert "holds no codec" in capsys.readouterr().err
+    assert "contains no codec" in capsys.readouterr().err
     assert not (recordings / "out").exists()
 
 

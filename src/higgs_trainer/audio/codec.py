@@ -1,7 +1,7 @@
-"""What a codec is, and how one is found by its name.
+"""The interface of a codec, and loading one by name.
 
-A codec turns a waveform into codes and back. There are two: the embedded one (`mel_codec.py`: small, on the
-CPU, no download) and the real Higgs Audio v2 tokenizer (`HiggsTokenizerCodec`: a download, best on a GPU).
+A codec converts a waveform to codes and back. There are two: the embedded codec (`mel_codec.py`: small, on a CPU, no
+download) and the real Higgs Audio v2 tokenizer (`HiggsTokenizerCodec`: a download, best on a GPU).
 """
 
 import hashlib
@@ -25,18 +25,18 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 class Codec(Protocol):
-    """waveform <-> codes. `codebook_size` counts real codes only, without the two stream tokens."""
+    """Converts waveforms to codes and back. `codebook_size` counts audio codes, not the two stream tokens."""
 
     @property
     def name(self) -> str: ...
     @property
     def revision(self) -> str | None:
-        """The hub commit that it was loaded from; None for a folder."""
+        """The hub commit that was loaded; None for a folder."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the weights do: codes made under another fingerprint mean other sounds."""
+        """A hash of the weights. The same codes mean other sounds under another fingerprint."""
         ...
 
     @property
@@ -49,28 +49,28 @@ class Codec(Protocol):
     def codebook_size(self) -> int: ...
 
     def encode(self, waveform_S: Tensor) -> Tensor:
-        """float32 samples -> codes_FK, long, each in [0, codebook_size)."""
+        """Encode float32 samples to codes_FK, long, each in [0, codebook_size)."""
         ...
 
     def encode_batch(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
-        """Waveforms of any lengths -> what `encode` makes of each, to the last code, in their order."""
+        """Encode waveforms of any lengths to exactly the codes of `encode`, in the same order."""
         ...
 
     def decode(self, codes_FK: Tensor) -> Tensor:
-        """long codes -> waveform_S, float32."""
+        """Decode long codes to waveform_S, float32."""
         ...
 
 
-def fill_up(waveform_S: Tensor, num_samples: int) -> Tensor:
-    """The waveform, with silence behind it up to `num_samples`."""
+def pad_waveform(waveform_S: Tensor, num_samples: int) -> Tensor:
+    """Append silence up to `num_samples`."""
     return torch.nn.functional.pad(waveform_S, (0, num_samples - len(waveform_S)))
 
 
 def load_codec(name: str | Path) -> Codec:
-    """Load a codec: "embedded", the folder of either kind, or a hub name of the real tokenizer.
+    """Load a codec: "embedded", the folder of either codec, or the hub name of the real tokenizer.
 
     Raises:
-        CheckpointError: there is no codec of that name, or a library that it needs is missing.
+        CheckpointError: there is no such codec, or a library that it needs is missing.
     """
     if str(name) == "embedded":
         with as_file(files("higgs_trainer.audio") / "embedded_codec") as folder:
@@ -80,10 +80,10 @@ def load_codec(name: str | Path) -> Codec:
         return _load_mel_codec(folder)
     if (folder / "config.json").is_file() or (not folder.exists() and HUB_NAME.fullmatch(str(name))):
         return HiggsTokenizerCodec.from_pretrained(name)
-    what = "holds no codec" if folder.is_dir() else "is no codec folder"
+    what = "contains no codec" if folder.is_dir() else "is not the folder of a codec"
     raise CheckpointError(
-        f"{name} {what} ({MEL_CODEC_CONFIG} or config.json); give 'embedded', the folder of a codec, "
-        "or a hub name such as bosonai/higgs-audio-v2-tokenizer"
+        f"{name} {what} ({MEL_CODEC_CONFIG} or config.json). Give 'embedded', the folder of a codec, "
+        "or a hub name such as bosonai/higgs-audio-v2-tokenizer."
     )
 
 
@@ -93,11 +93,13 @@ def _load_mel_codec(folder: Path) -> Codec:
     try:
         return MelCodec.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CheckpointError(f"the codec in {folder} is damaged ({error}); copy the folder again") from error
+        raise CheckpointError(
+            f"the codec in {folder} is damaged ({error}). Copy the folder again."
+        ) from error
 
 
 class HiggsTokenizerCodec:
-    """The real tokenizer: a thin cover over transformers' `HiggsAudioV2TokenizerModel`."""
+    """The real tokenizer: a thin wrapper of transformers' `HiggsAudioV2TokenizerModel`."""
 
     def __init__(self, model: Any, name: str) -> None:
         self.name = name
@@ -107,26 +109,29 @@ class HiggsTokenizerCodec:
         self.frames_per_second = float(model.quantizer.frame_rate)
         self.revision: str | None = getattr(model.config, "_commit_hash", None)
         self._frame_samples = round(self.sample_rate_hz / self.frames_per_second)
-        widest = model.config.target_bandwidths[-1]  # what `model.encode` uses when it is given no bandwidth
+        # `model.encode` uses the last bandwidth by default.
+        widest = model.config.target_bandwidths[-1]
         self.num_codebooks: int = model.quantizer.get_num_quantizers_for_bandwidth(widest)
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "HiggsTokenizerCodec":
-        """Load from a folder or the hub, onto a GPU where there is one.
+        """Load from a folder or the hub, onto a GPU if there is one.
 
         Raises:
             CheckpointError: torchaudio is not installed, or the folder or hub name cannot be loaded.
         """
         if find_spec("torchaudio") is None:
             raise CheckpointError(
-                f"the codec {name} needs torchaudio; pip install torchaudio, of torch's own version"
+                f"the codec {name} needs torchaudio. Install the version that matches torch: pip install torchaudio"
             )
         from transformers import HiggsAudioV2TokenizerModel
 
         try:
             model = HiggsAudioV2TokenizerModel.from_pretrained(name)
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"the codec {name} cannot be loaded: {error}") from error
+            raise CheckpointError(
+                f"the codec {name} cannot be loaded ({error}). Check its name and your access."
+            ) from error
         return cls(model.to("cuda" if torch.cuda.is_available() else "cpu"), str(name))
 
     @cached_property
@@ -138,21 +143,22 @@ class HiggsTokenizerCodec:
         return digest.hexdigest()[:16]
 
     def encode(self, waveform_S: Tensor) -> Tensor:
-        """float32 samples -> codes_FK, long, on the CPU. The last frame is filled with silence, as transformers'
-        processor does it (its feature extractor pads to a multiple of the hop length)."""
+        """Encode float32 samples to codes_FK, long, on the CPU.
+
+        Silence fills the last frame, as in transformers' feature extractor, which pads to a multiple of the hop length.
+        """
         return self.encode_batch([waveform_S])[0]
 
     @torch.no_grad()
     def encode_batch(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
-        """Those of equally many frames go through the model together: then no clip is padded to another's length,
-        which would change its codes."""
+        """Encode waveforms of equally many frames together. Padding to another length would change the codes."""
         by_num_frames: dict[int, list[int]] = {}
         for index, waveform_S in enumerate(waveforms):
             by_num_frames.setdefault(math.ceil(len(waveform_S) / self._frame_samples), []).append(index)
         codes: dict[int, Tensor] = {}
         for num_frames, indices in by_num_frames.items():
             batch_BS = torch.stack(
-                [fill_up(waveforms[index], num_frames * self._frame_samples) for index in indices]
+                [pad_waveform(waveforms[index], num_frames * self._frame_samples) for index in indices]
             )
             codes_BKF = self._model.encode(batch_BS[:, None].to(self._model.device)).audio_codes
             codes_BFK = codes_BKF.transpose(1, 2).contiguous().long().cpu()
@@ -161,7 +167,7 @@ class HiggsTokenizerCodec:
 
     @torch.no_grad()
     def decode(self, codes_FK: Tensor) -> Tensor:
-        """long codes -> waveform_S, float32, on the CPU."""
+        """Decode long codes to waveform_S, float32, on the CPU."""
         codes_1KF = codes_FK.T[None].contiguous().to(self._model.device)
         waveform_S: Tensor = self._model.decode(codes_1KF).audio_values[0, 0].float().cpu()
         return waveform_S

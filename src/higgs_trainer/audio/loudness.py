@@ -1,4 +1,4 @@
-"""Loudness after ITU-R BS.1770, as an option of `prepare`. Its library is an extra: ``higgs-trainer[loudness]``."""
+"""Loudness by ITU-R BS.1770, an option of `prepare`. Needs pyloudnorm, the extra ``higgs-trainer[loudness]``."""
 
 import math
 
@@ -9,21 +9,22 @@ from torch import Tensor
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ
 from higgs_trainer.errors import UserError
 
-BLOCK_SAMPLES = round(
-    0.4 * SAMPLE_RATE_HZ
-)  # BS.1770 measures blocks; a shorter clip is repeated until it fills one
+# BS.1770 measures blocks of 0.4 s. A shorter clip is repeated until it fills one.
+BLOCK_SAMPLES = round(0.4 * SAMPLE_RATE_HZ)
 
 
 def check_loudness_library() -> None:
-    """Raise UserError where pyloudnorm is not installed."""
+    """Raise UserError if pyloudnorm is not installed."""
     try:
         import pyloudnorm  # noqa: F401
     except ImportError as error:
-        raise UserError("--loudness-lufs needs pyloudnorm; pip install pyloudnorm") from error
+        raise UserError(
+            "--loudness-lufs needs pyloudnorm. Run: pip install 'higgs-trainer[loudness]'"
+        ) from error
 
 
 def measure_loudness(waveform_S: Tensor) -> float:
-    """LUFS; minus infinity for what is silent to the measure."""
+    """Measure the loudness in LUFS. It is minus infinity for silence."""
     import pyloudnorm
 
     filling_S = waveform_S.repeat(math.ceil(BLOCK_SAMPLES / len(waveform_S)))
@@ -32,10 +33,7 @@ def measure_loudness(waveform_S: Tensor) -> float:
 
 
 def normalize_loudness(waveform_S: Tensor, loudness_lufs: float) -> Tensor:
-    """The waveform at that loudness or, where its peak would then pass full scale, as loud as full scale allows.
-
-    What is silent to the measure stays as it is.
-    """
+    """Scale a waveform to a loudness, or less if its peak would exceed full scale. Silence stays unchanged."""
     measured_lufs = measure_loudness(waveform_S)
     if math.isinf(measured_lufs):
         return waveform_S

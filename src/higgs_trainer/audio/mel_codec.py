@@ -1,11 +1,11 @@
-"""The embedded codec: waveform <-> codes in the shape of Higgs Audio's tokenizer, small, on a CPU, without a download.
+"""The embedded codec: small, on a CPU, without a download, with codes of the shape of Higgs Audio's tokenizer.
 
 24 kHz, 25 frames a second, 8 codebooks. A frame of 40 ms is four steps of 10 ms, each a log-mel spectrum of 80 bands:
 
     waveform_S -> log-mel_FM (M = 4 * 80) -> principal components_FD -> residual vector quantization -> codes_FK
 
-and back, where the phase that the mel spectrum has lost is found by fast Griffin-Lim. It is robotic and intelligible.
-A fit knows the voices that it was made from; `fit` makes one from any recordings within minutes.
+and back. Fast Griffin-Lim estimates the phase, which a mel spectrum does not contain. Speech sounds robotic and stays
+intelligible. The codec represents the voices of its fit best; `MelCodec.fit` fits one to any recordings in minutes.
 
 Axes: S samples, F frames, M log-mel values of a frame, D components, K codebooks, C codes in a codebook, N beams.
 """
@@ -35,10 +35,10 @@ STEP_SAMPLES = FRAME_SAMPLES // STEPS_PER_FRAME
 WINDOW_SAMPLES = 1024
 NUM_MELS = 80
 NUM_COMPONENTS = 64
-MEL_FLOOR = 1e-3  # of a magnitude: what is quieter counts as silence
+MEL_FLOOR = 1e-3  # a smaller magnitude counts as silence
 
 BEAMS = 16
-FRAMES_PER_CHUNK = 512  # of a beam search: bounds its memory
+FRAMES_PER_CHUNK = 512  # limits the memory of the beam search
 
 GRIFFIN_LIM_ITERATIONS = 60
 GRIFFIN_LIM_MOMENTUM = 0.99
@@ -53,7 +53,7 @@ REFINE_SWEEPS = 3
 
 @dataclass(frozen=True, eq=False)
 class MelCodec:
-    """A fitted codec. Its tensors are float32 in memory with values that float16 holds exactly, as they are saved."""
+    """A fitted codec. Its tensors are float32 in memory and float16 on disk, with the same values."""
 
     name: str
     mean_M: torch.Tensor
@@ -67,12 +67,12 @@ class MelCodec:
 
     @property
     def codebook_size(self) -> int:
-        """Codes in a codebook, the two tokens of the stream (begin and end) not counted."""
+        """The number of codes in a codebook, without the two stream tokens (begin and end)."""
         return self.codebooks_KCD.shape[1]
 
     @property
     def fingerprint(self) -> str:
-        """A hash of everything that codes depend on: equal fingerprints, equal codes."""
+        """A hash of everything that the codes depend on: equal fingerprints mean equal codes."""
         digest = hashlib.sha256(f"mel_codec format {FORMAT}".encode())
         for tensor in self._tensors().values():
             digest.update(str(tuple(tensor.shape)).encode() + tensor.numpy().tobytes())
@@ -82,16 +82,17 @@ class MelCodec:
     def fit(
         cls, waveforms: Sequence[torch.Tensor], *, codebook_size: int, seed: int, name: str = "mel_codec"
     ) -> MelCodec:
-        """A codec for speech like `waveforms`: mono, 24 kHz, (S,) each. At most `MAX_FIT_FRAMES` frames are used.
+        """Fit a codec to speech: mono, 24 kHz, (S,) each. At most `MAX_FIT_FRAMES` frames are used.
 
-        Raises ValueError where the recordings hold fewer frames than a codebook has codes.
+        Raises:
+            ValueError: the recordings have fewer frames than a codebook has codes.
         """
         generator = torch.Generator().manual_seed(seed)
         frames_FM = torch.cat([compute_log_mel(waveform_S) for waveform_S in waveforms])
         if len(frames_FM) < codebook_size:
             raise ValueError(
                 f"{len(frames_FM)} frames ({len(frames_FM) / FRAMES_PER_SECOND:.1f} s) are too few for codebooks of "
-                f"{codebook_size} codes: give more recordings, or a smaller codebook_size"
+                f"{codebook_size} codes. Give more recordings, or a smaller codebook_size."
             )
         frames_FM = frames_FM[torch.randperm(len(frames_FM), generator=generator)[:MAX_FIT_FRAMES]]
         mean_M = frames_FM.mean(dim=0).half().float()
@@ -102,21 +103,26 @@ class MelCodec:
 
     @torch.inference_mode()
     def encode(self, waveform_S: torch.Tensor) -> torch.Tensor:
-        """Waveform (S,), float, 24 kHz -> codes (F, K), int64 in [0, C). F = ceil(S / 960): the end is filled with
-        silence. Raises ValueError on anything but one finite channel of at least one sample."""
+        """Encode a waveform (S,), float, 24 kHz, to codes (F, K), int64 in [0, C).
+
+        F = ceil(S / 960): silence fills the last frame.
+
+        Raises:
+            ValueError: the waveform is not one-dimensional, is empty or is not finite.
+        """
         points_FD = (compute_log_mel(waveform_S) - self.mean_M) @ self.components_DM.T
         return search_codes(points_FD, self.codebooks_KCD, BEAMS)
 
     def encode_batch(self, waveforms: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """One by one: the beam search fills a core with a single clip, and a matrix product of another height may
-        round otherwise."""
+        """Encode the clips one by one: one clip occupies a core, and a larger matrix product may round differently."""
         return [self.encode(waveform_S) for waveform_S in waveforms]
 
     @torch.inference_mode()
     def decode(self, codes_FK: torch.Tensor) -> torch.Tensor:
-        """Codes (F, K) -> float32 waveform (F * 960,) in [-1, 1], 24 kHz. The same codes give the same waveform.
+        """Decode codes (F, K) to a float32 waveform (F * 960,) in [-1, 1], 24 kHz, deterministically.
 
-        Raises ValueError on another shape, or a code outside [0, C): begin and end of stream are not audio.
+        Raises:
+            ValueError: another shape, or a code outside [0, C): begin and end of stream are not audio.
         """
         self._check_codes(codes_FK)
         points_FD = sum_codewords(codes_FK, self.codebooks_KCD)
@@ -143,11 +149,11 @@ class MelCodec:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> MelCodec:
-        """Read what `save_pretrained` wrote. Raises ValueError where the files do not belong together."""
+        """Read what `save_pretrained` wrote. Raise ValueError if the files do not belong together."""
         folder = Path(folder)
         config = json.loads((folder / "codec_config.json").read_text(encoding="utf-8"))
         if (config.get("codec"), config.get("format")) != ("mel_codec", FORMAT):
-            raise ValueError(f"{folder}: not a mel_codec of format {FORMAT}")
+            raise ValueError(f"{folder} is not a mel_codec of format {FORMAT}")
         tensors = {key: tensor.float() for key, tensor in load_file(folder / "codec.safetensors").items()}
         codec = cls(name=config["name"], **tensors)
         if codec.fingerprint != config["fingerprint"]:
@@ -170,8 +176,8 @@ class MelCodec:
         low, high = int(codes_FK.min()), int(codes_FK.max())
         if low < 0 or high >= self.codebook_size:
             raise ValueError(
-                f"codes lie in [{low}, {high}], expected [0, {self.codebook_size}): "
-                "take begin- and end-of-stream out first"
+                f"codes lie in [{low}, {high}], expected [0, {self.codebook_size}). "
+                "Remove begin-of-stream and end-of-stream first."
             )
 
 
@@ -179,13 +185,13 @@ class MelCodec:
 
 
 def compute_log_mel(waveform_S: torch.Tensor) -> torch.Tensor:
-    """Waveform (S,) -> natural logarithm of mel magnitudes, (F, M): a frame's four steps side by side."""
+    """Compute the natural logarithm of mel magnitudes, (F, M), with the four steps of a frame side by side."""
     if waveform_S.ndim != 1 or len(waveform_S) == 0:
         raise ValueError(
             f"waveform has shape {tuple(waveform_S.shape)}, expected (samples,) with one sample or more"
         )
     if not torch.isfinite(waveform_S).all():
-        raise ValueError("waveform holds NaN or infinite samples")
+        raise ValueError("waveform contains NaN or infinite samples")
     num_frames = math.ceil(len(waveform_S) / FRAME_SAMPLES)
     padding = num_frames * FRAME_SAMPLES - len(waveform_S)
     waveform_S = torch.nn.functional.pad(waveform_S.float(), (0, padding))
@@ -195,8 +201,11 @@ def compute_log_mel(waveform_S: torch.Tensor) -> torch.Tensor:
 
 
 def _mel_to_magnitudes(log_mel_FM: torch.Tensor) -> torch.Tensor:
-    """Log-mel (F, M) -> magnitudes (bins, 4 F + 1) whose mel spectrum is nearest, by multiplicative updates (Lee and
-    Seung 2001). They keep magnitudes positive and start from a smooth spectrum. The last step closes the last frame."""
+    """Find the magnitudes (bins, 4 F + 1) whose mel spectrum is closest to a log-mel spectrum (F, M).
+
+    Multiplicative updates (Lee and Seung 2001) from a smooth spectrum keep the magnitudes positive. The last step ends
+    the last frame.
+    """
     mel = log_mel_FM.reshape(-1, NUM_MELS).T.exp()
     mel = torch.cat([mel, mel[:, -1:]], dim=1)
     filters = _mel_filters()
@@ -208,7 +217,7 @@ def _mel_to_magnitudes(log_mel_FM: torch.Tensor) -> torch.Tensor:
 
 
 def _griffin_lim(magnitudes: torch.Tensor) -> torch.Tensor:
-    """Magnitudes (bins, steps) -> waveform (S,), by fast Griffin-Lim (Perraudin et al. 2013) from a seeded phase."""
+    """Compute a waveform (S,) from magnitudes (bins, steps) by fast Griffin-Lim (Perraudin et al. 2013), seeded."""
     generator = torch.Generator().manual_seed(0)
     phase = torch.rand(magnitudes.shape, generator=generator) * 2 * math.pi
     spectrum = torch.polar(magnitudes, phase)
@@ -233,7 +242,7 @@ def _istft(spectrum: torch.Tensor) -> torch.Tensor:
 
 
 def _mel_filters() -> torch.Tensor:
-    """Triangles (NUM_MELS, bins), equally spaced in mel (2595 log10(1 + hz / 700)) from 0 to 12 kHz, of height 1."""
+    """Build triangles of height 1, (NUM_MELS, bins), equally spaced in mel (2595 log10(1 + hz / 700)), 0 to 12 kHz."""
     top = 2595 * math.log10(1 + SAMPLE_RATE_HZ / 2 / 700)
     edges_hz = 700 * (10 ** (torch.linspace(0, top, NUM_MELS + 2) / 2595) - 1)
     bins_hz = torch.linspace(0, SAMPLE_RATE_HZ / 2, WINDOW_SAMPLES // 2 + 1)
@@ -247,7 +256,7 @@ def _mel_filters() -> torch.Tensor:
 
 
 def search_codes(points_FD: torch.Tensor, codebooks_KCD: torch.Tensor, num_beams: int) -> torch.Tensor:
-    """Points (F, D) -> codes (F, K) whose codewords' sum is near: after each codebook the `num_beams` best are kept."""
+    """Find codes (F, K) whose codewords sum to nearly the points (F, D), by a beam search over the codebooks."""
     chunks = [_search_chunk(chunk, codebooks_KCD, num_beams) for chunk in points_FD.split(FRAMES_PER_CHUNK)]
     return torch.cat(chunks)
 
@@ -269,7 +278,7 @@ def _search_chunk(points_FD: torch.Tensor, codebooks_KCD: torch.Tensor, num_beam
 
 
 def sum_codewords(codes_FK: torch.Tensor, codebooks_KCD: torch.Tensor) -> torch.Tensor:
-    """Codes (F, K) -> points (F, D)."""
+    """Sum the codewords of codes (F, K) to points (F, D)."""
     return sum(codebook_CD[codes_F] for codebook_CD, codes_F in zip(codebooks_KCD, codes_FK.T, strict=True))
 
 
@@ -277,16 +286,16 @@ def sum_codewords(codes_FK: torch.Tensor, codebooks_KCD: torch.Tensor) -> torch.
 
 
 def _principal_components(centred_FM: torch.Tensor) -> torch.Tensor:
-    """The `NUM_COMPONENTS` directions of largest variance, orthonormal, (D, M)."""
+    """Compute the `NUM_COMPONENTS` directions of largest variance, orthonormal, (D, M)."""
     covariance = centred_FM.double().T @ centred_FM.double() / len(centred_FM)
     return torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :NUM_COMPONENTS].T.float().contiguous()
 
 
 def _fit_codebooks(points_FD: torch.Tensor, codebook_size: int, generator: torch.Generator) -> torch.Tensor:
-    """K codebooks, each by k-means on what the earlier ones leave; then all of them together, as the search uses them.
+    """Fit each codebook by k-means to the residual of the earlier ones, then refine all of them together.
 
-    The second half alternates: search the codes of all points, then set each codeword to the mean of what its points
-    lack without it.
+    The refinement alternates: search the codes of all points, then set each codeword to the mean residual of its points
+    without that codeword.
     """
     residual_FD = points_FD.clone()
     codebooks = []
@@ -309,7 +318,7 @@ def _fit_codebooks(points_FD: torch.Tensor, codebook_size: int, generator: torch
 def _k_means(
     points_FD: torch.Tensor, num_centres: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lloyd's algorithm from random points: centres (C, D), and each point's nearest (F,)."""
+    """Run Lloyd's algorithm from random points. Return centres (C, D) and the nearest centre of each point (F,)."""
     centres_CD = points_FD[torch.randperm(len(points_FD), generator=generator)[:num_centres]].clone()
     for _ in range(KMEANS_ITERATIONS):
         nearest_F = search_codes(points_FD, centres_CD[None], 1)[:, 0]
@@ -318,7 +327,7 @@ def _k_means(
 
 
 def _set_to_means(centres_CD: torch.Tensor, points_FD: torch.Tensor, nearest_F: torch.Tensor) -> None:
-    """Each centre becomes the mean of its points, in place; a centre without points stays."""
+    """Set each centre to the mean of its points, in place. A centre without points stays unchanged."""
     sums_CD = torch.zeros_like(centres_CD).index_add_(0, nearest_F, points_FD)
     counts_C = torch.bincount(nearest_F, minlength=len(centres_CD))
     used_C = counts_C > 0

@@ -10,7 +10,7 @@ from higgs_trainer.cli.application import Dtype
 from higgs_trainer.errors import UserError
 
 if TYPE_CHECKING:
-    from higgs_trainer.manifest.script import ScriptLine, Voice
+    from higgs_trainer.manifest.utterance import Utterance, Voice
 
 VOICE_PANEL = "Voice"
 SAMPLING_PANEL = "Sampling"
@@ -137,7 +137,7 @@ Device = Annotated[
 ]
 
 
-def read_texts(text: str | None, text_file: Path | None) -> "list[ScriptLine]":
+def read_texts(text: str | None, text_file: Path | None) -> "list[Utterance]":
     """Read the texts to generate from the command line or from a file.
 
     Raises:
@@ -145,13 +145,15 @@ def read_texts(text: str | None, text_file: Path | None) -> "list[ScriptLine]":
     """
     if (text is None) == (text_file is None):
         raise UserError("Give the text to generate with either --text TEXT or --text-file FILE.")
-    from higgs_trainer.manifest.script import ScriptLine, read_script
+    from higgs_trainer.manifest.row_checker import SENTENCES
+    from higgs_trainer.manifest.rows import read_rows
+    from higgs_trainer.manifest.utterance import Utterance
 
     if text_file is not None:
-        return read_script(text_file)
+        return read_rows(text_file, SENTENCES)
     if text is None or not text.strip():
         raise UserError("--text is empty; give it a sentence.")
-    return [ScriptLine(text.strip())]
+    return [Utterance(text.strip())]
 
 
 def read_voice(
@@ -169,8 +171,7 @@ def read_voice(
         )
     if in_system and not (ref_audio and scene):
         raise UserError("--reference-in-system puts references after a scene; give --ref-audio and --scene.")
-    from higgs_trainer.manifest.script import Voice
-    from higgs_trainer.manifest.utterance import Clip
+    from higgs_trainer.manifest.utterance import Clip, Voice
 
     texts: Sequence[str | None] = ref_text or [None] * len(ref_audio)
     references = tuple(Clip(audio, words) for audio, words in zip(ref_audio, texts, strict=True))

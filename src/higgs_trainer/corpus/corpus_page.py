@@ -158,7 +158,7 @@ def _find_problems(tables: sqlite3.Connection) -> Sequence[tuple[str, Player]]:
     problems = tables.execute(query, (PROBLEMS_SHOWN,)).fetchall()
     return [
         (
-            f"{Path(file).name}:{line}: {what}; {what_to_do}",
+            f"{Path(file).name}:{line}: {what}. {what_to_do}",
             _play(tables, number, "") if index < PROBLEMS_PLAYED else Player("", "", ""),
         )
         for index, (number, file, line, what, what_to_do) in enumerate(problems)

@@ -46,7 +46,9 @@ class Encoder:
         """
         decoded: Decoded = decode_file(path)
         if hash_content(decoded) != content_hash:
-            raise AudioError(path, "changed after it was checked", "run again when nobody writes there")
+            raise AudioError(
+                path, "was changed after it was checked", "Run again when no program writes to it."
+            )
         waveform_S = to_waveform(decoded)
         return (
             waveform_S if self.loudness_lufs is None else normalize_loudness(waveform_S, self.loudness_lufs)

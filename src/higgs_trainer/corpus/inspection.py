@@ -1,6 +1,6 @@
 """Every row and every recording looked at before anything is encoded: what is wrong, and what is worth knowing.
 
-read_rows       the manifest's rows, streamed; process 0
+store_rows      the manifest's rows, streamed; process 0
 measure_rows    their recordings, each process its share
 judge_corpus    what only the whole shows, and everything wrong together; process 0
 """
@@ -17,8 +17,8 @@ from typing import Any
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ
 from higgs_trainer.corpus.measurements import (
     Limits,
-    Recording,
-    check_recording,
+    Measurement,
+    find_problems,
     measure_recording,
     name_recording,
 )
@@ -29,7 +29,7 @@ from higgs_trainer.distributed import Processes
 from higgs_trainer.errors import AudioError, ManifestError, Problem
 from higgs_trainer.files import write_json_lines
 from higgs_trainer.manifest.rows import CheckedRow
-from higgs_trainer.manifest.text import holds_words
+from higgs_trainer.manifest.text import has_words
 from higgs_trainer.manifest.utterance import Utterance, dump_utterance, load_utterance
 
 Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
@@ -39,7 +39,7 @@ PROBLEMS_SHOWN = 1000
 REMEMBERED_RECORDINGS = 10_000  # a reference is often that of many rows
 
 
-def read_rows(checked: Iterable[CheckedRow], folder: Path) -> list[str]:
+def store_rows(checked: Iterable[CheckedRow], folder: Path) -> list[str]:
     """Write rows and problems into the unfinished folder. Returns a note on texts in which nothing is spoken."""
     wordless: list[Problem] = []
     count = 0
@@ -48,12 +48,12 @@ def read_rows(checked: Iterable[CheckedRow], folder: Path) -> list[str]:
         for number, row in enumerate(checked):
             if (utterance := row.utterance) is not None:
                 tables.execute("INSERT INTO rows VALUES (?, ?)", (number, dump_utterance(utterance)))
-                if not holds_words(utterance.text):
+                if not has_words(utterance.text):
                     count += 1
                     wordless = wordless or [Problem(utterance.file, utterance.line, "no word", "")]
             add_problems(tables, number, row.problems)
     tables.close()
-    return [f"{count} texts hold tags or signs but no word (first: {p.file}:{p.line})" for p in wordless]
+    return [f"{count} texts contain tags or signs but no word (first: {p.file}:{p.line})" for p in wordless]
 
 
 def add_problems(tables: sqlite3.Connection, number: int, problems: Iterable[Problem]) -> None:
@@ -89,22 +89,22 @@ def recordings_file(folder: Path, process_index: int) -> Path:
     return folder / f"recordings-{process_index:05d}.sqlite"
 
 
-def _measure(path: Path, *, limits: Limits) -> tuple[Recording | None, list[tuple[str, str]]]:
+def _measure(path: Path, *, limits: Limits) -> tuple[Measurement | None, list[tuple[str, str]]]:
     try:
         recording = measure_recording(path, max_seconds=limits.max_seconds)
     except AudioError as error:
         return None, [(error.what, error.what_to_do)]
-    return recording, check_recording(recording, limits)
+    return recording, find_problems(recording, limits)
 
 
 def _measure_row(
     tables: sqlite3.Connection,
     number: int,
     utterance: Utterance,
-    measure: Callable[[Path], tuple[Recording | None, list[tuple[str, str]]]],
+    measure: Callable[[Path], tuple[Measurement | None, list[tuple[str, str]]]],
 ) -> None:
     prompt = json.dumps([utterance.scene, utterance.task, [str(clip.audio) for clip in utterance.clips]])
-    clips = [(utterance.audio, utterance.text), *((clip.audio, clip.text) for clip in utterance.clips)]
+    clips = [(utterance.recording, utterance.text), *((clip.audio, clip.text) for clip in utterance.clips)]
     for place, (path, text) in enumerate(clips):
         recording, problems = measure(path)
         place_problems = (
@@ -204,7 +204,7 @@ def pair_accepted(folder: Path, *, seed: int) -> None:
     numbered = list(iterate_accepted(tables))
     paired, problems = pair_references([utterance for _, utterance in numbered], seed=seed)
     by_id = {utterance.utterance_id: utterance for utterance in paired}
-    number_of = {utterance.audio: number for number, utterance in numbered}
+    number_of = {utterance.recording: number for number, utterance in numbered}
     unpaired = iter(problems)
     with tables:
         for number, utterance in numbered:
@@ -235,10 +235,10 @@ def find_notes(folder: Path) -> list[str]:
     accepted = "place = 0 AND number NOT IN (SELECT number FROM problems)"
     notes = []
     for condition, what in (
-        ("channels > 1", "have two channels: their mean is used"),
+        ("channels > 1", "have two channels, which were averaged"),
         (
             f"sample_rate_hz < {SAMPLE_RATE_HZ}",
-            f"have fewer than {SAMPLE_RATE_HZ} samples a second: resampling brings no treble back",
+            f"have a sample rate below {SAMPLE_RATE_HZ} Hz: resampling cannot restore high frequencies",
         ),
     ):
         count, number = tables.execute(

@@ -1,7 +1,4 @@
-"""What a recording is like: measured while it is decoded, and held against limits.
-
-Everything here is about one file; what only the whole corpus shows is in `corpus.py`.
-"""
+"""Measure one recording, and check it against limits. `plausibility.py` checks the corpus as a whole."""
 
 import hashlib
 import os
@@ -12,17 +9,19 @@ import numpy as np
 
 from higgs_trainer.audio.files import SHORTEST_SECONDS, Decoded, decode_file
 
-FULL_SCALE = 0.99  # a sample beyond this counts as clipped
-LOUDEST_PEAK = 2.0  # codecs of lossy formats overshoot 1 a little; integers written as floats reach 32767
-CANCELLING = 0.1  # a mono peak below this share of the channels' means that they are each other's opposite
+FULL_SCALE = 0.99  # a larger sample counts as clipped
+# Lossy formats overshoot 1 a little. Integers that were written as floats reach 32767.
+LOUDEST_PEAK = 2.0
+# If the mono peak is below this share of the peak of the channels, the channels are opposite.
+CANCELLING = 0.1
 LEVEL_FRAME_SECONDS = 0.02
 SPEECH_BELOW_PEAK_DB = 40.0
-SILENT_DBFS = -120.0  # stands for minus infinity
+SILENT_DBFS = -120.0  # in place of minus infinity
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a recording, a transcript and a corpus must keep to. Each is an option of `higgs-trainer prepare`."""
+    """Limits of recordings, transcripts and the corpus. Each is an option of `higgs-trainer prepare`."""
 
     min_seconds: float = SHORTEST_SECONDS
     max_seconds: float = 120.0
@@ -34,8 +33,12 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Recording:
-    """The measures of a file. `content_hash` is of the decoded sound: a copy in FLAC has that of the WAV file."""
+class Measurement:
+    """The measurements of a recording.
+
+    ``content_hash`` is a hash of the decoded samples: a FLAC copy of a WAV file has the same hash. ``cancelled`` means
+    that the channels cancel each other.
+    """
 
     content_hash: str
     seconds: float
@@ -48,7 +51,7 @@ class Recording:
     cancelled: bool
 
 
-def measure_recording(path: str | Path, *, max_seconds: float) -> Recording:
+def measure_recording(path: str | Path, *, max_seconds: float) -> Measurement:
     """Decode a file and measure it.
 
     Raises:
@@ -59,7 +62,7 @@ def measure_recording(path: str | Path, *, max_seconds: float) -> Recording:
     mono_S = decoded.samples_SC.mean(axis=1)
     peak, loudest_channel = (float(values.max(initial=0.0)) for values in (np.abs(mono_S), magnitudes_SC))
     first_frame, last_frame, levels_dbfs = _find_speech(mono_S, decoded.rate_hz)
-    return Recording(
+    return Measurement(
         content_hash=hash_content(decoded),
         seconds=decoded.seconds,
         speech_seconds=min((last_frame - first_frame) * LEVEL_FRAME_SECONDS, decoded.seconds),
@@ -73,67 +76,68 @@ def measure_recording(path: str | Path, *, max_seconds: float) -> Recording:
 
 
 def hash_content(decoded: Decoded) -> str:
-    """32 hexadecimal digits, of the samples and their rate."""
+    """Hash the samples and their rate to 32 hexadecimal digits."""
     digest = hashlib.blake2b(str(decoded.rate_hz).encode(), digest_size=16)
     digest.update(decoded.samples_SC.mean(axis=1).tobytes())
     return digest.hexdigest()
 
 
-def check_recording(recording: Recording, limits: Limits) -> list[tuple[str, str]]:
-    """Everything that is wrong with it: (what, what to do) each."""
+def find_problems(recording: Measurement, limits: Limits) -> list[tuple[str, str]]:
+    """Return (problem, remedy) for each limit that a recording violates."""
     problems = []
     if recording.seconds < limits.min_seconds:
         problems.append(
-            (f"lasts {recording.seconds:.3f} s, less than {limits.min_seconds:g} s", "record it again")
+            (f"lasts {recording.seconds:.3f} s, less than {limits.min_seconds:g} s", "Record it again.")
         )
     if recording.sample_rate_hz < limits.min_sample_rate_hz:
         problems.append(
             (
                 f"has a sample rate of {recording.sample_rate_hz} Hz, less than {limits.min_sample_rate_hz} Hz",
-                "find the original, or lower --min-sample-rate-hz",
+                "Find the original, or lower --min-sample-rate-hz.",
             )
         )
     if recording.cancelled:
-        problems.append(("is stereo whose channels cancel each other", "keep one channel"))
+        problems.append(("has two channels that cancel each other", "Keep one channel."))
     elif recording.peak_dbfs < limits.min_peak_dbfs and recording.seconds > 0:
         problems.append(
             (
-                f"holds no sound (its peak is {recording.peak_dbfs:.0f} dBFS)",
-                "record it again, or lower --min-peak-dbfs",
+                f"is silent (its peak is {recording.peak_dbfs:.0f} dBFS)",
+                "Record it again, or lower --min-peak-dbfs.",
             )
         )
     if recording.peak_dbfs > to_dbfs(LOUDEST_PEAK):
         problems.append(
             (
-                f"reaches {10 ** (recording.peak_dbfs / 20):.0f}, where full scale is 1",
-                "divide its samples and save again",
+                f"has samples up to {10 ** (recording.peak_dbfs / 20):.0f}, but full scale is 1",
+                "Scale its samples and save it again.",
             )
         )
     elif recording.clipped_percent > limits.max_clipped_percent:
         problems.append(
             (
                 f"is clipped ({recording.clipped_percent:.1f}% of its samples at full scale)",
-                "find the original, or raise --max-clipped-percent",
+                "Find the original, or raise --max-clipped-percent.",
             )
         )
     return problems
 
 
 def name_recording(path: str | Path, file: str | Path) -> str:
-    """A recording as messages show it: from the folder of the manifest that names it, where it lies beneath it."""
+    """Return the path of a recording for messages: relative to the folder of its manifest, if it is inside."""
     shown = os.path.relpath(path, Path(file).parent)
     return str(path) if shown.startswith("..") else shown
 
 
 def to_dbfs(amplitude: float) -> float:
-    """Decibels below full scale; silence is `SILENT_DBFS`."""
+    """Convert an amplitude to decibels relative to full scale, at least `SILENT_DBFS`."""
     return max(SILENT_DBFS, 20 * float(np.log10(max(amplitude, 1e-12))))
 
 
 def _find_speech(mono_S: np.ndarray, rate_hz: int) -> tuple[int, int, np.ndarray]:
-    """The first frame of `LEVEL_FRAME_SECONDS` that is not silence, the one after the last, and all levels in dBFS.
+    """Return the first frame that is not silence, the one after the last, and the levels of all frames in dBFS.
 
-    A pace is words in this stretch: the silence that a studio leaves before and after a clip says nothing.
+    A frame has `LEVEL_FRAME_SECONDS`. The pace of a recording is measured between these frames, without the silence
+    before and after them.
     """
     frame_samples = max(1, round(LEVEL_FRAME_SECONDS * rate_hz))
     num_frames = max(1, len(mono_S) // frame_samples)

@@ -1,4 +1,4 @@
-"""What only a whole corpus shows: transcripts that cannot belong to their recordings, and the same recording twice."""
+"""Find problems that only the whole corpus shows: implausible transcripts and duplicate recordings."""
 
 import itertools
 import math
@@ -64,9 +64,11 @@ def _describe_pace(tables: sqlite3.Connection, pace: Pace, usual: float) -> Prob
     count = round(pace.per_second * speech_seconds)
     what = (
         f"{name_recording(path, file)} has {speech_seconds:.1f} s of speech for {count} {pace.unit}: "
-        f"{pace.per_second:.1f} a second, where the corpus has {usual:.1f}"
+        f"{pace.per_second:.1f} per second, against {usual:.1f} in the corpus"
     )
-    return Problem(Path(file), line, what, "is this its transcript? correct it, or raise --max-pace-factor")
+    return Problem(
+        Path(file), line, what, "Check that this is its transcript. Correct it, or raise --max-pace-factor."
+    )
 
 
 def find_own_references(tables: sqlite3.Connection) -> Iterator[tuple[int, Problem]]:
@@ -80,8 +82,11 @@ def find_own_references(tables: sqlite3.Connection) -> Iterator[tuple[int, Probl
         WHERE target.place = 0 AND clip.content_hash = target.content_hash
     """
     for number, path, file, line in tables.execute(query):
-        what = f"{path}, a reference or an earlier turn, sounds as the row's own audio"
-        what_to_do = "the target would leak in: give another recording, or pass --allow-own-reference"
+        what = f"{path}, a reference or an earlier turn, has the same samples as the audio of the row"
+        what_to_do = (
+            "The model would hear its target in the prompt: give another recording, "
+            "or pass --allow-own-reference."
+        )
         yield number, Problem(Path(file), line, what, what_to_do)
 
 
@@ -99,14 +104,14 @@ def find_duplicates(tables: sqlite3.Connection, limits: Limits) -> Iterator[tupl
         lines = {(first_text, first_prompt): first_line}
         for _, number, path, file, line, text, prompt in later:
             same_line = lines.get((text, prompt), first_line)
-            what = f"{name_recording(path, file)} is the recording of line {same_line} again"
+            what = f"{name_recording(path, file)} is the same recording as in line {same_line}"
             if text != first_text:
-                what_to_do = "one of the two transcripts is wrong: find out which"
-                yield number, Problem(Path(file), line, f"{what}, with other words", what_to_do)
+                what_to_do = "Correct the wrong transcript."
+                yield number, Problem(Path(file), line, f"{what}, but has other words", what_to_do)
             elif (text, prompt) not in lines:
                 lines[text, prompt] = line
             elif not limits.allow_duplicates:
                 yield (
                     number,
-                    Problem(Path(file), line, what, "remove one of the two, or pass --allow-duplicates"),
+                    Problem(Path(file), line, what, "Remove one row, or pass --allow-duplicates."),
                 )

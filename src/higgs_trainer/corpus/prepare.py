@@ -27,7 +27,7 @@ from higgs_trainer.corpus.inspection import (
     judge_corpus,
     measure_rows,
     pair_accepted,
-    read_rows,
+    store_rows,
     write_rejected,
 )
 from higgs_trainer.corpus.measurements import Limits
@@ -43,6 +43,7 @@ from higgs_trainer.dataset.prepared import REJECTED_NAME, DatasetCard, check_out
 from higgs_trainer.distributed import join_processes
 from higgs_trainer.errors import CheckpointError
 from higgs_trainer.manifest.formats import Source, open_source
+from higgs_trainer.manifest.row_checker import RowRules
 from higgs_trainer.manifest.rows import check_rows
 from higgs_trainer.manifest.text import TextRules
 from higgs_trainer.manifest.utterance import Utterance
@@ -112,9 +113,10 @@ def prepare(
     encoder = Encoder(_load_codec(codec), loudness_lufs)
     folder = unfinished_folder(output)
     source = open_source(manifest, audio_folder=folder / "recordings")
-    rows = check_rows(
-        source, allow_outside=allow_outside, allow_own_reference=allow_own_reference, text_rules=text_rules
+    rules = RowRules(
+        allow_outside=allow_outside, allow_own_reference=allow_own_reference, text_rules=text_rules
     )
+    rows = check_rows(source, rules)
 
     with ExitStack() as stack:
         processes = stack.enter_context(join_processes())
@@ -123,7 +125,7 @@ def prepare(
         def read() -> list[str]:
             check_output(output, overwrite=overwrite)
             stack.enter_context(lock_unfinished(output))
-            return read_rows(progress(rows, "reading rows", None), folder)
+            return store_rows(progress(rows, "reading rows", None), folder)
 
         def judge() -> int:
             judge_corpus(folder, processes, limits, allow_own_reference=allow_own_reference)

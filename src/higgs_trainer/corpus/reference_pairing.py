@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from higgs_trainer.errors import Problem
-from higgs_trainer.manifest.rows import holds_the_same
+from higgs_trainer.manifest.audio_paths import is_same_content
 from higgs_trainer.manifest.utterance import Clip, Utterance
 
 
@@ -33,16 +33,18 @@ def pair_references(utterances: Sequence[Utterance], *, seed: int) -> tuple[list
             continue
         if utterance.speaker is None:
             problems.append(
-                _describe(utterance, "no 'speaker', so no reference can be drawn", "name the speaker")
+                _describe(utterance, '"speaker" is missing, so no reference can be drawn', "Add the speaker.")
             )
             continue
         place = place_of[utterance.utterance_id]
         other = _draw_other(utterance, place, clips_of[utterance.speaker], seed)
         if other is None:
-            what = f"speaker {utterance.speaker!r} has no other recording to draw a reference from"
-            problems.append(_describe(utterance, what, "add one, or give the row 'ref_audio' and 'ref_text'"))
+            what = f'the speaker "{utterance.speaker}" has no other recording to use as a reference'
+            problems.append(
+                _describe(utterance, what, 'Add a recording, or give the row "ref_audio" and "ref_text".')
+            )
         else:
-            reference = Clip(other.audio, other.text, other.speaker)
+            reference = Clip(other.recording, other.text, other.speaker)
             paired.append(replace(utterance, references=(reference,), task="zero_shot_cloning"))
     return paired, problems
 
@@ -55,10 +57,10 @@ def _draw_other(utterance: Utterance, place: int, clips: Sequence[Utterance], se
     others = len(clips) - 1
     if not others:
         return None
-    first = random.Random(f"{seed}:{utterance.audio.name}:{utterance.text}").randrange(others)
+    first = random.Random(f"{seed}:{utterance.recording.name}:{utterance.text}").randrange(others)
     for i in range(others):
         other = clips[(place + 1 + (first + i) % others) % len(clips)]
-        if not holds_the_same(utterance.audio, other.audio):
+        if not is_same_content(utterance.recording, other.recording):
             return other
     return None
 

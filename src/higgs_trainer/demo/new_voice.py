@@ -19,7 +19,7 @@ from higgs_trainer.corpus.prepare import prepare
 from higgs_trainer.demo.outcome import ClipSet, judge, print_outcome, write_page, write_summary
 from higgs_trainer.errors import HiggsTrainerError, UserError
 from higgs_trainer.evaluation.judges import load_asr
-from higgs_trainer.manifest.rows import read_manifest
+from higgs_trainer.manifest.rows import read_rows
 from higgs_trainer.model.loading import CODEC_FOLDER
 from higgs_trainer.recipe.schema import read_recipe
 from higgs_trainer.run.train import CheckReport, check, train
@@ -57,7 +57,7 @@ def learn_a_voice(output: Path) -> None:
     print_heading(console, "check", "real batches through train, evaluate and predict")
     print_checks(console, check(recipe))
 
-    held_out = read_manifest(voice / "held_out.jsonl")
+    held_out = read_rows(voice / "held_out.jsonl")
     print_heading(console, "before", f"the base model speaks {len(strings)} strings that nobody recorded")
     before = generate_set(base, strings, output / "wav" / "before")
 
@@ -70,7 +70,7 @@ def learn_a_voice(output: Path) -> None:
     after = generate_set(after_folder, strings, output / "wav" / "after")
 
     codec = load_codec(base / CODEC_FOLDER)
-    recordings = [read_audio(u.audio) for u in held_out]
+    recordings = [read_audio(u.recording) for u in held_out]
     texts = [u.text for u in held_out]
     sets = {
         "the real voice": ClipSet.of_recordings(texts, recordings),
@@ -81,7 +81,7 @@ def learn_a_voice(output: Path) -> None:
         "after": after,
     }
     print_heading(console, "listen", "a speech recogniser and a speaker encoder judge every clip")
-    references = [read_audio(u.audio) for u in read_manifest(voice / "train.jsonl")[:NUM_REFERENCES]]
+    references = [read_audio(u.recording) for u in read_rows(voice / "train.jsonl")[:NUM_REFERENCES]]
     scores = judge(sets, asr=asr, reference_waveforms=references, console=console)
     limits = {"the real voice": RECORDINGS_SHOWN, "the real voice through the codec": RECORDINGS_SHOWN}
     page = write_page(output, after_folder, "Higgs Trainer: a new voice", sets, scores, limits)

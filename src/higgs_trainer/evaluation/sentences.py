@@ -17,7 +17,7 @@ from higgs_trainer.dataset.prepared import check_codec, read_prepared
 from higgs_trainer.errors import UserError
 from higgs_trainer.evaluation.judges import normalize_transcript
 from higgs_trainer.evaluation.speaker_encoder import SpeakerEncoder
-from higgs_trainer.manifest.script import ScriptLine, Voice
+from higgs_trainer.manifest.utterance import Utterance, Voice
 from higgs_trainer.speech.generate import Request
 
 
@@ -38,7 +38,7 @@ class Sentence:
 
 
 def build_sentences(
-    script: Sequence[ScriptLine], build_request: Callable[[ScriptLine], Request], voice: Voice
+    script: Sequence[Utterance], build_request: Callable[[Utterance], Request], voice: Voice
 ) -> list[Sentence]:
     """From lines of a script, in their own voices or else in ``voice``.
 
@@ -48,7 +48,7 @@ def build_sentences(
     sentences = []
     for number, line in enumerate(script, start=1):
         _check_has_words(line.text, f"line {number}")
-        references = line.voice.references or voice.references
+        references = line.references or voice.references
         sentences.append(
             Sentence(
                 request=build_request(line),

@@ -1,1 +1,1 @@
-"""What a manifest row may say, and how other formats become rows."""
+"""Read and check the rows that describe utterances, in our own format and in others."""

@@ -1,4 +1,4 @@
-"""Any format that can be read -> our own manifest, JSON lines."""
+"""Convert data in any known format to a manifest in JSON lines."""
 
 import os
 from collections import Counter
@@ -10,14 +10,15 @@ from typing import Any
 from higgs_trainer.errors import ManifestError, Problem, UserError
 from higgs_trainer.files import write_json_lines
 from higgs_trainer.manifest.formats import Source, open_source
-from higgs_trainer.manifest.rows import CLIP_LIST_FIELDS, check_rows
+from higgs_trainer.manifest.row_checker import CLIP_LIST_FIELDS, RowRules
+from higgs_trainer.manifest.rows import check_rows
 
 AUDIO_FIELDS = ("audio", "ref_audio")
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was read and written. ``unused`` counts the source's fields that a manifest has no place for."""
+    """The result of `convert_manifest`. ``unused`` counts the fields of the source that no manifest field matches."""
 
     output: Path
     format_name: str
@@ -26,18 +27,18 @@ class Conversion:
 
 
 def convert_manifest(path: str | Path, output: str | Path) -> Conversion:
-    """Write the rows at ``path`` as a manifest in ``output``, whose paths start from the folder of ``output``.
+    """Write the rows at ``path`` as a manifest, with paths relative to the folder of ``output``.
 
-    Recordings stay where they are; those that are no files yet are written into a folder beside ``output``. Rows are
-    checked as `prepare` checks them, but may name recordings anywhere, and their texts are written as they stand.
+    Recordings stay where they are. Recordings that are not files yet are written into a folder next to ``output``. Rows
+    are checked as in `prepare`, but their recordings may be anywhere, and their texts are written unchanged.
 
     Raises:
-        ManifestError: rows that are wrong, all together; nothing was written.
-        UserError: the source cannot be read, or ``output`` is there already.
+        ManifestError: lists all problems; nothing was written.
+        UserError: the source cannot be read, or ``output`` exists.
     """
     output = Path(output)
     if output.exists():
-        raise UserError(f"{output} is there already; give another name")
+        raise UserError(f"{output} already exists. Give another name.")
     source = open_source(path, audio_folder=output.parent / f"{output.stem}-audio")
     num_rows = _check(source)
     write_json_lines(output, _iterate_moved(source, output))
@@ -45,10 +46,14 @@ def convert_manifest(path: str | Path, output: str | Path) -> Conversion:
 
 
 def _check(source: Source) -> int:
-    """The number of rows, all of which are right; ManifestError where any is wrong."""
+    """Check all rows and return their number.
+
+    Raises:
+        ManifestError: lists all problems.
+    """
     num_rows = 0
     problems: list[Problem] = []
-    for row in check_rows(source, allow_outside=True, allow_own_reference=True):
+    for row in check_rows(source, RowRules(allow_outside=True, allow_own_reference=True)):
         num_rows += 1
         problems += row.problems
     if problems:
@@ -63,18 +68,18 @@ def _iterate_moved(source: Source, output: Path) -> Iterator[dict[str, Any]]:
 
 
 def _move_paths(fields: Mapping[str, Any], source: Source, output: Path) -> dict[str, Any]:
-    """The row with each recording's path as seen from the folder of ``output``."""
+    """Return the row with the paths of its recordings relative to the folder of ``output``."""
     moved = dict(fields)
     for name in AUDIO_FIELDS:
         if moved.get(name) is not None:
-            moved[name] = _relate(source.folder / moved[name], output.parent)
+            moved[name] = _build_relative(source.folder / moved[name], output.parent)
     for name in CLIP_LIST_FIELDS:
         if moved.get(name) is not None:
             moved[name] = [_move_paths(clip, source, output) for clip in moved[name]]
     return moved
 
 
-def _relate(path: Path, folder: Path) -> str:
-    """A path from a folder where it lies within, an absolute one elsewhere."""
+def _build_relative(path: Path, folder: Path) -> str:
+    """Return a path relative to a folder that contains it, and an absolute path otherwise."""
     path, folder = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)

@@ -1,9 +1,9 @@
-"""Whole numbers in digits -> words, by the rules of the text's own language: num2words for the words, Babel for what
-parts the thousands. An option, never a default.
+"""Write whole numbers in words, by the rules of the language of the text. This is an option, never a default.
 
-Only what can be read in one way is read: a whole number that stands by itself, as a cardinal. Whatever else has digits
-in it (fractions, signs, times, dates, `3rd`, `A4`, two numbers side by side) stays as it is and is counted, since its
-words would be a guess; and in fractions num2words is wrong without a word in some languages (Italian 3.5 is "tre").
+num2words provides the words, and Babel the thousands separators. Only unambiguous digits are expanded: a whole number
+that stands alone, read as a cardinal. Everything else with digits (fractions, signs, times, dates, `3rd`, `A4`, two
+numbers side by side) stays as it is and is counted. Its words would be a guess, and num2words is silently wrong about
+fractions in some languages (Italian 3.5 becomes "tre").
 """
 
 import functools
@@ -12,16 +12,20 @@ from dataclasses import dataclass
 
 from higgs_trainer.errors import UserError
 
-LARGEST = 10**12  # beyond, some of num2words' languages fall back to English words, or to none
-WITH_DIGITS = re.compile(r"\S*\d\S*(?:(?<=\d) (?=\d)\S*)*")  # `1 000` is one place, `5, 6` are two
+# From here on, some languages of num2words fall back to English words, or have none.
+LARGEST = 10**12
+# `1 000` is one match, `5, 6` are two.
+WITH_DIGITS = re.compile(r"\S*\d\S*(?:(?<=\d) (?=\d)\S*)*")
 BEFORE, AFTER = "([{\"'“‘„«‹¿¡—–", ")]}\"'”’»›.,;:!?…—–"
 NO_WORDS = re.compile(r"[\d()]")
 
 
 @dataclass(frozen=True)
 class Language:
-    """What num2words calls a language, and Babel, which knows more regions: ``pt_BR`` and ``pt_BR``, ``de`` and
-    ``de_CH``."""
+    """The name of a language in num2words, and its locale in Babel, which knows more regions.
+
+    Examples: ``pt_BR`` and ``pt_BR``; ``de`` and ``de_CH``.
+    """
 
     words: str
     locale: str
@@ -29,15 +33,16 @@ class Language:
 
 @functools.cache
 def find_language(name: str | None) -> Language | None:
-    """The language that a row names, such as ``pt-BR`` or ``en_US``; None where it names none that num2words knows.
+    """Find the language of a row, such as ``pt-BR`` or ``en_US``. Return None if num2words does not support it.
 
-    Raises UserError where the libraries are not installed.
+    Raises:
+        UserError: the libraries are not installed.
     """
     try:
         from num2words import CONVERTER_CLASSES
     except ImportError as error:
         raise UserError(
-            "numbers are expanded by num2words and Babel; pip install 'higgs-trainer[numbers]'"
+            "--expand-numbers needs num2words and Babel. Run: pip install 'higgs-trainer[numbers]'"
         ) from error
     if not name:
         return None
@@ -50,18 +55,18 @@ def find_language(name: str | None) -> Language | None:
 
 
 def expand_numbers(text: str, language: Language) -> str:
-    """The text with its whole numbers in words."""
+    """Write the whole numbers of a text in words."""
 
     def expand(found: re.Match[str]) -> str:
         core = found[0].lstrip(BEFORE).rstrip(AFTER)
-        words = _say(core, language)
+        words = _expand_number(core, language)
         return found[0] if words is None else found[0].replace(core, words, 1)
 
     return WITH_DIGITS.sub(expand, text)
 
 
-def _say(core: str, language: Language) -> str | None:
-    """The words of a whole number; None for anything else, and where num2words has none."""
+def _expand_number(core: str, language: Language) -> str | None:
+    """Return the words of a whole number. Return None for anything else, and if num2words has no words for it."""
     from num2words import num2words
 
     number = _read_whole_number(core, language.locale)
@@ -70,12 +75,12 @@ def _say(core: str, language: Language) -> str | None:
     try:
         words = num2words(number, lang=language.words)
     except (NotImplementedError, OverflowError, TypeError, ValueError, KeyError, IndexError):
-        return None  # languages of num2words that are not finished fail in all these ways
+        return None  # incomplete languages of num2words raise any of these
     return None if not words or NO_WORDS.search(words) else str(words)
 
 
 def _read_whole_number(core: str, locale_name: str) -> int | None:
-    """`1984`, and `1,984` or `1.984` or `1 984` where the language parts thousands so; not `007`."""
+    """Read `1984`, and `1,984` or `1.984` or `1 984` if the language groups thousands so. `007` is not a number."""
     from babel import Locale, UnknownLocaleError
     from babel.numbers import NumberFormatError, get_group_symbol, parse_decimal
 
@@ -89,7 +94,8 @@ def _read_whole_number(core: str, locale_name: str) -> int | None:
         number = parse_decimal(
             core.replace(" ", group) if group.isspace() else core, locale=locale, strict=True
         )
-    except (UnknownLocaleError, NumberFormatError, ValueError):  # ValueError: no name of a locale at all
+    except (UnknownLocaleError, NumberFormatError, ValueError):  # ValueError: not the name of a locale
         return None
-    is_whole = number.as_tuple().exponent == 0  # 1.000 with three decimals is no thousand
+    # A number with decimals is not whole, even 1.000.
+    is_whole = number.as_tuple().exponent == 0
     return int(number) if is_whole else None

@@ -1,15 +1,15 @@
-"""Which task a row is, and whether the row has what the task needs. What the model is told in each: docs/tasks.md."""
+"""Derive the task of a row, and check that the row has what the task needs. docs/tasks.md lists the prompts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from higgs_trainer.errors import name_the_near_one
+from higgs_trainer.errors import suggest_name
 from higgs_trainer.manifest.text import find_speakers
 from higgs_trainer.manifest.utterance import TASKS, Clip, Task
 
 
 def derive_task(text: str, num_references: int, num_turns: int) -> Task:
-    """The task that a row's fields speak of. Only `reference_in_system` must be named."""
+    """Derive the task from the fields of a row. Only `reference_in_system` must be named."""
     if num_turns:
         return "several_turns"
     if num_references:
@@ -18,41 +18,44 @@ def derive_task(text: str, num_references: int, num_turns: int) -> Task:
 
 
 def choose_task(named: object, derived: Task) -> Task:
-    """The row's task: the derived one, unless the references are to stand in the system message."""
+    """Return the derived task, unless the row names `reference_in_system`."""
     return "reference_in_system" if named == "reference_in_system" else derived
 
 
 def find_task_problems(
     fields: Mapping[str, Any], derived: Task, text: str, references: Sequence[Clip]
 ) -> Iterator[tuple[str, str]]:
-    """(what is wrong, what to do) where the task that is named is another, or lacks something."""
+    """Yield (problem, remedy) if the named task is not the derived one, or if the task lacks a field."""
     yield from _find_speaker_problems(text, references)
     named = fields.get("task")
     if named is None or named == derived or not isinstance(named, str):
         return
     if named == "reference_in_system":
         if fields.get("references") is None and fields.get("ref_audio") is None:
-            yield "the task is 'reference_in_system', but there is no reference", "give 'ref_audio'"
+            yield '"task" is "reference_in_system", but the row has no reference', 'Add "ref_audio".'
         if fields.get("scene") is None:
             yield (
-                "the task is 'reference_in_system', but there is no 'scene'",
-                "the chat template lays speakers out behind a scene: describe one, such as 'A quiet room.'",
+                '"task" is "reference_in_system", but the row has no "scene"',
+                'Describe a scene, such as "A quiet room.": the chat template puts the references after it.',
             )
     elif named in TASKS:
         yield (
-            f"the task is named {named!r}, but the row's fields make it {derived!r}",
-            "leave 'task' out, or give what that task needs (docs/tasks.md)",
+            f'"task" is "{named}", but the fields of the row make it "{derived}"',
+            'Remove "task", or add the fields that the task needs (docs/tasks.md).',
         )
     else:
-        yield f"unknown task {named!r}", name_the_near_one(named, TASKS)
+        yield f'unknown task "{named}"', suggest_name(named, TASKS)
 
 
 def _find_speaker_problems(text: str, references: Sequence[Clip]) -> Iterator[tuple[str, str]]:
     if unknown := [number for number in find_speakers(text) if references and number >= len(references)]:
         count = "1 reference" if len(references) == 1 else f"{len(references)} references"
         yield (
-            f"'text' has [SPEAKER{unknown[0]}], with only {count}",
-            "the first reference is [SPEAKER0]: give one for each speaker, in that order",
+            f'"text" has the tag [SPEAKER{unknown[0]}], but the row has only {count}',
+            "Give one reference for each speaker: the first is [SPEAKER0].",
         )
     if len(references) > 1 and any(find_speakers(clip.text or "") for clip in references):
-        yield "a reference's text has a [SPEAKER] tag", "leave it out: the reference's place gives it one"
+        yield (
+            "the text of a reference has a [SPEAKER] tag",
+            "Remove the tag: the order of the references sets the speakers.",
+        )

@@ -1,4 +1,4 @@
-"""A manifest row that is right: what was said, by whom, in which recording, and what stands before it in the prompt."""
+"""A valid row: what is said, by whom, in which recording, and what precedes it in the prompt."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -18,9 +18,9 @@ TASKS: tuple[Task, ...] = get_args(Task)
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A recording that stands before the target in the prompt: a reference, or an earlier turn.
+    """A recording that precedes the target in the prompt: a reference or an earlier turn.
 
-    ``text`` is None only in a reference of the system message, where the prompt does not say it.
+    ``text`` is None only for a reference in the system message, where the prompt does not quote it.
     """
 
     audio: Path
@@ -28,35 +28,66 @@ class Clip:
     speaker: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Utterance:
-    """A manifest row. `utterance_id` is the audio file's stem and the row's number: `hello-00017`.
+@dataclass(frozen=True)
+class Voice:
+    """The voice to speak with: a scene in words, reference recordings, both, or neither (the model's own voice).
 
-    ``text_changes`` names what `clean_text` did to the row's texts. ``file`` and ``line`` say where the row stands.
+    Several references are [SPEAKER0], [SPEAKER1] and so on of a dialogue. With ``references_in_system`` they follow
+    the scene in the system message instead of preceding the text as earlier turns.
     """
 
-    utterance_id: str
-    audio: Path
+    scene: str | None = None
+    references: tuple[Clip, ...] = ()
+    references_in_system: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """A valid row of a manifest, or a sentence to speak.
+
+    Attributes:
+        audio: the recording of ``text``. None only in rows that were read without ``audio_required``.
+        utterance_id: the stem of the audio file and the number of the row, such as ``hello-00017``.
+        seed: how speech is sampled for this row; None for the seed of the command. Training does not use it.
+        text_changes: which changes `clean_text` made to the texts of the row.
+        file: the file that contains the row, at ``line``.
+    """
+
     text: str
-    speaker: str | None
-    language: str | None
-    scene: str | None
-    references: tuple[Clip, ...]
-    turns: tuple[Clip, ...]
-    task: Task
-    reward: float | None
-    text_changes: tuple[str, ...]
-    file: Path
-    line: int
+    audio: Path | None = None
+    utterance_id: str = ""
+    speaker: str | None = None
+    language: str | None = None
+    scene: str | None = None
+    references: tuple[Clip, ...] = ()
+    turns: tuple[Clip, ...] = ()
+    task: Task = "single_speaker"
+    reward: float | None = None
+    seed: int | None = None
+    text_changes: tuple[str, ...] = ()
+    file: Path = Path()
+    line: int = 0
+
+    @property
+    def recording(self) -> Path:
+        """``audio`` of a row that was read with ``audio_required``."""
+        if self.audio is None:
+            raise ValueError(f"{self.file}:{self.line}: the row has no audio")
+        return self.audio
 
     @property
     def clips(self) -> tuple[Clip, ...]:
-        """The clips that stand before the target, in the prompt's order."""
+        """The clips that precede the target, in the order of the prompt."""
         return self.references + self.turns
+
+    @property
+    def voice(self) -> Voice:
+        """The voice that the row asks for."""
+        return Voice(self.scene, self.references, self.task == "reference_in_system")
 
 
 def dump_utterance(utterance: Utterance) -> str:
-    """As JSON, for `load_utterance`."""
+    """Serialize to JSON for `load_utterance`."""
     row = {field.name: getattr(utterance, field.name) for field in fields(utterance)}
     return json.dumps(row, default=_dump_field)
 
@@ -66,10 +97,10 @@ def _dump_field(value: object) -> object:
 
 
 def load_utterance(text: str) -> Utterance:
-    """What `dump_utterance` wrote."""
+    """Deserialize what `dump_utterance` wrote."""
     row: dict[str, Any] = json.loads(text)
     for name in ("audio", "file"):
-        row[name] = Path(row[name])
+        row[name] = None if row[name] is None else Path(row[name])
     for name in ("references", "turns"):
         row[name] = tuple(Clip(Path(clip["audio"]), clip["text"], clip["speaker"]) for clip in row[name])
     row["text_changes"] = tuple(row["text_changes"])

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import yaml
 
-from higgs_trainer.errors import RecipeError, name_the_near_one
+from higgs_trainer.errors import RecipeError, suggest_name
 from higgs_trainer.recipe.yaml_file import parse_yaml, read_yaml
 
 FOLDER_OR_NAME = "a folder or a name on the hub"
@@ -95,7 +95,7 @@ def _find_path(name: str, paths: Sequence[str]) -> str:
     known = [path for path in paths if "." in path]
     if "." not in name:
         known = [path.rpartition(".")[2] for path in known]
-    raise RecipeError(f"--{name} is no field of a recipe; {name_the_near_one(name, known)}")
+    raise RecipeError(f"--{name} is no field of a recipe. {suggest_name(name, known)}")
 
 
 def _set_value(values: dict[str, Any], dotted: str, override: _Override) -> None:
@@ -157,7 +157,7 @@ class _Reader:
         for key in values:
             if key not in hints:
                 what = "field" if path else "section"
-                self.add((*path, str(key)), f"no such {what}; {name_the_near_one(str(key), list(hints))}")
+                self.add((*path, str(key)), f"no such {what}. {suggest_name(str(key), list(hints))}")
         found: dict[str, Any] = {}
         for item in fields(cls):
             is_required = item.default is MISSING and item.default_factory is MISSING

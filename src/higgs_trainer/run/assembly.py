@@ -20,7 +20,7 @@ from higgs_trainer.dataset.collator import PackingCollator, PaddingCollator
 from higgs_trainer.dataset.examples import ExampleDataset
 from higgs_trainer.dataset.packing import BatchPlan, PackPlan, Plan, PlannedExamples, measure_tokens
 from higgs_trainer.dataset.prepared import check_codec, read_prepared
-from higgs_trainer.errors import RecipeError, name_the_near_one
+from higgs_trainer.errors import RecipeError, suggest_name
 from higgs_trainer.evaluation.held_out_scores import METRICS as SPOKEN_METRICS
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.example_encoding import build_examples
@@ -101,7 +101,7 @@ def _check_what_is_watched(run: Run) -> None:
     known += [f"eval_{name}" for name in SPOKEN_METRICS] if recipe.samples.judged else []
     if best is not None and f"eval_{best.removeprefix('eval_')}" not in known:
         raise RecipeError(
-            f"training.metric_for_best_model: {best!r} is never logged; {name_the_near_one(best, known)}"
+            f"training.metric_for_best_model: {best!r} is never logged. {suggest_name(best, known)}"
         )
     if recipe.samples.held_out > len(run.held_out or ()):
         raise RecipeError(

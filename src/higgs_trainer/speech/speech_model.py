@@ -17,7 +17,7 @@ from higgs_trainer.audio.codec import Codec
 from higgs_trainer.audio.files import read_audio, write_audio
 from higgs_trainer.dataset.context import Context, PromptClip
 from higgs_trainer.errors import UserError
-from higgs_trainer.manifest.script import ScriptLine, Voice
+from higgs_trainer.manifest.utterance import Clip, Utterance, Voice
 from higgs_trainer.model.loading import Checkpoint, load_codec_of, load_trained
 from higgs_trainer.run_folder import name_clip
 from higgs_trainer.speech.clip_folder import ClipFolder, GeneratedCodes, check_is_empty, decode_generated
@@ -53,12 +53,12 @@ class SpeechModel:
 
     def generate(self, text: str, *, seed: int | None = None) -> GeneratedSpeech:
         """Speak one text; ``seed`` None: that of ``sampling``."""
-        ((_, clip),) = self.generate_all([ScriptLine(text, seed=seed)])
+        ((_, clip),) = self.generate_all([Utterance(text, seed=seed)])
         waveform_S = decode_generated(clip, self.codec)
         return GeneratedSpeech(text, waveform_S, self.codec.sample_rate_hz, clip.stopped)
 
     def generate_all(
-        self, script: Sequence[ScriptLine], *, batch_size: int = 8
+        self, script: Sequence[Utterance], *, batch_size: int = 8
     ) -> Iterator[tuple[int, GeneratedCodes]]:
         """Speak every line, and yield it with its number in ``script`` as soon as it is finished.
 
@@ -68,22 +68,22 @@ class SpeechModel:
         requests = [self.build_request(line) for line in script]
         return generate_codes(self.checkpoint, requests, sampling=self.sampling, batch_size=batch_size)
 
-    def build_request(self, line: ScriptLine) -> Request:
+    def build_request(self, line: Utterance) -> Request:
         """A line in this speaker's voice; a scene or references of its own come before the speaker's."""
-        lender = line.voice if line.voice.references else self.voice
+        lender = line.voice if line.references else self.voice
         context = Context(
-            scene=line.voice.scene or self.voice.scene,
-            references=tuple(
-                PromptClip(clip.text, self._encode_reference(clip.audio)) for clip in lender.references
-            ),
+            scene=line.scene or self.voice.scene,
+            references=self._encode_clips(lender.references),
+            turns=self._encode_clips(line.turns),
             references_in_system=lender.references_in_system,
         )
         return Request(line.text, context, line.seed, line.language or self.language)
 
-    def _encode_reference(self, audio: Path) -> Tensor:
-        if audio not in self.reference_codes:
-            self.reference_codes[audio] = self.codec.encode(read_audio(audio))
-        return self.reference_codes[audio]
+    def _encode_clips(self, clips: Sequence[Clip]) -> tuple[PromptClip, ...]:
+        for clip in clips:
+            if clip.audio not in self.reference_codes:
+                self.reference_codes[clip.audio] = self.codec.encode(read_audio(clip.audio))
+        return tuple(PromptClip(clip.text, self.reference_codes[clip.audio]) for clip in clips)
 
 
 def load_speech_model(

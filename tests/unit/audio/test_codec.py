@@ -53,9 +53,9 @@ def test_a_damaged_folder_is_named(mel_folder: Path) -> None:
 
 
 def test_what_is_no_codec_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no codec"):
+    with pytest.raises(CheckpointError, match="contains no codec"):
         load_codec(tmp_path)
-    with pytest.raises(CheckpointError, match="is no codec folder"):
+    with pytest.raises(CheckpointError, match="is not the folder of a codec"):
         load_codec(tmp_path / "none")
 
 

@@ -120,9 +120,9 @@ BROKEN = {
     "no samples": (lambda path: write_tone(path, seconds=0), r"lasts 0\.000 s"),
     "too short": (lambda path: write_tone(path, seconds=0.05), r"lasts 0\.050 s"),
     "not finite": (write_not_finite, "NaN or infinite"),
-    "half a WAV": (write_half, "breaks off after"),
-    "half an AIFF": (lambda path: write_half(path, format="AIFF"), "breaks off after"),
-    "half an MP3": (lambda path: write_half(path, format="MP3"), "breaks off after 0"),
+    "half a WAV": (write_half, "ends early, after"),
+    "half an AIFF": (lambda path: write_half(path, format="AIFF"), "ends early, after"),
+    "half an MP3": (lambda path: write_half(path, format="MP3"), "ends early, after 0"),
     "half a FLAC": (lambda path: write_half(path, format="FLAC"), "cannot be read as audio"),
     "missing": (lambda path: None, "cannot be read as audio"),
 }

@@ -139,7 +139,7 @@ def test_what_is_no_waveform_is_refused(codec: MelCodec, waveform: Tensor, messa
     [
         (torch.zeros(5, 7, dtype=torch.int64), r"shape \(5, 7\), expected \(frames, 8\)"),
         (torch.zeros(0, 8, dtype=torch.int64), r"shape \(0, 8\)"),
-        (torch.full((3, 8), CODES), "begin- and end-of-stream"),
+        (torch.full((3, 8), CODES), "Remove begin-of-stream and end-of-stream first"),
         (torch.full((3, 8), -100), r"\[-100, -100\]"),
     ],
 )

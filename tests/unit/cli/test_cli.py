@@ -134,7 +134,7 @@ def test_a_misspelt_override_is_reported_before_slow_imports(
     monkeypatch.setitem(sys.modules, "higgs_trainer.run.train", None)  # importing it raises
     for verb in ("train", "check"):
         assert run(verb, recipe, "--learning_rat", "1") == 2
-        assert "did you mean 'learning_rate'?" in capsys.readouterr().err
+        assert 'Did you mean "learning_rate"?' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("passed", [True, False])
@@ -284,7 +284,7 @@ WRONG_TEXTS = {
     ),
     "empty": (["--text", " "], "--text is empty"),
     "no file": (["--text-file", "none.txt"], "none.txt cannot be read"),
-    "an empty line": (["--text-file", "t.txt"], "t.txt:2: an empty line"),
+    "an empty line": (["--text-file", "t.txt"], "t.txt:2: the line is empty"),
     "a reference without a transcript": (
         ["--text", "a", "--ref-audio", "a.wav"],
         "give as many of one as of the other",

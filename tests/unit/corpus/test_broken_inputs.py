@@ -195,115 +195,119 @@ REFUSED = {
         made(lambda path: path.write_bytes(bytes(9999)), "b.raw"), "b.raw cannot be read as audio"
     ),
     # no file
-    "missing": Case(lambda folder: row(), "'audio' is missing: b.wav"),
-    "a folder": Case(made(Path.mkdir), "'audio' is a folder: b.wav"),
-    "a pipe": Case(made(os.mkfifo), "'audio' is a pipe: b.wav"),
-    "a socket": Case(made(bind_socket), "'audio' is a socket: b.wav"),
-    "a device": Case(lambda folder: row("/dev/zero"), "'audio' leaves the manifest's folder: /dev/zero"),
+    "missing": Case(lambda folder: row(), '"audio" does not exist: b.wav'),
+    "a folder": Case(made(Path.mkdir), '"audio" is a folder, not a file: b.wav'),
+    "a pipe": Case(made(os.mkfifo), '"audio" is a pipe, not a file: b.wav'),
+    "a socket": Case(made(bind_socket), '"audio" is a socket, not a file: b.wav'),
+    "a device": Case(
+        lambda folder: row("/dev/zero"), '"audio" is outside the folder of the manifest: /dev/zero'
+    ),
     "a link to a device": Case(
-        made(lambda path: path.symlink_to("/dev/zero")), "'audio' leaves the manifest's folder"
+        made(lambda path: path.symlink_to("/dev/zero")), '"audio" is outside the folder of the manifest'
     ),
-    "a link out": Case(made(link_outside), "'audio' leaves the manifest's folder: b.wav"),
-    "a path out": Case(lambda folder: row("../b.wav"), "'audio' leaves the manifest's folder: ../b.wav"),
-    "a link to nothing": Case(made(lambda path: path.symlink_to("none.wav")), "'audio' is missing: b.wav"),
-    "a loop of links": Case(made(lambda path: path.symlink_to("b.wav")), "'audio' is no path"),
-    "a NUL in the path": Case(lambda folder: row("b\0.wav"), "'audio' is no path"),
-    "a path that is too long": Case(lambda folder: row("b" * 5000), "'audio' is no path"),
+    "a link out": Case(made(link_outside), '"audio" is outside the folder of the manifest: b.wav'),
+    "a path out": Case(
+        lambda folder: row("../b.wav"), '"audio" is outside the folder of the manifest: ../b.wav'
+    ),
+    "a link to nothing": Case(
+        made(lambda path: path.symlink_to("none.wav")), '"audio" does not exist: b.wav'
+    ),
+    "a loop of links": Case(made(lambda path: path.symlink_to("b.wav")), '"audio" is not a valid path'),
+    "a NUL in the path": Case(lambda folder: row("b\0.wav"), '"audio" is not a valid path'),
+    "a path that is too long": Case(lambda folder: row("b" * 5000), '"audio" is not a valid path'),
     "a URL": Case(
-        lambda folder: row("https://example.org/b.wav"), "'audio' is missing: https://example.org/b.wav"
+        lambda folder: row("https://example.org/b.wav"), '"audio" does not exist: https://example.org/b.wav'
     ),
-    "a file as a folder": Case(lambda folder: row("a.wav/b.wav"), "'audio' is missing: a.wav/b.wav"),
+    "a file as a folder": Case(lambda folder: row("a.wav/b.wav"), '"audio" does not exist: a.wav/b.wav'),
     # damaged sound
-    "half a WAV": Case(content(lambda wav: wav[: len(wav) // 2]), "b.wav breaks off after 1.0"),
+    "half a WAV": Case(content(lambda wav: wav[: len(wav) // 2]), "b.wav ends early, after 1.0"),
     "half a FLAC": Case(
         content(lambda flac: flac[: len(flac) // 2], format="FLAC"), "b.wav cannot be read as audio"
     ),
-    "half an MP3": Case(content(lambda mp3: mp3[: len(mp3) // 2], format="MP3"), "b.wav breaks off after"),
-    "a header alone": Case(content(lambda wav: wav[:44]), "b.wav breaks off after 0.000 s"),
+    "half an MP3": Case(content(lambda mp3: mp3[: len(mp3) // 2], format="MP3"), "b.wav ends early, after"),
+    "a header alone": Case(content(lambda wav: wav[:44]), "b.wav ends early, after 0.000 s"),
     "half a header": Case(content(lambda wav: wav[:20]), "b.wav cannot be read as audio"),
     "a rate of 3 MHz": Case(content(set_rate(3_000_000)), "b.wav has a sample rate of 3000000 Hz"),
     "a rate of 1 Hz": Case(content(set_rate(1)), "b.wav "),
     "not a number": Case(
-        sound(not_a_number(np.nan), subtype="FLOAT"), "b.wav holds samples that are NaN or infinite"
+        sound(not_a_number(np.nan), subtype="FLOAT"), "b.wav contains NaN or infinite samples"
     ),
-    "infinite": Case(
-        sound(not_a_number(np.inf), subtype="FLOAT"), "b.wav holds samples that are NaN or infinite"
-    ),
+    "infinite": Case(sound(not_a_number(np.inf), subtype="FLOAT"), "b.wav contains NaN or infinite samples"),
     # sound that is no use
     "no samples": Case(sound(noise(0)), "b.wav lasts 0.000 s, less than 0.1 s"),
     "one sample": Case(sound(noise(1 / RATE_HZ)), "b.wav lasts 0.000 s, less than 0.1 s"),
     "too short": Case(sound(noise(0.05)), "b.wav lasts 0.050 s, less than 0.1 s"),
     "three hours": Case(made(three_hours), "b.wav lasts 10800.0 s, more than 120 s"),
-    "silence": Case(sound(0 * noise()), "b.wav holds no sound (its peak is -120 dBFS)"),
-    "all but silence": Case(sound(noise() * 1e-3), "b.wav holds no sound (its peak is -66 dBFS)"),
+    "silence": Case(sound(0 * noise()), "b.wav is silent (its peak is -120 dBFS)"),
+    "all but silence": Case(sound(noise() * 1e-3), "b.wav is silent (its peak is -66 dBFS)"),
     "clipped": Case(sound(np.clip(noise() * 3, -1, 1)), "b.wav is clipped (33"),
-    "integers as floats": Case(sound(noise() * 32767, subtype="FLOAT"), "where full scale is 1"),
-    "channels that cancel": Case(sound(cancelling()), "b.wav is stereo whose channels cancel each other"),
+    "integers as floats": Case(sound(noise() * 32767, subtype="FLOAT"), "but full scale is 1"),
+    "channels that cancel": Case(sound(cancelling()), "b.wav has two channels that cancel each other"),
     "5.1": Case(sound(noise(channels=6)), "b.wav has 6 channels"),
     "4 kHz": Case(
         sound(noise(rate_hz=4000), rate_hz=4000), "b.wav has a sample rate of 4000 Hz, less than 8000 Hz"
     ),
     # the same sound again
     "the same file": Case(
-        lambda folder: row("a.wav", "one"), "a.wav is the recording of line 1 again; remove"
+        lambda folder: row("a.wav", "one"), "a.wav is the same recording as in line 1. Remove"
     ),
-    "a copy": Case(copy_as("b.wav", "one"), "b.wav is the recording of line 1 again; remove"),
-    "a copy as FLAC": Case(copy_as("b.flac", "one"), "b.flac is the recording of line 1 again; remove"),
+    "a copy": Case(copy_as("b.wav", "one"), "b.wav is the same recording as in line 1. Remove"),
+    "a copy as FLAC": Case(copy_as("b.flac", "one"), "b.flac is the same recording as in line 1. Remove"),
     "a copy with other words": Case(
-        copy_as("b.wav", "two"), "again, with other words; one of the two transcripts"
+        copy_as("b.wav", "two"), "line 1, but has other words. Correct the wrong transcript."
     ),
     "its own reference": Case(
-        fields(ref_audio="b.wav", ref_text="two"), "'ref_audio' is the row's own audio"
+        fields(ref_audio="b.wav", ref_text="two"), '"ref_audio" is the same recording as "audio"'
     ),
     "a broken reference": Case(broken_reference, "c.wav cannot be read as audio"),
     # text
-    "no text": Case(line('{"audio": "b.wav"}'), "no 'text'"),
-    "text null": Case(fields(text=None), "no 'text'"),
-    "text empty": Case(fields(text=""), "'text' is empty"),
-    "text of white space": Case(fields(text=" \t\u3000\n"), "'text' is empty"),
-    "text without a visible character": Case(fields(text="\u200b\u200d"), "'text' holds no word"),
-    "text of emoji": Case(fields(text="🙂🙃"), "'text' holds no word"),
-    "text a number": Case(fields(text=2), "'text' is a int, not a string"),
-    "text a list": Case(fields(text=["two"]), "'text' is a list, not a string"),
-    "text of 10 MB": Case(fields(text="two " * 2_500_000), "'text' has 10000000 characters"),
-    "a NUL in the text": Case(fields(text="tw\0o"), "'text' holds the character U+0000"),
-    "a quote of Windows-1252 in Latin-1": Case(fields(text="it\x92s"), "'text' holds the character U+0092"),
-    "a replacement character": Case(fields(text="caf\ufffd"), "'text' holds the character U+FFFD"),
+    "no text": Case(line('{"audio": "b.wav"}'), '"text" is missing'),
+    "text null": Case(fields(text=None), '"text" is missing'),
+    "text empty": Case(fields(text=""), '"text" is empty'),
+    "text of white space": Case(fields(text=" \t\u3000\n"), '"text" is empty'),
+    "text without a visible character": Case(fields(text="\u200b\u200d"), '"text" contains no word'),
+    "text of emoji": Case(fields(text="🙂🙃"), '"text" contains no word'),
+    "text a number": Case(fields(text=2), '"text" is of type int, not a string'),
+    "text a list": Case(fields(text=["two"]), '"text" is of type list, not a string'),
+    "text of 10 MB": Case(fields(text="two " * 2_500_000), '"text" has 10000000 characters'),
+    "a NUL in the text": Case(fields(text="tw\0o"), '"text" contains U+0000'),
+    "a quote of Windows-1252 in Latin-1": Case(fields(text="it\x92s"), '"text" contains U+0092'),
+    "a replacement character": Case(fields(text="caf\ufffd"), '"text" contains U+FFFD'),
     "half a surrogate pair": Case(
-        line('{"audio": "b.wav", "text": "two \\ud83d"}'), "'text' holds half of a surrogate pair"
+        line('{"audio": "b.wav", "text": "two \\ud83d"}'), '"text" contains half of a surrogate pair'
     ),
     "a special token": Case(
-        fields(text="two <|audio_eos|>"), "'text' holds the special token '<|audio_eos|>'"
+        fields(text="two <|audio_eos|>"), '"text" contains the special token "<|audio_eos|>"'
     ),
     # JSON
     "half a line": Case(line('{"audio": "b.wav", "te'), "not JSON"),
     "a comma too many": Case(line('{"audio": "b.wav", "text": "two",}'), "not JSON"),
     "single quotes": Case(line("{'audio': 'b.wav', 'text': 'two'}"), "not JSON"),
-    "a list": Case(line('["b.wav", "two"]'), "a list where an object should be"),
+    "a list": Case(line('["b.wav", "two"]'), "the line is a list, not an object"),
     "two objects": Case(line('{"audio": "b.wav", "text": "two"} {}'), "not JSON"),
     "a key twice": Case(
-        line('{"audio": "b.wav", "text": "two", "text": "three"}'), "'text' is given 2 times"
+        line('{"audio": "b.wav", "text": "two", "text": "three"}'), '"text" is given 2 times'
     ),
     "NaN in JSON": Case(line('{"audio": "b.wav", "text": "two", "reward": NaN}'), "NaN is not JSON"),
     "deeply nested": Case(line("[" * 100_000), "not JSON"),
-    "a NUL in the file": Case(line(b'{"audio": "b.wav", "text": "tw\x00o"}'), "holds NUL bytes", 0),
+    "a NUL in the file": Case(line(b'{"audio": "b.wav", "text": "tw\x00o"}'), "contains NUL bytes", 0),
     "Latin-1": Case(line('{"audio": "b.wav", "text": "zwölf"}'.encode("latin-1")), "not UTF-8"),
-    "an unknown field": Case(fields(speeker="s"), "unknown field 'speeker'; did you mean 'speaker'?"),
-    "a field in capitals": Case(fields(Text="two"), "unknown field 'Text'"),
+    "an unknown field": Case(fields(speeker="s"), 'unknown field "speeker". Did you mean "speaker"?'),
+    "a field in capitals": Case(fields(Text="two"), 'unknown field "Text"'),
     # manifests
-    "an empty manifest": Case(write_manifest(b""), "it holds no rows", 0),
+    "an empty manifest": Case(write_manifest(b""), "there are no rows", 0),
     "UTF-16 without a mark": Case(
-        whole_manifest(lambda text: text.encode("utf-16-le")), "holds NUL bytes", 0
+        whole_manifest(lambda text: text.encode("utf-16-le")), "contains NUL bytes", 0
     ),
     "line ends of old Macs": Case(
         whole_manifest(lambda text: text.replace("\n", "\r").encode()), "not JSON", 1
     ),
-    "a sound as the manifest": Case(sound_as_manifest, "holds NUL bytes", 0),
+    "a sound as the manifest": Case(sound_as_manifest, "contains NUL bytes", 0),
     "a folder without data": Case(
-        lambda folder: (folder / "m.jsonl").mkdir(), "in no format that is known", 0
+        lambda folder: (folder / "m.jsonl").mkdir(), "m.jsonl is unknown. Known formats", 0
     ),
     "a pipe as the manifest": Case(
-        lambda folder: os.mkfifo(folder / "m.jsonl"), "in no format that is known", 0
+        lambda folder: os.mkfifo(folder / "m.jsonl"), "m.jsonl is unknown. Known formats", 0
     ),
     "no manifest": Case(lambda folder: (folder / "a.wav").unlink(), "cannot be read", 0),
 }

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from higgs_trainer.corpus.corpus_page import write_report_page
-from higgs_trainer.corpus.inspection import judge_corpus, measure_rows, read_rows
+from higgs_trainer.corpus.inspection import judge_corpus, measure_rows, store_rows
 from higgs_trainer.corpus.measurements import Limits
 from higgs_trainer.distributed import Processes
 from higgs_trainer.manifest.rows import check_rows, open_source
@@ -33,7 +33,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path / "unfinished"
     folder.mkdir()
     limits = Limits()
-    read_rows(check_rows(open_source(tmp_path / "m.jsonl")), folder)
+    store_rows(check_rows(open_source(tmp_path / "m.jsonl")), folder)
     measure_rows(folder, Processes(), limits, lambda items, description, total: items)
     judge_corpus(folder, Processes(), limits)
     write_report_page(folder, tmp_path / "pages" / "report.html", title="m.jsonl", limits=limits)
@@ -56,7 +56,7 @@ def test_figures_follow_from_the_recordings(page: str) -> None:
 
 
 def test_problems_and_ends_can_be_heard(page: str) -> None:
-    assert "m.jsonl:10: silent.wav holds no sound" in page
+    assert "m.jsonl:10: silent.wav is silent" in page
     assert "m.jsonl:11: none.wav cannot be read as audio" in page
     players = re.findall(r'<audio [^>]*src="(data:audio/mpeg;base64,[^"]{1000,})"', page)
     assert len(players) == 4 * 6 + 1  # three at each end of four distributions, and the silent one

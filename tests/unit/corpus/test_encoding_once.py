@@ -188,7 +188,7 @@ def test_a_recording_that_changes_while_it_is_prepared(tmp_path: Path, run: Run)
             write_audio(tmp_path / "0.wav", torch.rand(7 * FRAME_SAMPLES) - 0.5)
         return items
 
-    with pytest.raises(AudioError, match=r"0\.wav changed after it was checked"):
+    with pytest.raises(AudioError, match=r"0\.wav was changed after it was checked"):
         run(RecordingCodec(), progress=change_it)
     assert not (tmp_path / "out").exists()
 
@@ -209,7 +209,9 @@ def test_rejected_rows_are_left_out_and_listed(tmp_path: Path, run: Run) -> None
     assert [(row["file"], row["line"]) for row in rejected] == [(str(manifest), line) for line in (2, 3, 5)]
     assert [len(row["reasons"]) for row in rejected] == [1, 2, 1]
     assert rejected[1]["reasons"][0]["what"] == "2.wav lasts 0.042 s, less than 0.1 s"
-    assert rejected[2]["reasons"] == [{"what": "no 'text'", "what_to_do": "give the row its text"}]
+    assert rejected[2]["reasons"] == [
+        {"what": '"text" is missing', "what_to_do": "Add the words that are spoken."}
+    ]
     run(RecordingCodec(), max_rejected=3, overwrite=True)
 
 
@@ -227,7 +229,7 @@ def test_a_dataset_without_a_row_is_not_written(tmp_path: Path, run: Run) -> Non
         (Limits(min_seconds=0.25), "lasts 0.200 s, less than 0.25 s"),
         (Limits(max_seconds=0.15), "lasts 0.2 s, more than 0.15 s"),
         (Limits(min_sample_rate_hz=44_100), "24000 Hz, less than 44100 Hz"),
-        (Limits(min_peak_dbfs=-1.0), "holds no sound (its peak is -6 dBFS)"),
+        (Limits(min_peak_dbfs=-1.0), "is silent (its peak is -6 dBFS)"),
         (Limits(max_clipped_percent=-1.0), "is clipped (0.0%"),
     ],
     ids=["min_seconds", "max_seconds", "min_sample_rate_hz", "min_peak_dbfs", "max_clipped_percent"],
@@ -277,8 +279,8 @@ def test_notes_say_what_is_no_mistake_but_should_be_known(tmp_path: Path, run: R
     manifest.write_text("\n".join(rows))
     notes = run(RecordingCodec()).notes
     assert notes == (
-        f"1 texts hold tags or signs but no word (first: {manifest}:3)",
-        f"1 recordings have two channels: their mean is used (first: {manifest}:2)",
-        "1 recordings have fewer than 24000 samples a second: resampling brings no treble back "
+        f"1 texts contain tags or signs but no word (first: {manifest}:3)",
+        f"1 recordings have two channels, which were averaged (first: {manifest}:2)",
+        "1 recordings have a sample rate below 24000 Hz: resampling cannot restore high frequencies "
         f"(first: {manifest}:2)",
     )

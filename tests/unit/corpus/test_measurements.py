@@ -9,14 +9,14 @@ import torch
 
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ
 from higgs_trainer.audio.loudness import normalize_loudness
-from higgs_trainer.corpus.measurements import Recording, measure_recording, name_recording
+from higgs_trainer.corpus.measurements import Measurement, measure_recording, name_recording
 
 
 def sine(seconds: float, amplitude: float, rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
     return amplitude * np.sin(2 * np.pi * 1000 * np.arange(round(seconds * rate_hz)) / rate_hz)
 
 
-def measure(path: Path, samples: np.ndarray, rate_hz: int = SAMPLE_RATE_HZ, **options: str) -> Recording:
+def measure(path: Path, samples: np.ndarray, rate_hz: int = SAMPLE_RATE_HZ, **options: str) -> Measurement:
     soundfile.write(path, samples, rate_hz, **options)
     return measure_recording(path, max_seconds=10)
 

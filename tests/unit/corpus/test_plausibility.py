@@ -67,8 +67,8 @@ def test_words_that_do_not_belong_to_the_recording(tmp_path: Path) -> None:
     assert find_odd(tmp_path, [*EVEN, speak(9.0)], Limits(max_pace_factor=5.0)) == []
     ((_, problem),) = find_odd_paces(make_tables(tmp_path, [*EVEN, speak(24.0)]), Limits())
     assert str(problem) == (
-        "m.jsonl:41: 40.wav has 0.5 s of speech for 12 words: 24.0 a second, where the corpus has 2.1; "
-        "is this its transcript? correct it, or raise --max-pace-factor"
+        "m.jsonl:41: 40.wav has 0.5 s of speech for 12 words: 24.0 per second, against 2.1 in the corpus. "
+        "Check that this is its transcript. Correct it, or raise --max-pace-factor."
     )
 
 
@@ -101,7 +101,7 @@ def test_the_same_recording_twice(tmp_path: Path) -> None:
     tables = make_tables(tmp_path, rows)
     found = {number: str(problem) for number, problem in find_duplicates(tables, Limits())}
     assert sorted(found) == [2, 3, 5]
-    assert found[2].startswith("m.jsonl:3: 2.wav is the recording of line 2 again; remove one")
-    assert "4: 3.wav is the recording of line 2 again, with other words; one of the two" in found[3]
-    assert "6: 5.wav is the recording of line 5 again; remove one" in found[5]
+    assert found[2].startswith("m.jsonl:3: 2.wav is the same recording as in line 2. Remove one")
+    assert "4: 3.wav is the same recording as in line 2, but has other words. Correct the" in found[3]
+    assert "6: 5.wav is the same recording as in line 5. Remove one" in found[5]
     assert [number for number, _ in find_duplicates(tables, Limits(allow_duplicates=True))] == [3]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from higgs_trainer.corpus.reference_pairing import pair_references
-from higgs_trainer.manifest.rows import read_manifest
+from higgs_trainer.manifest.rows import read_rows
 
 SPEAKERS = {"ann": 7, "ben": 3}
 
@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 def read(folder: Path, rows: list[dict[str, object]]):
     (folder / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return read_manifest(folder / "m.jsonl")
+    return read_rows(folder / "m.jsonl")
 
 
 def rows_of(*speakers: str) -> list[dict[str, object]]:
@@ -70,11 +70,11 @@ def test_who_has_no_other_recording_is_a_problem(folder: Path) -> None:
     ]
     paired, problems = pair_references(read(folder, rows), seed=0)
     assert paired == []
-    assert [(problem.line, problem.what[:13]) for problem in problems] == [
-        (1, "speaker 'ann'"),
-        (2, "speaker 'ann'"),
-        (3, "no 'speaker',"),
-        (4, "speaker 'ben'"),
+    assert [(problem.line, problem.what[:17]) for problem in problems] == [
+        (1, 'the speaker "ann"'),
+        (2, 'the speaker "ann"'),
+        (3, '"speaker" is miss'),
+        (4, 'the speaker "ben"'),
     ]
 
 

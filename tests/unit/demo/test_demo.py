@@ -15,7 +15,7 @@ from higgs_trainer.demo.from_scratch import read_digits
 from higgs_trainer.demo.outcome import ClipSet, build_table, print_outcome, write_page, write_summary
 from higgs_trainer.errors import UserError
 from higgs_trainer.evaluation.judges import SpeechScores
-from higgs_trainer.manifest.rows import read_manifest
+from higgs_trainer.manifest.rows import read_rows
 from higgs_trainer.model.loading import load_checkpoint, load_codec_of
 
 ASSETS = Path(str(files("higgs_trainer_demo")))
@@ -26,7 +26,7 @@ def read_strings(name):
 
 
 def read_texts(name):
-    return [utterance.text for utterance in read_manifest(ASSETS / "new_voice" / f"{name}.jsonl")]
+    return [utterance.text for utterance in read_rows(ASSETS / "new_voice" / f"{name}.jsonl")]
 
 
 def test_the_base_model_opens_with_its_codec_and_says_digits_in_a_token_each():
@@ -52,9 +52,7 @@ def test_the_strings_that_chose_the_recipe_are_neither_trained_on_nor_judged():
 
 
 def test_the_new_voice_can_be_read_and_its_held_out_clips_are_others():
-    train, held_out = (
-        read_manifest(ASSETS / "new_voice" / f"{name}.jsonl") for name in ("train", "held_out")
-    )
+    train, held_out = (read_rows(ASSETS / "new_voice" / f"{name}.jsonl") for name in ("train", "held_out"))
     assert (len(train), len(held_out)) == (300, 40)
     assert not {u.text for u in train} & {u.text for u in held_out}
     assert 0.5 < len(read_audio(train[0].audio)) / SAMPLE_RATE_HZ < 6

@@ -23,8 +23,7 @@ from higgs_trainer.evaluation.judges import count_character_errors, count_word_e
 from higgs_trainer.evaluation.judging import Clip as JudgedSound
 from higgs_trainer.evaluation.judging import JudgedClip, Judges, judge_clips, load_judges
 from higgs_trainer.evaluation.sentences import Sentence, build_sentences, embed_voices, read_sentences
-from higgs_trainer.manifest.script import ScriptLine, Voice
-from higgs_trainer.manifest.utterance import Clip
+from higgs_trainer.manifest.utterance import Clip, Utterance, Voice
 from higgs_trainer.speech.generate import Request
 from higgs_trainer.speech.sampling import Sampling
 from higgs_trainer.speech.speech_model import SpeechModel
@@ -111,25 +110,25 @@ def test_silence_lends_no_voice() -> None:
 
 def test_a_text_without_words_is_refused() -> None:
     with pytest.raises(UserError, match=r"line 2: '\.\.\.'"):
-        build_sentences([ScriptLine("one"), ScriptLine("...")], lambda line: Request(line.text), Voice())
+        build_sentences([Utterance("one"), Utterance("...")], lambda line: Request(line.text), Voice())
     with pytest.raises(ValueError, match="one word or more"):
         count_word_errors("?", "one")
     assert dataclasses.astuple(count_character_errors("ab", "")) == (2, 2)
 
 
 @pytest.fixture
-def script(tmp_path: Path) -> list[ScriptLine]:
+def script(tmp_path: Path) -> list[Utterance]:
     for name in ("a", "b"):
         write_audio(tmp_path / f"{name}.wav", 0.1 * torch.randn(24_000))
     return [
-        ScriptLine("one two", audio=tmp_path / "a.wav", speaker="anna"),
-        ScriptLine("three", Voice(references=(Clip(tmp_path / "a.wav", "nine"),)), audio=tmp_path / "b.wav"),
-        ScriptLine("four five six seven eight", audio=tmp_path / "b.wav", speaker="anna"),
+        Utterance("one two", audio=tmp_path / "a.wav", speaker="anna"),
+        Utterance("three", references=(Clip(tmp_path / "a.wav", "nine"),), audio=tmp_path / "b.wav"),
+        Utterance("four five six seven eight", audio=tmp_path / "b.wav", speaker="anna"),
     ]
 
 
 def test_two_models_speak_the_same_texts_and_everything_is_written(
-    script: list[ScriptLine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[str]] = []
 
@@ -161,7 +160,7 @@ def test_two_models_speak_the_same_texts_and_everything_is_written(
     assert [table.row_count for table in build_tables(report)] == [8, 6]  # nobody predicted quality
 
 
-def test_recordings_stand_in_a_models_place(script: list[ScriptLine], tmp_path: Path) -> None:
+def test_recordings_stand_in_a_models_place(script: list[Utterance], tmp_path: Path) -> None:
     judges = judges_of("one two", "three", "four five six seven eight")
     report = evaluate_models(["recordings"], Evaluation(script), judges, tmp_path / "out")
     (recordings,) = report["models"]
@@ -169,7 +168,7 @@ def test_recordings_stand_in_a_models_place(script: list[ScriptLine], tmp_path: 
     assert (recordings["audio_seconds_per_second"], report["second_minus_first"]) == (None, None)
     assert [table.row_count for table in build_tables(report)] == [8]
     with pytest.raises(UserError, match="1 sentences have no recording, the first 'one'"):
-        evaluate_models(["recordings"], Evaluation([ScriptLine("one")]), judges, tmp_path / "other")
+        evaluate_models(["recordings"], Evaluation([Utterance("one")]), judges, tmp_path / "other")
 
 
 def test_a_held_out_set_is_spoken_row_by_row_and_held_against_its_recordings(tmp_path: Path) -> None:
@@ -188,7 +187,7 @@ def test_a_held_out_set_is_spoken_row_by_row_and_held_against_its_recordings(tmp
 def test_what_is_in_the_way_is_found_before_anybody_speaks(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
     with pytest.raises(UserError, match="not empty"):
-        evaluate_models(["m"], Evaluation([ScriptLine("one")]), judges_of(), tmp_path)
+        evaluate_models(["m"], Evaluation([Utterance("one")]), judges_of(), tmp_path)
     with pytest.raises(UserError, match="--codec"):
         evaluate_models(["recordings"], Evaluation(prepared=tmp_path), judges_of(), tmp_path / "out")
 
@@ -198,7 +197,7 @@ def test_what_is_in_the_way_is_found_before_anybody_speaks(tmp_path: Path) -> No
 def test_the_real_judges_tell_recordings_from_wrong_words_wrong_voices_noise_and_silence() -> None:
     files = {name: sorted(RECORDINGS.glob(f"{name}-*.ogg"))[:2] for name in ("rms", "slt")}
     script = [
-        ScriptLine(file.stem.removeprefix(f"{name}-").replace("-", " "), audio=file, speaker=name)
+        Utterance(file.stem.removeprefix(f"{name}-").replace("-", " "), audio=file, speaker=name)
         for name in files
         for file in files[name]
     ]

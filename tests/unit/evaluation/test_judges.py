@@ -171,5 +171,5 @@ def test_a_missing_extra_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_unknown_recogniser_is_named_with_the_near_one() -> None:
-    with pytest.raises(UserError, match=r"did you mean 'whisper-tiny.en'"):
+    with pytest.raises(UserError, match=r'Did you mean "whisper-tiny.en"'):
         load_asr("wisper-tiny")

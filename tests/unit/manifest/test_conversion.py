@@ -8,7 +8,8 @@ import pytest
 from higgs_trainer.cli import main
 from higgs_trainer.errors import ManifestError, UserError
 from higgs_trainer.manifest.conversion import convert_manifest
-from higgs_trainer.manifest.rows import read_manifest
+from higgs_trainer.manifest.row_checker import RowRules
+from higgs_trainer.manifest.rows import read_rows
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_the_rows_are_the_same_from_another_folder(folder: Path) -> None:
     assert written[1]["turns"] == [{"audio": "data/a.wav", "text": "[SPEAKER1]  one"}]
     assert json.loads(outside.read_text().splitlines()[0])["audio"] == str(folder / "a.wav")
     told = [
-        [(row.audio, row.text, row.clips, row.task) for row in read_manifest(path, allow_outside=True)]
+        [(row.audio, row.text, row.clips, row.task) for row in read_rows(path, RowRules(allow_outside=True))]
         for path in (folder / "m.jsonl", inside, outside)
     ]
     assert told[0] == told[1] == told[2]
@@ -45,7 +46,7 @@ def test_nothing_is_written_where_a_row_is_wrong(folder: Path) -> None:
     with pytest.raises(ManifestError, match="2 problems"):
         convert_manifest(folder / "m.csv", folder / "new.jsonl")
     assert sorted(folder.iterdir()) == before
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         convert_manifest(folder / "m.csv", folder / "m.csv")
 
 

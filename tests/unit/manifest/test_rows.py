@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from higgs_trainer.errors import ManifestError, UserError
-from higgs_trainer.manifest.rows import read_manifest
+from higgs_trainer.manifest.row_checker import RowRules
+from higgs_trainer.manifest.rows import read_rows
 from higgs_trainer.manifest.utterance import Clip
 
 
@@ -30,14 +31,14 @@ def write_rows(folder: Path, *rows: object) -> Path:
 
 def find_problems(folder: Path, *rows: object) -> list[tuple[int, str, str]]:
     with pytest.raises(ManifestError) as caught:
-        read_manifest(write_rows(folder, *rows))
+        read_rows(write_rows(folder, *rows))
     return [(problem.line, problem.what, problem.what_to_do) for problem in caught.value.problems]
 
 
 def test_a_full_row(folder: Path) -> None:
     row = {"audio": "a.wav", "text": " Hé llo ", "speaker": "s", "language": "fr", "scene": "quiet"}
     clone = {"audio": "a.wav", "text": "x", "ref_audio": "b.wav", "ref_text": "y", "scene": None}
-    first, second = read_manifest(write_rows(folder, row, "", clone))
+    first, second = read_rows(write_rows(folder, row, "", clone))
     assert (first.utterance_id, first.line) == ("a-00001", 1)
     assert (first.text, first.speaker, first.language, first.scene) == ("Hé llo", "s", "fr", "quiet")
     assert (first.references, first.turns, first.reward) == ((), (), None)
@@ -53,87 +54,93 @@ def test_windows_files_are_understood(folder: Path) -> None:
     path.write_bytes(
         b'\xef\xbb\xbf{"audio": "a.wav", "text": "x"}\r\n\r\n{"audio": "b.wav", "text": "y"}\r\n'
     )
-    assert [(row.text, row.line) for row in read_manifest(path)] == [("x", 1), ("y", 3)]
+    assert [(row.text, row.line) for row in read_rows(path)] == [("x", 1), ("y", 3)]
 
 
 def test_a_line_separator_inside_a_text_ends_no_row(folder: Path) -> None:
-    (row,) = read_manifest(write_rows(folder, '{"audio": "a.wav", "text": "x\u2028y"}'))
+    (row,) = read_rows(write_rows(folder, '{"audio": "a.wav", "text": "x\u2028y"}'))
     assert row.text == "x\ny"
 
 
 BAD_ROWS = {
-    "not JSON": ("{audio: a.wav}", "not JSON"),
-    "truncated": ('{"audio": "a.wav", "text": "x', "not JSON"),
-    "deeply nested": ("[" * 100_000, "not JSON"),
-    "not an object": ([1], "a list where an object should be"),
-    "no text": ({"audio": "a.wav"}, "no 'text'"),
-    "no audio": ({"text": "x"}, "no 'audio'"),
-    "empty text": ({"audio": "a.wav", "text": " \t"}, "'text' is empty"),
-    "text of another type": ({"audio": "a.wav", "text": 3}, "'text' is a int"),
+    "the line is not JSON": ("{audio: a.wav}", "the line is not JSON"),
+    "truncated": ('{"audio": "a.wav", "text": "x', "the line is not JSON"),
+    "deeply nested": ("[" * 100_000, "the line is not JSON"),
+    "not an object": ([1], "the line is a list, not an object"),
+    "no text": ({"audio": "a.wav"}, '"text" is missing'),
+    "no audio": ({"text": "x"}, '"audio" is missing'),
+    "empty text": ({"audio": "a.wav", "text": " \t"}, '"text" is empty'),
+    "text of another type": ({"audio": "a.wav", "text": 3}, '"text" is of type int'),
     "half a surrogate": ('{"audio": "a.wav", "text": "\\ud800"}', "half of a surrogate pair"),
-    "unknown field": ({"audio": "a.wav", "text": "x", "speeker": "s"}, "unknown field 'speeker'"),
-    "key twice": ('{"audio": "a.wav", "text": "x", "text": "y"}', "'text' is given 2 times"),
+    "unknown field": ({"audio": "a.wav", "text": "x", "speeker": "s"}, 'unknown field "speeker"'),
+    "key twice": ('{"audio": "a.wav", "text": "x", "text": "y"}', '"text" is given 2 times'),
     "NaN": ('{"audio": "a.wav", "text": "x", "speaker": NaN}', "NaN is not JSON"),
-    "special token": ({"audio": "a.wav", "text": "x <|eot_id|>"}, "special token '<|eot_id|>'"),
+    "special token": ({"audio": "a.wav", "text": "x <|eot_id|>"}, 'special token "<|eot_id|>"'),
     "special token in a scene": (
         {"audio": "a.wav", "text": "x", "scene": "<|scene_desc_end|>"},
-        "special token '<|scene_desc_end|>'",
+        'special token "<|scene_desc_end|>"',
     ),
     "special token in a turn": (
         {"audio": "a.wav", "text": "x", "turns": [{"audio": "b.wav", "text": "<|AUDIO_OUT|>"}]},
-        "'turns[0].text' holds the special token",
+        '"turns[0].text" contains the special token',
     ),
-    "reward in words": ({"audio": "a.wav", "text": "x", "reward": "1"}, "'reward' is a str"),
-    "infinite reward": ('{"audio": "a.wav", "text": "x", "reward": 1e999}', "'reward' is inf"),
-    "references as text": ({"audio": "a.wav", "text": "x", "references": "b.wav"}, "no list of clips"),
-    "no references": ({"audio": "a.wav", "text": "x", "references": []}, "no list of clips"),
+    "reward in words": ({"audio": "a.wav", "text": "x", "reward": "1"}, '"reward" is of type str'),
+    "infinite reward": ('{"audio": "a.wav", "text": "x", "reward": 1e999}', '"reward" is inf'),
+    "references as text": ({"audio": "a.wav", "text": "x", "references": "b.wav"}, "not a list of clips"),
+    "no references": ({"audio": "a.wav", "text": "x", "references": []}, "not a list of clips"),
     "references twice": (
         {"audio": "a.wav", "text": "x", "references": [{"audio": "b.wav", "text": "y"}], "ref_text": "y"},
-        "'references' beside",
+        '"references" is given together with',
     ),
     "a clip without words": (
         {"audio": "a.wav", "text": "x", "references": [{"audio": "b.wav"}]},
-        "no 'references[0].text'",
+        '"references[0].text" is missing',
     ),
     "a clip with another field": (
         {"audio": "a.wav", "text": "x", "turns": [{"audio": "b.wav", "text": "y", "txt": "y"}]},
-        "unknown field 'turns[0].txt'",
+        'unknown field "turns[0].txt"',
     ),
     "unknown task": ({"audio": "a.wav", "text": "x", "task": "cloning"}, "unknown task"),
     "a task without its reference": (
         {"audio": "a.wav", "text": "x", "task": "zero_shot_cloning"},
-        "the row's fields make it 'single_speaker'",
+        'the fields of the row make it "single_speaker"',
     ),
     "in the system message without a scene": (
         {"audio": "a.wav", "text": "x", "task": "reference_in_system", "ref_audio": "b.wav"},
-        "there is no 'scene'",
+        'the row has no "scene"',
     ),
     "a speaker without a reference": (
         {"audio": "a.wav", "text": "[SPEAKER2] x", "references": [{"audio": "b.wav", "text": "y"}] * 2},
-        "[SPEAKER2], with only 2 references",
+        "[SPEAKER2], but the row has only 2 references",
     ),
     "two voices and one reference": (
         {"audio": "a.wav", "text": "[SPEAKER0] x [SPEAKER1] y", "ref_audio": "b.wav", "ref_text": "z"},
-        "[SPEAKER1], with only 1 reference",
+        "[SPEAKER1], but the row has only 1 reference",
     ),
     "a speaker's tag in a reference": (
         {"audio": "a.wav", "text": "x", "references": [{"audio": "b.wav", "text": "[SPEAKER0] y"}] * 2},
-        "a reference's text has a [SPEAKER] tag",
+        "the text of a reference has a [SPEAKER] tag",
     ),
-    "missing file": ({"audio": "c.wav", "text": "x"}, "'audio' is missing: c.wav"),
-    "a folder": ({"audio": ".", "text": "x"}, "'audio' is a folder: ."),
-    "NUL in a path": ({"audio": "a\0.wav", "text": "x"}, "'audio' is no path"),
-    "a name too long": ({"audio": "a" * 5000, "text": "x"}, "'audio' is no path"),
-    "outside": ({"audio": "../outside.wav", "text": "x"}, "'audio' leaves the manifest's folder"),
-    "outside, absolute": ({"audio": "/etc/hostname", "text": "x"}, "'audio' leaves the manifest's folder"),
-    "reference without sound": ({"audio": "a.wav", "text": "x", "ref_text": "y"}, "without 'ref_audio'"),
+    "missing file": ({"audio": "c.wav", "text": "x"}, '"audio" does not exist: c.wav'),
+    "a folder": ({"audio": ".", "text": "x"}, '"audio" is a folder, not a file: .'),
+    "NUL in a path": ({"audio": "a\0.wav", "text": "x"}, '"audio" is not a valid path'),
+    "a name too long": ({"audio": "a" * 5000, "text": "x"}, '"audio" is not a valid path'),
+    "outside": ({"audio": "../outside.wav", "text": "x"}, '"audio" is outside the folder of the manifest'),
+    "outside, absolute": (
+        {"audio": "/etc/hostname", "text": "x"},
+        '"audio" is outside the folder of the manifest',
+    ),
+    "reference without sound": (
+        {"audio": "a.wav", "text": "x", "ref_text": "y"},
+        'given without "ref_audio"',
+    ),
     "reference missing": (
         {"audio": "a.wav", "text": "x", "ref_audio": "c.wav", "ref_text": "y"},
-        "'ref_audio' is missing",
+        '"ref_audio" does not exist',
     ),
     "reference is the target": (
         {"audio": "a.wav", "text": "x", "ref_audio": "./a.wav", "ref_text": "x"},
-        "'ref_audio' is the row's own audio",
+        '"ref_audio" is the same recording as "audio"',
     ),
 }
 
@@ -149,7 +156,7 @@ def test_a_bad_row_is_one_problem(folder: Path, row: object, what: str) -> None:
 
 def test_a_misspelt_field_names_the_near_one(folder: Path) -> None:
     ((_, _, what_to_do),) = find_problems(folder, {"audio": "a.wav", "text": "x", "speeker": "s"})
-    assert "'speaker'" in what_to_do
+    assert '"speaker"' in what_to_do
 
 
 def test_all_problems_of_all_rows_come_together(folder: Path) -> None:
@@ -161,31 +168,31 @@ def test_all_problems_of_all_rows_come_together(folder: Path) -> None:
 
 def test_the_message_says_file_and_line(folder: Path) -> None:
     path = write_rows(folder, {"audio": "a.wav", "text": ""})
-    with pytest.raises(ManifestError, match="1 problem in the manifest") as caught:
-        read_manifest(path)
-    assert f"{path}:1: 'text' is empty; fill it in" in str(caught.value)
+    with pytest.raises(ManifestError, match="1 problem in the data") as caught:
+        read_rows(path)
+    assert f'{path}:1: "text" is empty. Add the words that are spoken.' in str(caught.value)
 
 
 def test_a_link_that_leaves_the_folder(folder: Path) -> None:
     (folder / "link.wav").symlink_to(folder.parent / "outside.wav")
     row = {"audio": "link.wav", "text": "x"}
     ((_, what, what_to_do),) = find_problems(folder, row)
-    assert "leaves the manifest's folder" in what
+    assert "outside the folder of the manifest" in what
     assert "--allow-outside" in what_to_do
-    assert len(read_manifest(folder / "m.jsonl", allow_outside=True)) == 1
+    assert len(read_rows(folder / "m.jsonl", RowRules(allow_outside=True))) == 1
 
 
 def test_a_loop_of_links(folder: Path) -> None:
     (folder / "loop.wav").symlink_to("loop.wav")
     ((_, what, _),) = find_problems(folder, {"audio": "loop.wav", "text": "x"})
-    assert "'audio'" in what
+    assert '"audio" is not a valid path' in what
 
 
 def test_a_reference_that_is_a_link_to_the_target(folder: Path) -> None:
     (folder / "copy.wav").symlink_to("a.wav")
     row = {"audio": "a.wav", "text": "x", "ref_audio": "copy.wav", "ref_text": "x"}
     ((_, what, _),) = find_problems(folder, row)
-    assert "own audio" in what
+    assert "same recording" in what
 
 
 @pytest.mark.parametrize("field", ["references", "turns"])
@@ -194,9 +201,9 @@ def test_a_clip_that_is_a_copy_of_the_target(folder: Path, field: str) -> None:
     (folder / "copy.wav").write_bytes((folder / "a.wav").read_bytes())
     row = {"audio": "a.wav", "text": "x", field: [{"audio": "copy.wav", "text": "x"}]}
     ((_, what, what_to_do),) = find_problems(folder, row)
-    assert "own audio" in what
+    assert "same recording" in what
     assert "--allow-own-reference" in what_to_do
-    assert len(read_manifest(folder / "m.jsonl", allow_own_reference=True)) == 1
+    assert len(read_rows(folder / "m.jsonl", RowRules(allow_own_reference=True))) == 1
 
 
 CLIP = {"audio": "b.wav", "text": "y"}
@@ -212,7 +219,7 @@ TASKS = {
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_task_follows_from_the_fields(folder: Path, task: str) -> None:
-    (row,) = read_manifest(write_rows(folder, {"audio": "a.wav", "text": "x", **TASKS[task]}))
+    (row,) = read_rows(write_rows(folder, {"audio": "a.wav", "text": "x", **TASKS[task]}))
     assert row.task == task
     assert len(row.clips) == sum(len(TASKS[task].get(field, ())) for field in ("references", "turns"))
 
@@ -220,23 +227,23 @@ def test_the_task_follows_from_the_fields(folder: Path, task: str) -> None:
 def test_a_reference_without_words(folder: Path) -> None:
     row = {"audio": "a.wav", "text": "x", "ref_audio": "b.wav"}
     ((line, what, _),) = find_problems(folder, row | {"ref_text": "y"}, row)
-    assert (line, what) == (2, "'ref_audio' without 'ref_text'")
+    assert (line, what) == (2, '"ref_audio" is given without "ref_text"')
 
 
 def test_a_reference_in_the_system_message_needs_no_words(folder: Path) -> None:
     row = {"audio": "a.wav", "text": "x", "task": "reference_in_system", "scene": "A hall."}
-    (found,) = read_manifest(write_rows(folder, row | {"ref_audio": "b.wav"}))
+    (found,) = read_rows(write_rows(folder, row | {"ref_audio": "b.wav"}))
     assert found.references == (Clip(folder / "b.wav", None),)
 
 
 def test_an_empty_manifest(folder: Path) -> None:
     ((line, what, _),) = find_problems(folder, "", "  ")
-    assert (line, what) == (0, "it holds no rows")
+    assert (line, what) == (0, "there are no rows")
 
 
 def test_a_manifest_that_cannot_be_read(folder: Path) -> None:
     with pytest.raises(UserError, match=r"none.jsonl cannot be read \(No such file"):
-        read_manifest(folder / "none.jsonl")
+        read_rows(folder / "none.jsonl")
     (folder / "m.jsonl").write_bytes(b'{"text": "\xe9"}')
-    with pytest.raises(ManifestError, match=r"m.jsonl:1: not UTF-8.*; save the file as UTF-8"):
-        read_manifest(folder / "m.jsonl")
+    with pytest.raises(ManifestError, match=r"m.jsonl:1: the line is not UTF-8.*\. Save the file as UTF-8"):
+        read_rows(folder / "m.jsonl")

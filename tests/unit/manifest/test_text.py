@@ -9,7 +9,8 @@ import pytest
 from higgs_trainer.cli import main
 from higgs_trainer.errors import ManifestError, UserError
 from higgs_trainer.manifest.numbers import LARGEST, Language, expand_numbers, find_language
-from higgs_trainer.manifest.rows import read_manifest
+from higgs_trainer.manifest.row_checker import RowRules
+from higgs_trainer.manifest.rows import read_rows
 from higgs_trainer.manifest.text import TextRules, clean_text, read_tags
 
 PLAIN = TextRules()
@@ -122,18 +123,18 @@ def test_each_text_of_a_manifest_has_its_own_language(tmp_path: Path) -> None:
     clips = [{"audio": "b.wav", "text": "7"}, {"audio": "c.wav", "text": "7", "language": "fr"}]
     row = {"audio": "a.wav", "text": "7", "language": "de", "turns": clips}
     write(tmp_path, row)
-    (utterance,) = read_manifest(tmp_path / "m.jsonl", text_rules=WITH_NUMBERS)
+    (utterance,) = read_rows(tmp_path / "m.jsonl", RowRules(text_rules=WITH_NUMBERS))
     assert [utterance.text, *(clip.text for clip in utterance.turns)] == ["sieben", "sieben", "sept"]
     assert utterance.text_changes == ("numbers",)
-    (utterance,) = read_manifest(tmp_path / "m.jsonl")
+    (utterance,) = read_rows(tmp_path / "m.jsonl")
     assert (utterance.text, utterance.text_changes) == ("7", ())
     nowhere, unknown = {"audio": "a.wav", "text": "7"}, {"audio": "a.wav", "text": "x", "language": "tlh"}
     write(tmp_path, row, nowhere, unknown)
     with pytest.raises(ManifestError) as caught:
-        read_manifest(tmp_path / "m.jsonl", text_rules=WITH_NUMBERS)
+        read_rows(tmp_path / "m.jsonl", RowRules(text_rules=WITH_NUMBERS))
     assert [(problem.line, problem.what) for problem in caught.value.problems] == [
-        (2, "'text' has no 'language'"),
-        (3, "'text' is in 'tlh'"),
+        (2, '"text" has no "language", which --expand-numbers needs'),
+        (3, '--expand-numbers does not support the language "tlh" of "text"'),
     ]
 
 
@@ -144,10 +145,10 @@ def write(folder: Path, *rows: dict[str, object]) -> None:
 BAD_TABLES = {
     "no file": (None, "cannot be read as a table of tags"),
     "no JSON": ("[laugh]", "cannot be read as a table of tags"),
-    "a list": ("[]", "holds no table of tags"),
-    "no tag": ('{"laugh": "x"}', "'laugh' is no tag"),
-    "no text": ('{"[laugh]": 1}', "no text that can be spoken"),
-    "a special token": ('{"[laugh]": "<|eot_id|>"}', "no text that can be spoken"),
+    "a list": ("[]", "is not a table of tags"),
+    "no tag": ('{"laugh": "x"}', '"laugh" is not a tag'),
+    "no text": ('{"[laugh]": 1}', "Write a string without special tokens"),
+    "a special token": ('{"[laugh]": "<|eot_id|>"}', "Write a string without special tokens"),
 }
 
 

@@ -116,7 +116,7 @@ WRONG = {
     "misspelt field": (
         "training.learning_rat",
         "learning_rat: 1",
-        "no such field; did you mean 'learning_rate'?",
+        'no such field. Did you mean "learning_rate"?',
     ),
     "text for a number": ("training.learning_rate", "learning_rate: fast", "is 'fast'; expected a number"),
     "null for a number": ("training.learning_rate", "learning_rate:", "is None; expected a number"),
@@ -161,7 +161,7 @@ adapter: {r: 0}
 training: {per_device_train_batch_size: 0}
 """
     assert find_problems(folder, text) == [
-        "modle: no such section; did you mean 'model'?",
+        'modle: no such section. Did you mean "model"?',
         "model.name_or_path: is missing; it has no default",
         "data: is ['prepared']; expected a section with fields",
         "training.output_dir: is missing; it has no default",
@@ -260,9 +260,9 @@ WRONG_OVERRIDES = {
     "text in a mapping": (["--adapter.rank_pattern", "{q_proj: a}"], "expected names with values"),
     "misspelt": (
         ["--learning_rte", "1"],
-        "--learning_rte is no field of a recipe; did you mean 'learning_rate'?",
+        '--learning_rte is no field of a recipe. Did you mean "learning_rate"?',
     ),
-    "misspelt path": (["--training.sed", "1"], "did you mean 'training.seed'?"),
+    "misspelt path": (["--training.sed", "1"], 'Did you mean "training.seed"?'),
     "no option": (["1e-4"], "'1e-4' is no override"),
     "wrong type": (["--seed", "x"], "training.seed: is 'x'; expected a whole number"),
     "no value": (["--learning_rate"], "training.learning_rate: is True; expected a number"),

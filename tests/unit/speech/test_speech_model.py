@@ -12,8 +12,7 @@ from generation import generate_texts
 from higgs_trainer.audio.files import read_audio, write_audio
 from higgs_trainer.dataset.context import Context, PromptClip
 from higgs_trainer.errors import UserError
-from higgs_trainer.manifest.script import ScriptLine, Voice
-from higgs_trainer.manifest.utterance import Clip
+from higgs_trainer.manifest.utterance import Clip, Utterance, Voice
 from higgs_trainer.model.loading import load_trained
 from higgs_trainer.speech import speech_model
 from higgs_trainer.speech.clip_folder import ClipFolder, GeneratedCodes, check_is_empty
@@ -79,13 +78,13 @@ def test_a_lines_own_voice_comes_before_the_speakers(tmp_path: Path) -> None:
         write_audio(tmp_path / f"{name}.wav", torch.zeros(int(24_000 * seconds)))
     a, b = Clip(tmp_path / "a.wav", "aa"), Clip(tmp_path / "b.wav", "bb")
     model = make_model(voice=Voice("A room.", (a,), references_in_system=True), language="de")
-    plain = model.build_request(ScriptLine("one"))
+    plain = model.build_request(Utterance("one"))
     assert plain.context == Context(
         "A room.", (PromptClip("aa", plain.context.references[0].codes_FK),), references_in_system=True
     )
     assert plain.context.references[0].codes_FK.shape == (5, NUM_CODEBOOKS)
     assert (plain.seed, plain.language) == (None, "de")
-    own = model.build_request(ScriptLine("two", Voice("Elsewhere.", (b, a)), seed=4))
+    own = model.build_request(Utterance("two", scene="Elsewhere.", references=(b, a), seed=4))
     assert [clip.text for clip in own.context.references] == ["bb", "aa"]
     assert (own.context.scene, own.context.references_in_system, own.seed) == ("Elsewhere.", False, 4)
     assert own.context.references[1].codes_FK is plain.context.references[0].codes_FK  # encoded once

@@ -1,7 +1,7 @@
-"""Other tools' formats -> rows of our own manifest, told apart by content. Each is a file and a row of `FORMATS`.
+"""Importers: other formats to rows of our own manifest. Formats are detected by content.
 
-An importer only says what stands where; whether a row is right is `manifest.py`'s to say, whatever the format was.
-docs/data_formats.md has a sample of each.
+Each format is one file and one entry of `FORMATS`. An importer only maps fields; `row_checker.py` checks the rows,
+whatever their format. docs/data_formats.md has a sample of each.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,18 +16,19 @@ from higgs_trainer.manifest.formats import (
     ljspeech,
     ms_swift,
     qwen3_tts,
+    sentences,
     table,
     text_folder,
     train_higgs_audio,
 )
 from higgs_trainer.manifest.formats.source import RawRow, Source
 
-__all__ = ["FORMATS", "Format", "RawRow", "Source", "detect_format", "open_source"]
+__all__ = ["FORMATS", "Format", "RawRow", "Source", "detect_format", "open_sentences", "open_source"]
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format that can be read. ``matches`` looks at the beginning alone, ``read_rows`` streams."""
+    """A known format. ``matches`` reads only the beginning; ``read_rows`` streams."""
 
     name: str
     matches: Callable[[Path], bool]
@@ -45,32 +46,45 @@ FORMATS: tuple[Format, ...] = (
     Format("folder of texts", text_folder.matches, text_folder.read_rows),
     Format("JSON lines", json_lines.matches, json_lines.read_rows),
 )
-"""In the order in which they are tried: the first that matches reads, so the particular comes before the general."""
+"""The formats in the order of detection. The first match is used, so specific formats precede general ones."""
 
 
 def open_source(path: str | Path, *, audio_folder: str | Path | None = None) -> Source:
-    """The data at ``path``, its format found.
+    """Detect the format of the data at ``path`` and open it.
 
-    ``audio_folder``: where recordings are written that are not files yet; beside the data if None.
+    Args:
+        audio_folder: where recordings are written that are not files yet. None: a folder next to the data.
 
     Raises:
-        UserError: nothing is there, or its content is in no known format.
+        UserError: ``path`` does not exist, or its content is in no known format.
     """
     path = Path(path)
-    its_format = detect_format(path)
+    detected = detect_format(path)
     if audio_folder is None:
         audio_folder = path.parent / f"{path.name.replace(':', '-')}-audio"
-    return Source(path, its_format.name, its_format.read_rows, Path(audio_folder))
+    return Source(path, detected.name, detected.read_rows, Path(audio_folder))
+
+
+def open_sentences(path: str | Path) -> Source:
+    """Open what `generate` and `evaluate` read: JSON lines, or plain text with one sentence per line.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    path = Path(path)
+    if json_lines.first_line(path).startswith("{"):
+        return Source(path, "JSON lines", json_lines.read_rows, path.parent)
+    return Source(path, "sentences", sentences.read_rows, path.parent)
 
 
 def detect_format(path: Path) -> Format:
-    """The format of a file, folder or dataset's name. Raises UserError as `open_source`."""
+    """Detect the format of a file, a folder or the name of a dataset. Raises UserError as `open_source` does."""
     for known in FORMATS:
         if known.matches(path):
             return known
     if not path.exists():
-        raise UserError(f"{path} cannot be read (No such file or directory); give a file or folder of data")
+        raise UserError(
+            f"{path} cannot be read (No such file or directory). Give a file or a folder with data."
+        )
     names = ", ".join(known.name for known in FORMATS)
-    raise UserError(
-        f"{path} is in no format that is known by its content ({names}); see docs/data_formats.md"
-    )
+    raise UserError(f"the format of {path} is unknown. Known formats: {names} (docs/data_formats.md).")

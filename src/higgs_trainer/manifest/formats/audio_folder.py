@@ -1,7 +1,6 @@
-"""The audio folder of Hugging Face `datasets`: recordings, and beside them `metadata.csv` or `metadata.jsonl`, whose
-column `file_name` names each recording.
+"""The audio folder of Hugging Face `datasets`: recordings with a `metadata.csv` or `metadata.jsonl`.
 
-It is read here and not by `datasets`, which would need torchcodec for it.
+Its column `file_name` names each recording. It is not read through `datasets`, which would need torchcodec.
 """
 
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ FILE_COLUMN = "file_name"
 
 
 def matches(path: Path) -> bool:
-    """A folder, or its metadata file, that names recordings by `file_name`."""
+    """Match a folder, or its metadata file, that names recordings by `file_name`."""
     if path.is_dir():
         return any(matches(path / name) for name in (TABLE_NAME, LINES_NAME))
     if not path.is_file():
@@ -30,7 +29,7 @@ def matches(path: Path) -> bool:
 
 
 def read_rows(source: Source) -> Iterator[RawRow]:
-    """A row a line of the metadata."""
+    """Yield one row per line of the metadata."""
     metadata = source.path
     if metadata.is_dir():
         metadata = next(metadata / name for name in (TABLE_NAME, LINES_NAME) if matches(metadata / name))

@@ -1,4 +1,4 @@
-"""The names that tables and datasets give to what our manifest knows, and the endings of audio files."""
+"""The column names of tables and datasets, with the manifest field of each, and the suffixes of audio files."""
 
 from collections.abc import Sequence
 
@@ -33,20 +33,24 @@ AUDIO_SUFFIXES = frozenset(
 
 
 def match_columns(names: Sequence[str]) -> list[str | None]:
-    """The manifest's field of each column, None where it has no place for one."""
+    """Return the manifest field of each column, or None for an unknown column."""
     return [FIELD_OF_COLUMN.get(name.strip().lower()) for name in names]
 
 
 def is_readable(fields: Sequence[str | None]) -> bool:
-    """Whether columns say where the recording is and what it says."""
+    """Return whether the columns include a recording and its text."""
     return "audio" in fields and "text" in fields
 
 
 def check_columns(place: str, names: Sequence[str], fields: Sequence[str | None]) -> None:
-    """Raise UserError where two columns would be one field: which of them is meant would be a guess."""
+    """Check that no two columns map to one field.
+
+    Raises:
+        UserError: two columns do, so that the choice would be a guess.
+    """
     for field in filter(None, fields):
-        same = [name for name, its_field in zip(names, fields, strict=True) if its_field == field]
+        same = [name for name, found in zip(names, fields, strict=True) if found == field]
         if len(same) > 1:
             raise UserError(
-                f"{place}: columns {' and '.join(same)} would both be {field!r}; rename or drop one"
+                f'{place}: the columns {" and ".join(same)} both mean "{field}". Rename or drop one of them.'
             )

@@ -1,8 +1,8 @@
-"""Any Hugging Face dataset with a column of recordings: what `save_to_disk` wrote, Parquet files, or a hub name.
+"""A Hugging Face dataset with a column of recordings: from `save_to_disk`, Parquet files or the hub.
 
-A split is named behind a colon (`owner/name:train`) where there are several. Recordings are never decoded here, so
-that no torchcodec is needed and `prepare` reads and checks them like any file; those that lie inside the dataset as
-bytes are first written to files, named by what is in them.
+One of several splits is named after a colon (`owner/name:train`). Recordings are not decoded here: torchcodec is not
+needed, and `prepare` checks them like any file. Recordings that are stored in the dataset as bytes are first written to
+files, which are named by a hash of their content.
 """
 
 import hashlib
@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING, Any
 from higgs_trainer.errors import UserError
 from higgs_trainer.files import write_bytes
 from higgs_trainer.manifest.formats.columns import check_columns, is_readable, match_columns
-from higgs_trainer.manifest.formats.source import RawRow, Source, describe_problem
+from higgs_trainer.manifest.formats.source import RawRow, Source, build_bad_row
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
-SAVED_NAMES = (
-    "state.json",
-    "dataset_dict.json",
-)  # what `save_to_disk` leaves beside a dataset, and beside splits
+# `save_to_disk` writes the first for a dataset, the second for splits.
+SAVED_NAMES = ("state.json", "dataset_dict.json")
 FILE_SUFFIXES = (".csv", ".json", ".jsonl", ".ndjson", ".parquet", ".tsv", ".txt", ".zip")
 SUFFIX_OF_BEGINNING = {
     b"RIFF": ".wav",
@@ -35,7 +33,7 @@ SUFFIX_OF_BEGINNING = {
 
 
 def matches(path: Path) -> bool:
-    """What `save_to_disk` or `to_parquet` wrote, perhaps with a split behind it; or a hub name, no path here."""
+    """Match the output of `save_to_disk` or `to_parquet`, with an optional split, or a name on the hub."""
     local = _split_name(path)[0]
     if local.is_file():
         return local.suffix == ".parquet"
@@ -45,14 +43,14 @@ def matches(path: Path) -> bool:
 
 
 def is_hub_name(path: Path) -> bool:
-    """`owner/name`, where nothing here is called so and the name does not end like a file's."""
+    """Return whether this is `owner/name`, no local path, and without the suffix of a file."""
     if path.parent.exists() or path.suffix.lower() in FILE_SUFFIXES:
         return False
     return HUB_NAME.fullmatch(str(path)) is not None
 
 
 def read_rows(source: Source) -> Iterator[RawRow]:
-    """A row a row, counted from 1."""
+    """Yield one row per row of the dataset, counted from 1."""
     from datasets import Audio
 
     dataset = _open(source.path)
@@ -60,10 +58,11 @@ def read_rows(source: Source) -> Iterator[RawRow]:
     fields = match_columns(names)
     recordings = [i for i, name in enumerate(names) if isinstance(dataset.features[name], Audio)]
     if "audio" not in fields and len(recordings) == 1:
-        fields[recordings[0]] = "audio"  # whatever its name
+        fields[recordings[0]] = "audio"
     if not is_readable(fields):
         raise UserError(
-            f"{source.path} has columns {', '.join(names)}; one must hold recordings and one be called 'text'"
+            f"{source.path} has the columns {', '.join(names)}. "
+            "One must contain recordings, and one must be named text."
         )
     check_columns(str(source.path), names, fields)
     field_of = {name: field for name, field in zip(names, fields, strict=True) if field}
@@ -76,13 +75,13 @@ def read_rows(source: Source) -> Iterator[RawRow]:
         try:
             stored = {field: _store(value, source) for field, value in given.items()}
         except _NoRecording as error:
-            yield describe_problem(source.path, number, number, str(error), "drop the row")
+            yield build_bad_row(source.path, number, number, str(error), "Remove the row.")
         else:
             yield RawRow(source.path, number, number, stored)
 
 
 def _open(path: Path) -> "Dataset | IterableDataset":
-    """The dataset, not decoded; of several splits the one that is named, or the only one."""
+    """Open the dataset without decoding it: the named split, or the only one."""
     from datasets import DatasetDict, load_dataset, load_from_disk
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
@@ -96,21 +95,23 @@ def _open(path: Path) -> "Dataset | IterableDataset":
         else:
             found = load_dataset(str(local))
     except (DatasetGenerationError, DatasetNotFoundError, ImportError, OSError, ValueError) as error:
-        here = "" if local.exists() else "is no file or folder here, and "
-        raise UserError(f"{path} {here}cannot be opened as a dataset ({error})") from error
+        here = "" if local.exists() else "is not a local file or folder, and "
+        raise UserError(
+            f"{path} {here}cannot be opened as a dataset ({error}). Check its name and your access."
+        ) from error
     if not isinstance(found, DatasetDict):
         return found
     if split is None and len(found) == 1:
         split = next(iter(found))
     if split not in found:
         raise UserError(
-            f"{local} has the splits {', '.join(found)}; name one, as in {local}:{next(iter(found))}"
+            f"{local} has the splits {', '.join(found)}. Name one of them, as in {local}:{next(iter(found))}"
         )
     return found[split]
 
 
 def _split_name(path: Path) -> tuple[Path, str | None]:
-    """A name and its split: `owner/name:train` -> (`owner/name`, `train`)."""
+    """Split a name: `owner/name:train` -> (`owner/name`, `train`)."""
     name, colon, split = str(path).rpartition(":")
     return (Path(name), split) if colon and not path.exists() else (path, None)
 
@@ -121,27 +122,26 @@ def _find_parquet(folder: Path) -> Iterator[Path]:
 
 
 class _NoRecording(ValueError):
-    """A cell that holds no recording."""
+    """A cell without a recording."""
 
 
 def _store(value: Any, source: Source) -> Any:
-    """A cell as our manifest has it: of a recording, the path of its file, which is written where there is none."""
+    """Return a cell as a manifest field: of a recording, the path of its file, which is written if there is none."""
     if not isinstance(value, Mapping):
         return value
     if value.get("bytes") is None:
         if value.get("path") is None:
             raise _NoRecording("the recording has neither bytes nor a path")
         if is_hub_name(source.path):
-            source.trusted.add(
-                Path(value["path"]).parent.resolve()
-            )  # downloaded from there by `datasets` itself
+            # `datasets` itself has downloaded the file to this folder.
+            source.trusted.add(Path(value["path"]).parent.resolve())
         return value["path"]
     source.trusted.add(source.audio_folder.resolve())
     return str(_write_recording(value["bytes"], Path(value.get("path") or ""), source.audio_folder))
 
 
 def _write_recording(encoded: bytes, named: Path, folder: Path) -> Path:
-    """Write a recording under the hash of its bytes, once, and whole or not at all."""
+    """Write a recording under the hash of its bytes, once and atomically."""
     begun = (suffix for beginning, suffix in SUFFIX_OF_BEGINNING.items() if encoded.startswith(beginning))
     suffix = next(begun, named.suffix)
     path = folder.resolve() / f"{named.stem or 'row'}-{hashlib.sha256(encoded).hexdigest()[:16]}{suffix}"

@@ -1,7 +1,7 @@
-"""Our own format: JSON lines in UTF-8, one object a row, its keys the manifest's fields. And how any JSON is read.
+"""Our own format: JSON lines in UTF-8, one object per row, whose keys are the fields of the manifest.
 
-JSON is taken strictly: a key given twice, NaN and Infinity are problems of their row, since whatever stood there would
-be a guess.
+Also the strict JSON reader of all JSON formats: a duplicate key, NaN and Infinity are problems of their row, because
+any reading of them would be a guess.
 """
 
 import json
@@ -12,26 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from higgs_trainer.errors import Problem, UserError
-from higgs_trainer.manifest.formats.source import RawRow, Source, describe_problem
+from higgs_trainer.manifest.formats.source import RawRow, Source, build_bad_row
 
 SUFFIXES = (".jsonl", ".ndjson")
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-BYTES_LOOKED_AT = 4096  # to tell text from anything else
-ROWS_LOOKED_AT = 20  # to tell the formats apart
+PEEKED_BYTES = 4096  # to distinguish text from binary files
+PEEKED_ROWS = 20  # to detect the format
 
 
 def matches(path: Path) -> bool:
-    """A file whose first line begins an object; or, where that tells nothing, one that is named like JSON lines."""
+    """Match a file whose first line begins an object or whose name has a suffix of JSON lines."""
     return path.is_file() and (first_line(path).startswith("{") or path.suffix.lower() in SUFFIXES)
 
 
 def read_rows(source: Source) -> Iterator[RawRow]:
-    """Every line that is not blank, as it stands: a field that is not the manifest's is the checker's to refuse."""
+    """Yield every line that is not blank. Unknown fields stay in: the checker rejects them."""
     return read_objects(source.path)
 
 
 def read_objects(path: Path) -> Iterator[RawRow]:
-    """Every line that is not blank, as an object."""
+    """Yield every line that is not blank, parsed as an object."""
     for line, text in read_lines(path):
         if isinstance(text, Problem):
             yield RawRow(path, line, line, None, (text,))
@@ -40,22 +40,24 @@ def read_objects(path: Path) -> Iterator[RawRow]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str | Problem]]:
-    """Lines as text, counted from 1, without a byte order mark; a Problem where one is not UTF-8.
+    """Yield lines of text, counted from 1, without a byte order mark. A line that is not UTF-8 is a Problem.
 
-    UTF-16 is read too where a byte order mark says so. Lines end with a line feed (and a carriage return before it)
-    alone: U+2028 inside a text ends no row.
+    A file with the byte order mark of UTF-16 is read as UTF-16. Lines end only with a line feed, or a carriage return
+    and a line feed: U+2028 inside a text does not end a row.
     """
     try:
         with path.open("rb") as file:
-            beginning = file.read(BYTES_LOOKED_AT)
+            beginning = file.read(PEEKED_BYTES)
         if beginning[:2] in UTF_16_MARKS:
             yield from _read_utf_16(path)
         elif b"\0" in beginning:
-            raise UserError(f"{path} holds NUL bytes, so it is no text in UTF-8; save it as UTF-8")
+            raise UserError(f"{path} contains NUL bytes, so it is not text in UTF-8. Save it as UTF-8.")
         else:
             yield from _read_utf_8(path)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give a file or folder of data") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}). Give a file or a folder with data."
+        ) from error
 
 
 def _read_utf_8(path: Path) -> Iterator[tuple[int, str | Problem]]:
@@ -64,7 +66,7 @@ def _read_utf_8(path: Path) -> Iterator[tuple[int, str | Problem]]:
             try:
                 text = encoded.decode("utf-8-sig" if line == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                yield line, Problem(path, line, f"not UTF-8 ({error})", "save the file as UTF-8")
+                yield line, Problem(path, line, f"the line is not UTF-8 ({error})", "Save the file as UTF-8.")
             else:
                 yield line, text.removesuffix("\n").removesuffix("\r")
 
@@ -75,35 +77,37 @@ def _read_utf_16(path: Path) -> Iterator[tuple[int, str | Problem]]:
             for line, text in enumerate(file, start=1):
                 yield line, text.removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:
-            raise UserError(f"{path} is neither UTF-8 nor UTF-16 ({error}); save it as UTF-8") from error
+            raise UserError(f"{path} is neither UTF-8 nor UTF-16 ({error}). Save it as UTF-8.") from error
 
 
 def first_line(path: Path) -> str:
-    """The first line that is not blank, stripped; empty where there is none in UTF-8 or UTF-16."""
-    lines = (text.strip() for _, text in islice(read_lines(path), ROWS_LOOKED_AT) if isinstance(text, str))
+    """Return the first line that is not blank, stripped, or an empty string if there is none."""
+    lines = (text.strip() for _, text in islice(read_lines(path), PEEKED_ROWS) if isinstance(text, str))
     return next(filter(None, lines), "")
 
 
 def first_objects(path: Path) -> list[dict[str, Any]]:
-    """The objects among the first `ROWS_LOOKED_AT` lines, for telling formats apart; no message is made of the rest."""
-    return [row.fields for row in islice(read_objects(path), ROWS_LOOKED_AT) if row.fields is not None]
+    """Return the objects among the first `PEEKED_ROWS` lines, to detect the format. Other lines are ignored."""
+    return [row.fields for row in islice(read_objects(path), PEEKED_ROWS) if row.fields is not None]
 
 
 def parse_row(path: Path, line: int, text: str) -> RawRow:
-    """One JSON object as a row; a row of problems where it is not one."""
+    """Parse one JSON object into a row. If it is not one, the row has a problem instead of fields."""
     problems: list[Problem] = []
     try:
         row = build_decoder(path, line, problems).decode(text)
     except (ValueError, RecursionError) as error:
-        return describe_problem(path, line, line, f"not JSON ({error})", "write one whole JSON object a line")
+        return build_bad_row(
+            path, line, line, f"the line is not JSON ({error})", "Write one complete JSON object per line."
+        )
     if not isinstance(row, dict):
-        what = f"a {type(row).__name__} where an object should be"
-        return describe_problem(path, line, line, what, 'write {"audio": ..., "text": ...}')
+        what = f"the line is a {type(row).__name__}, not an object"
+        return build_bad_row(path, line, line, what, 'Write {"audio": ..., "text": ...}.')
     return RawRow(path, line, line, None if problems else row, tuple(problems))
 
 
 def build_decoder(path: Path, line: int, problems: list[Problem]) -> json.JSONDecoder:
-    """A decoder that adds to ``problems`` what Python's takes without a word: a key given twice, NaN and Infinity."""
+    """Build a decoder that adds to ``problems`` what Python accepts silently: duplicate keys, NaN and Infinity."""
 
     def add(what: str, what_to_do: str) -> None:
         problems.append(Problem(path, line, what, what_to_do))
@@ -113,11 +117,11 @@ def build_decoder(path: Path, line: int, problems: list[Problem]) -> json.JSONDe
         if len(row) < len(pairs):
             for key, count in Counter(key for key, _ in pairs).items():
                 if count > 1:
-                    add(f"{key!r} is given {count} times", "keep one")
+                    add(f'"{key}" is given {count} times', "Keep one.")
         return row
 
-    def refuse_constant(name: str) -> str:
-        add(f"{name} is not JSON", "leave the field out or write a string or a number")
+    def reject_constant(name: str) -> str:
+        add(f"{name} is not JSON", "Leave the field out, or write a string or a number.")
         return name
 
-    return json.JSONDecoder(object_pairs_hook=build_object, parse_constant=refuse_constant)
+    return json.JSONDecoder(object_pairs_hook=build_object, parse_constant=reject_constant)

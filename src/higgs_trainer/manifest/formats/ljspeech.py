@@ -1,6 +1,6 @@
-"""LJSpeech: `metadata.csv` with `id|text|normalised text` on each line, and the recordings in `wavs/` beside it.
+"""LJSpeech: `metadata.csv` with `id|text|normalised text` on each line, and the recordings in `wavs/` next to it.
 
-Where there are three columns the last is read: the words as they are spoken.
+If there are three columns, the last one is used: the words as they are spoken.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from pathlib import Path
 from higgs_trainer.errors import Problem
 from higgs_trainer.manifest.formats.columns import AUDIO_SUFFIXES, is_readable, match_columns
 from higgs_trainer.manifest.formats.json_lines import first_line
-from higgs_trainer.manifest.formats.source import RawRow, Source, describe_problem
+from higgs_trainer.manifest.formats.source import RawRow, Source, build_bad_row
 from higgs_trainer.manifest.formats.table import read_cells
 
 METADATA_NAME = "metadata.csv"
@@ -17,7 +17,7 @@ RECORDINGS_FOLDER = "wavs"
 
 
 def matches(path: Path) -> bool:
-    """A metadata file, or its folder, beside `wavs/`, whose lines begin with the id of a recording."""
+    """Match a metadata file, or its folder, next to `wavs/`, whose lines begin with the id of a recording."""
     metadata = path / METADATA_NAME if path.is_dir() else path
     if not metadata.is_file() or not (metadata.parent / RECORDINGS_FOLDER).is_dir():
         return False
@@ -28,20 +28,20 @@ def matches(path: Path) -> bool:
 
 
 def read_rows(source: Source) -> Iterator[RawRow]:
-    """A row a line."""
+    """Yield one row per line."""
     metadata = source.path / METADATA_NAME if source.path.is_dir() else source.path
     for line, cells in read_cells(metadata, "|"):
         if isinstance(cells, Problem):
             yield RawRow(metadata, line, line, None, (cells,))
         elif len(cells) not in (2, 3):
-            what = f"{len(cells)} columns where id|text or id|text|normalised text are expected"
-            yield describe_problem(metadata, line, line, what, "take the | out of the text")
+            what = f"the line has {len(cells)} columns, not id|text or id|text|normalised text"
+            yield build_bad_row(metadata, line, line, what, "Remove the | from the text.")
         else:
             if len(cells) == 3:
                 source.unused["text before it was normalised"] += 1
-            yield RawRow(metadata, line, line, {"audio": _name_file(cells[0].strip()), "text": cells[-1]})
+            yield RawRow(metadata, line, line, {"audio": _build_path(cells[0].strip()), "text": cells[-1]})
 
 
-def _name_file(recording_id: str) -> str:
+def _build_path(recording_id: str) -> str:
     has_suffix = Path(recording_id).suffix.lower() in AUDIO_SUFFIXES
     return f"{RECORDINGS_FOLDER}/{recording_id}" + ("" if has_suffix else ".wav")

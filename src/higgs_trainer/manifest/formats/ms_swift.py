@@ -1,13 +1,13 @@
 """ms-swift: JSON lines of `messages` and `audios`, where `<audio>` in a message stands for the next of the `audios`.
 
-Three ways of saying that a recording has these words are understood:
+Three forms assign words to a recording:
 
-    assistant "<audio>the words"                          the words beside the recording
+    assistant "<audio>the words"                          the words with the recording
     user "<audio>any instruction", assistant "the words"  a transcription
-    user "the words", assistant "<audio>"                 speech to be learned
+    user "the words", assistant "<audio>"                 speech to learn
 
-A row of several such pairs is a conversation: the last is the target, the others are earlier turns. With one recording,
-one answer and no `<audio>` anywhere, the two belong together.
+A row with several such pairs is a conversation: the last pair is the target, the others are earlier turns. One
+recording and one answer without any `<audio>` are a pair too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from higgs_trainer.manifest.formats.json_lines import first_objects, read_objects
-from higgs_trainer.manifest.formats.source import RawRow, Source, describe_problem
+from higgs_trainer.manifest.formats.source import RawRow, Source, build_bad_row
 
 MARK = "<audio>"
 MANIFEST_FIELDS = ("speaker", "language", "scene", "reward")
 
 
 def matches(path: Path) -> bool:
-    """JSON lines with messages."""
+    """Match JSON lines with messages."""
     return path.is_file() and any("messages" in fields for fields in first_objects(path))
 
 
 def read_rows(source: Source) -> Iterator[RawRow]:
-    """A row a conversation."""
+    """Yield one row per conversation."""
     for row in read_objects(source.path):
         if row.fields is None:
             yield row
@@ -35,13 +35,13 @@ def read_rows(source: Source) -> Iterator[RawRow]:
         try:
             fields = _read_conversation(row.fields, source)
         except _NotSpeech as error:
-            yield describe_problem(row.file, row.line, row.number, error.what, error.what_to_do)
+            yield build_bad_row(row.file, row.line, row.number, error.what, error.what_to_do)
         else:
             yield RawRow(row.file, row.line, row.number, fields)
 
 
 class _NotSpeech(Exception):
-    """A conversation from which no words and recordings can be read without doubt."""
+    """A conversation in which the words of a recording are missing or ambiguous."""
 
     def __init__(self, what: str, what_to_do: str) -> None:
         super().__init__(what)
@@ -51,13 +51,15 @@ class _NotSpeech(Exception):
 def _read_conversation(fields: dict[str, Any], source: Source) -> dict[str, Any]:
     messages, audios = fields.get("messages"), fields.get("audios")
     if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
-        raise _NotSpeech("'messages' is no list of messages", 'write [{"role": ..., "content": ...}, ...]')
+        raise _NotSpeech(
+            '"messages" is not a list of messages', 'Write [{"role": ..., "content": ...}, ...].'
+        )
     if isinstance(audios, str):
         audios = [audios]
     if not isinstance(audios, list) or not audios or not all(isinstance(audio, str) for audio in audios):
-        raise _NotSpeech("'audios' is no list of paths", 'write ["a.wav", ...]')
+        raise _NotSpeech('"audios" is not a list of paths', 'Write ["a.wav", ...].')
     if remote := [audio for audio in audios if "://" in audio]:
-        raise _NotSpeech(f"{remote[0]} is no file", "download it and give its path")
+        raise _NotSpeech(f"{remote[0]} is not a file", "Download it and give its path.")
     pairs = _pair(messages, audios, source)
     *turns, last = [{"audio": audio, "text": text} for text, audio in pairs]
     known = {name: fields[name] for name in MANIFEST_FIELDS if fields.get(name) is not None}
@@ -74,23 +76,23 @@ def _is_message(message: object) -> bool:
 
 
 def _pair(messages: Sequence[dict[str, str]], audios: Sequence[str], source: Source) -> list[tuple[str, str]]:
-    """(words, recording) of each answer, in order."""
+    """Return (words, recording) of each answer, in order."""
     marks = sum(message["content"].count(MARK) for message in messages)
     answers = [message for message in messages if message["role"] == "assistant"]
     if marks == 0 and len(audios) == len(answers) == 1:
         source.unused.update(f"{m['role']} message" for m in messages if m is not answers[0])
         return [(answers[0]["content"], audios[0])]
     if marks != len(audios):
-        what = f"{marks} {MARK} in the messages for {len(audios)} audios"
-        raise _NotSpeech(what, f"write one {MARK} where each recording belongs")
+        what = f"the messages have {marks} {MARK} for {len(audios)} audios"
+        raise _NotSpeech(what, f"Write one {MARK} at the place of each recording.")
     rest = iter(audios)
     pairs: list[tuple[str, str]] = []
-    asked, heard = "", None  # the user's words, and his recording, since the last answer
+    asked, heard = "", None  # the words and the recording of the user since the last answer
     for message in messages:
         words = message["content"].replace(MARK, "").strip()
         recordings = [next(rest) for _ in range(message["content"].count(MARK))]
         if len(recordings) > 1 or (recordings and heard):
-            raise _NotSpeech("two recordings in one turn", "give each recording a turn of its own")
+            raise _NotSpeech("one turn has two recordings", "Give each recording its own turn.")
         if message["role"] == "system":
             source.unused["system message"] += 1
         elif message["role"] == "user":
@@ -98,11 +100,11 @@ def _pair(messages: Sequence[dict[str, str]], audios: Sequence[str], source: Sou
         else:
             recording = recordings[0] if recordings else heard
             if recording is None:
-                raise _NotSpeech("an answer without a recording", f"leave it out, or add its {MARK}")
+                raise _NotSpeech("an answer has no recording", f"Remove the answer, or add its {MARK}.")
             if words and asked:
                 source.unused["user message"] += 1
             pairs.append((words or asked, recording))
             asked, heard = "", None
     if not pairs or heard:
-        raise _NotSpeech("a recording without an answer", "end with the assistant's words or recording")
+        raise _NotSpeech("a recording has no answer", "End with the words or the recording of the assistant.")
     return pairs

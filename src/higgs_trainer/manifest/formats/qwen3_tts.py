@@ -1,7 +1,7 @@
 """Qwen3-TTS: JSON lines of `audio`, `text` and `ref_audio`, as its fine-tuning reads them.
 
-Its references have no transcript, and zero-shot cloning needs one. The words are taken from the row whose recording the
-reference is or, without one, from a text file beside the reference (`ref.txt` beside `ref.wav`).
+Its references have no transcript, which zero-shot cloning needs. The words come from the row whose recording is the
+reference or, if there is none, from a text file next to the reference (`ref.txt` next to `ref.wav`).
 """
 
 import os
@@ -10,43 +10,43 @@ from pathlib import Path
 
 from higgs_trainer.errors import Problem
 from higgs_trainer.manifest.formats.json_lines import first_objects, read_objects
-from higgs_trainer.manifest.formats.source import RawRow, Source, describe_problem
+from higgs_trainer.manifest.formats.source import RawRow, Source, build_bad_row
 from higgs_trainer.manifest.formats.text_folder import is_file, read_text
 
-OURS = ("ref_text", "references", "turns", "task")
-KNOWN = ("audio", "text", "ref_audio", "ref_text", "speaker", "language", "scene", "reward")
+OUR_FIELDS = ("ref_text", "references", "turns", "task")
+KNOWN_FIELDS = ("audio", "text", "ref_audio", "ref_text", "speaker", "language", "scene", "reward", "seed")
 
 
 def matches(path: Path) -> bool:
-    """JSON lines with references, none of which comes with its words or any other field of ours alone."""
+    """Match JSON lines with references that have no words, and without the fields that only our manifest has."""
     rows = first_objects(path) if path.is_file() else []
     has_reference = any("ref_audio" in fields for fields in rows)
-    return has_reference and not any(field in fields for fields in rows for field in OURS)
+    return has_reference and not any(field in fields for fields in rows for field in OUR_FIELDS)
 
 
 def read_rows(source: Source) -> Iterator[RawRow]:
-    """A row a line, with the words of its reference."""
-    words = _find_words(source.path)
+    """Yield one row per line, with the words of its reference."""
+    words = _read_reference_texts(source.path)
     for row in read_objects(source.path):
         if row.fields is None:
             yield row
             continue
-        source.unused.update(key for key in row.fields if key not in KNOWN)
-        fields = {key: value for key, value in row.fields.items() if key in KNOWN}
+        source.unused.update(key for key in row.fields if key not in KNOWN_FIELDS)
+        fields = {key: value for key, value in row.fields.items() if key in KNOWN_FIELDS}
         reference = fields.get("ref_audio")
         if isinstance(reference, str) and fields.get("ref_text") is None:
-            text = words.get(os.path.normpath(reference)) or _read_beside(source.folder / reference)
+            text = words.get(os.path.normpath(reference)) or _read_text_next_to(source.folder / reference)
             if text is None:
-                what = f"'ref_audio' without 'ref_text': nobody says what is said in {reference}"
-                mend = f"write its words to {Path(reference).stem}.txt beside it"
-                yield describe_problem(row.file, row.line, row.number, what, mend)
+                what = f'"ref_audio" is given without "ref_text": {reference}'
+                remedy = f"Write the words of the reference to {Path(reference).stem}.txt next to it."
+                yield build_bad_row(row.file, row.line, row.number, what, remedy)
                 continue
             fields["ref_text"] = text
         yield RawRow(row.file, row.line, row.number, fields)
 
 
-def _find_words(path: Path) -> dict[str, str]:
-    """The texts of those rows whose recordings are references."""
+def _read_reference_texts(path: Path) -> dict[str, str]:
+    """Return the texts of the rows whose recordings are references, by the path of the recording."""
     references = {
         os.path.normpath(row.fields["ref_audio"])
         for row in read_objects(path)
@@ -60,7 +60,7 @@ def _find_words(path: Path) -> dict[str, str]:
     return words
 
 
-def _read_beside(reference: Path) -> str | None:
+def _read_text_next_to(reference: Path) -> str | None:
     path = reference.parent / f"{reference.stem}.txt"
     text = read_text(path) if is_file(path) else None
     return None if isinstance(text, Problem) else text

@@ -1,4 +1,4 @@
-"""What an importer is given, and what it yields: rows as their source has them, in the fields of our own manifest."""
+"""The input and the output of an importer: a source, and its rows in the fields of our own manifest."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,10 +11,13 @@ from higgs_trainer.errors import Problem
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """A row that nobody has checked. ``fields`` is None where it could not be read: then ``problems`` say why.
+    """An unchecked row.
 
-    ``file`` and ``line`` are for messages, ``number`` is the row's place among all rows and makes ids unique; in a
-    file of one row a line it is the line.
+    Attributes:
+        file: with ``line``, the place that messages name.
+        number: the position of the row among all rows, which makes ids unique. In a file with one row per line it is
+            the line number.
+        fields: None if the row could not be read; ``problems`` then says why.
     """
 
     file: Path
@@ -24,18 +27,19 @@ class RawRow:
     problems: tuple[Problem, ...] = ()
 
 
-def describe_problem(file: Path, line: int, number: int, what: str, what_to_do: str) -> RawRow:
-    """A row that cannot be read."""
+def build_bad_row(file: Path, line: int, number: int, what: str, what_to_do: str) -> RawRow:
+    """Build a row that cannot be read, with its problem."""
     return RawRow(file, line, number, None, (Problem(file, line, what, what_to_do),))
 
 
 @dataclass
 class Source:
-    """A file, a folder or a dataset's name, in a known format. Iterating reads it, row by row.
+    """A file, a folder or the name of a dataset, in a known format. Iteration reads it row by row.
 
-    ``audio_folder`` is where recordings are written that are not files yet. ``unused`` counts, after reading, what the
-    source says and our manifest has no place for. ``trusted`` are folders of recordings that no row named by itself:
-    they may lie outside ``folder``. Links are resolved in them.
+    Attributes:
+        audio_folder: where recordings are written that are not files yet.
+        unused: counts, after reading, the fields of the source that no manifest field matches.
+        trusted: folders, with links resolved, whose recordings may lie outside ``folder`` because no row named them.
     """
 
     path: Path
@@ -47,7 +51,7 @@ class Source:
 
     @property
     def folder(self) -> Path:
-        """Where the paths in the rows start from."""
+        """The folder that the paths in the rows are relative to."""
         return self.path if self.path.is_dir() else self.path.parent
 
     def __iter__(self) -> Iterator[RawRow]:

@@ -1,7 +1,7 @@
-"""CSV, TSV and tables whose columns are parted by `|`, with a line of names or without.
+"""CSV, TSV and tables with the separator `|`, with or without a header line.
 
-Commas are read as CSV, with quotes. Tabs and bars part columns wherever they stand, and quotes belong to the text, as
-in LJSpeech and Common Voice. Without names, a table has two columns: the recording's path and its text.
+Commas are read as CSV, with quotes. Tabs and bars always separate columns, and quotes belong to the text, as in
+LJSpeech and Common Voice. Without a header, a table has two columns: the path of the recording and its text.
 """
 
 import csv
@@ -12,68 +12,68 @@ from pathlib import Path
 from higgs_trainer.errors import Problem
 from higgs_trainer.manifest.formats.columns import AUDIO_SUFFIXES, check_columns, is_readable, match_columns
 from higgs_trainer.manifest.formats.json_lines import first_line, read_lines
-from higgs_trainer.manifest.formats.source import RawRow, Source, describe_problem
+from higgs_trainer.manifest.formats.source import RawRow, Source, build_bad_row
 
 DELIMITERS = ("|", "\t", ",")
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How a table is written: what parts its columns, and the columns' names where its first line has them."""
+class TableLayout:
+    """The delimiter of a table, and the names of its columns if the first line is a header."""
 
     delimiter: str
     names: tuple[str, ...] | None
 
 
 def matches(path: Path) -> bool:
-    """A file whose first line names an audio and a text column, or begins with an audio file's name."""
+    """Match a file whose first line names an audio and a text column, or begins with the name of an audio file."""
     return path.is_file() and find_layout(path) is not None
 
 
-def find_layout(path: Path) -> Layout | None:
-    """How the table is written, by its first line; None where it is no table that can be read."""
+def find_layout(path: Path) -> TableLayout | None:
+    """Find the layout of a table from its first line. Return None if it is not a table that can be read."""
     line = first_line(path)
     if "\0" in line or line.startswith("{"):
         return None
     for delimiter in DELIMITERS:
         names = tuple(name.strip() for name in split_line(line, delimiter))
         if is_readable(match_columns(names)):
-            return Layout(delimiter, names)
+            return TableLayout(delimiter, names)
     for delimiter in DELIMITERS:
         cells = split_line(line, delimiter)
         if len(cells) > 1 and Path(cells[0].strip()).suffix.lower() in AUDIO_SUFFIXES:
-            return Layout(delimiter, None)
+            return TableLayout(delimiter, None)
     return None
 
 
 def split_line(line: str, delimiter: str) -> list[str]:
-    """The cells of a line that holds a whole row."""
+    """Split a line that contains a whole row into cells."""
     return next(csv.reader([line])) if delimiter == "," else line.split(delimiter)
 
 
 def read_rows(source: Source) -> Iterator[RawRow]:
-    """The rows. A column without a name of ours is counted as unused; an empty cell is a field that is not given."""
+    """Yield the rows. An unknown column is counted as unused; an empty cell is an absent field."""
     layout = find_layout(source.path)
-    assert layout is not None  # `matches` has seen it
+    assert layout is not None  # `matches` was true
     names = layout.names or ("audio", "text")
     fields = match_columns(names)
     check_columns(f"{source.path}:1", names, fields)
-    is_names_line = layout.names is not None
+    is_header = layout.names is not None
     for line, cells in read_cells(source.path, layout.delimiter):
         if isinstance(cells, Problem):
             yield RawRow(source.path, line, line, None, (cells,))
-        elif is_names_line:
-            is_names_line = False
+        elif is_header:
+            is_header = False
         elif len(cells) != len(names):
-            what = f"{len(cells)} columns where {len(names)} are expected"
-            yield describe_problem(source.path, line, line, what, _mend(layout))
+            what = f"the line has {len(cells)} columns, not {len(names)}"
+            yield build_bad_row(source.path, line, line, what, _build_remedy(layout))
         else:
             source.unused.update(name for name, field in zip(names, fields, strict=True) if not field)
             yield RawRow(source.path, line, line, _name_cells(cells, fields))
 
 
 def read_cells(path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | Problem]]:
-    """The cells of each row that is not blank, with the line on which the row begins."""
+    """Yield the cells of each row that is not blank, with the line on which the row begins."""
     if delimiter == ",":
         yield from _read_csv(path)
         return
@@ -101,7 +101,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, list[str] | Problem]]:
         except StopIteration:
             break
         except csv.Error as error:
-            yield line, Problem(path, line, f"not CSV ({error})", "close its quotes, and double those inside")
+            yield line, Problem(path, line, f"not CSV ({error})", "Close quotes, and double those in a text.")
         else:
             if any(cell.strip() for cell in cells):
                 yield line, cells
@@ -109,7 +109,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, list[str] | Problem]]:
 
 
 def _name_cells(cells: Sequence[str], fields: Sequence[str | None]) -> dict[str, object]:
-    """The cells by their fields. An empty one is not given, save where it must be: then the checker says so."""
+    """Return the cells by field, without empty ones. Empty required fields stay, so that the checker reports them."""
     row: dict[str, object] = {}
     for cell, field in zip(cells, fields, strict=True):
         if field and (cell.strip() or field in ("audio", "text")):
@@ -121,14 +121,14 @@ def _read_number(cell: str) -> object:
     try:
         return float(cell)
     except ValueError:
-        return cell  # the checker says what is wrong with it
+        return cell  # the checker reports it
 
 
-def _mend(layout: Layout) -> str:
+def _build_remedy(layout: TableLayout) -> str:
     if layout.delimiter == ",":
-        mend = "put a text with commas in quotes"
+        remedy = "Put a text with commas in quotes"
     else:
-        mend = f"take the {'tab' if layout.delimiter == chr(9) else layout.delimiter} out of the text"
-    return (
-        mend if layout.names else f"{mend}, or name the columns in a first line, such as audio|speaker|text"
-    )
+        remedy = f"Remove the {'tab' if layout.delimiter == chr(9) else layout.delimiter} from the text"
+    if layout.names:
+        return f"{remedy}."
+    return f"{remedy}, or name the columns in a header line, such as audio|speaker|text."

@@ -1,7 +1,7 @@
 """A folder of recordings, each with its words in a text file of the same name: `a/one.flac` and `a/one.txt`.
 
-Folders within it are read too. A recording without a text, and a text without a recording, are problems: one of the two
-has been lost, and nobody here can know which files were never meant to be data.
+Subfolders are read too. A recording without a text and a text without a recording are problems: one of the two is lost,
+and which files are not data would be a guess.
 """
 
 from collections.abc import Iterator
@@ -10,22 +10,22 @@ from pathlib import Path
 from higgs_trainer.errors import Problem
 from higgs_trainer.manifest.formats.columns import AUDIO_SUFFIXES
 from higgs_trainer.manifest.formats.json_lines import read_lines
-from higgs_trainer.manifest.formats.source import RawRow, Source, describe_problem
+from higgs_trainer.manifest.formats.source import RawRow, Source, build_bad_row
 
 
 def matches(path: Path) -> bool:
-    """A folder in which some recording has its words beside it."""
+    """Match a folder that contains a recording with a text of the same name."""
     return path.is_dir() and any(audio.with_suffix(".txt").is_file() for audio in _find(path, AUDIO_SUFFIXES))
 
 
 def read_rows(source: Source) -> Iterator[RawRow]:
-    """A row a recording, in the order of the paths."""
+    """Yield one row per recording, in the order of the paths."""
     number = 0
     for number, audio in enumerate(sorted(_find(source.path, AUDIO_SUFFIXES)), start=1):
         words = audio.with_suffix(".txt")
         if not words.is_file():
-            yield describe_problem(
-                audio, 0, number, "it has no text beside it", f"write its words to {words.name}"
+            yield build_bad_row(
+                audio, 0, number, "the recording has no text file", f"Write its words to {words.name}."
             )
             continue
         text = read_text(words)
@@ -37,13 +37,13 @@ def read_rows(source: Source) -> Iterator[RawRow]:
     for words in sorted(_find(source.path, {".txt"})):
         if not any(words.with_suffix(suffix).is_file() for suffix in _with_capitals(AUDIO_SUFFIXES)):
             number += 1
-            yield describe_problem(
-                words, 0, number, "it has no recording beside it", "move it elsewhere if it is no transcript"
+            yield build_bad_row(
+                words, 0, number, "the text file has no recording", "Move it away if it is not a transcript."
             )
 
 
 def is_file(path: Path) -> bool:
-    """Whether it is one; a name that no file can have (too long, with a NUL) names none."""
+    """Return whether the path is a file. An impossible name (too long, with a NUL) is not a file."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -51,7 +51,7 @@ def is_file(path: Path) -> bool:
 
 
 def read_text(path: Path) -> str | Problem:
-    """A text file's words, or what is wrong with it."""
+    """Return the words in a text file, or its problem."""
     lines = []
     for _, text in read_lines(path):
         if isinstance(text, Problem):
@@ -61,7 +61,7 @@ def read_text(path: Path) -> str | Problem:
 
 
 def _find(folder: Path, suffixes: frozenset[str] | set[str]) -> Iterator[Path]:
-    """Files by suffix, whatever its case, without those that are hidden."""
+    """Find the files with these suffixes in either case, except hidden files."""
     for path in folder.rglob("*"):
         is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.suffix.lower() in suffixes and not is_hidden and path.is_file():

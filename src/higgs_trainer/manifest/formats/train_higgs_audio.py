@@ -4,8 +4,8 @@
      "scene": "quiet_room", "language": "zh", "task_type": "zero_shot_voice_cloning",
      "ref_audio_file": "b.wav", "ref_transcript": "..."}]}
 
-For several speakers, `ref_speakers` is a list of {speaker_tag, speaker_id, ref_audio_file, ref_transcript}. Its trainer
-reads a scene such as `quiet_room` as "Audio is recorded from quiet room.", and so does this.
+For several speakers, `ref_speakers` is a list of {speaker_tag, speaker_id, ref_audio_file, ref_transcript}. A scene
+such as `quiet_room` becomes "Audio is recorded from quiet room.", as in its trainer.
 """
 
 import re
@@ -17,15 +17,15 @@ from typing import Any
 
 from higgs_trainer.errors import Problem, UserError
 from higgs_trainer.manifest.formats.json_lines import build_decoder
-from higgs_trainer.manifest.formats.source import RawRow, Source, describe_problem
+from higgs_trainer.manifest.formats.source import RawRow, Source, build_bad_row
 from higgs_trainer.manifest.formats.text_folder import is_file, read_text
 from higgs_trainer.manifest.text import find_speakers
 
 METADATA_NAME = "metadata.json"
 SAMPLES = re.compile(r'"samples"\s*:\s*\[')
 GAP = re.compile(r"[\s,]*")  # between two samples
-STAND_INS = ("This is a voice sample for cloning.", "This is a voice sample.")
-"""What its tools write and read where a reference's transcript is missing."""
+PLACEHOLDERS = ("This is a voice sample for cloning.", "This is a voice sample.")
+"""What its tools write when the transcript of a reference is missing."""
 
 FIELD_OF_KEY = {
     "audio_file": "audio",
@@ -36,7 +36,7 @@ FIELD_OF_KEY = {
     "reward": "reward",
 }
 TASK_OF_TYPE = {
-    "audio_generation": None,  # whatever the fields say
+    "audio_generation": None,  # the fields decide
     "single_speaker_smart_voice": None,
     "multi_speaker_smart_voice": "multi_speaker",
     "zero_shot_voice_cloning": "zero_shot_cloning",
@@ -46,7 +46,7 @@ READ_OTHERWISE = ("transcript_file", "scene", "ref_speakers", "task_type")
 
 
 def matches(path: Path) -> bool:
-    """The metadata file, or its folder, with a list of samples inside."""
+    """Match the metadata file, or its folder, with a list of samples."""
     metadata = _metadata_of(path)
     if not metadata.is_file() or metadata.suffix != ".json":
         return False
@@ -55,18 +55,18 @@ def matches(path: Path) -> bool:
 
 
 def read_rows(source: Source) -> Iterator[RawRow]:
-    """A row a sample, with the line on which it begins."""
+    """Yield one row per sample, with the line on which it begins."""
     metadata = _metadata_of(source.path)
     try:
         text = metadata.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{metadata} is not UTF-8 ({error}); save it as UTF-8") from error
+        raise UserError(f"{metadata} is not UTF-8 ({error}). Save it as UTF-8.") from error
     for number, (line, sample, problems) in enumerate(_iterate_samples(metadata, text), start=1):
         if isinstance(sample, dict):
             yield _Sample(metadata, line, number, sample, source.unused, problems).read()
         else:
-            what = f"sample {number} is a {type(sample).__name__}, not an object"
-            yield describe_problem(metadata, line, number, what, 'write {"audio_file": ...}')
+            what = f"sample {number} is of type {type(sample).__name__}, not an object"
+            yield build_bad_row(metadata, line, number, what, 'Write {"audio_file": ...}.')
 
 
 def _metadata_of(path: Path) -> Path:
@@ -74,9 +74,9 @@ def _metadata_of(path: Path) -> Path:
 
 
 def _iterate_samples(metadata: Path, text: str) -> Iterator[tuple[int, Any, list[Problem]]]:
-    """(line, sample, what is wrong with its JSON) one by one, so that a message can say where a sample stands."""
+    """Yield (line, sample, problems of its JSON), so that messages can name the line of a sample."""
     begin = SAMPLES.search(text)
-    assert begin is not None  # `matches` has seen it
+    assert begin is not None  # `matches` was true
     at, counted, line = begin.end(), 0, 1
     while True:
         gap = GAP.match(text, at)
@@ -88,13 +88,13 @@ def _iterate_samples(metadata: Path, text: str) -> Iterator[tuple[int, Any, list
         try:
             sample, at = build_decoder(metadata, line, problems).raw_decode(text, at)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{metadata}:{line}: not JSON ({error}); mend the file") from error
+            raise UserError(f"{metadata}:{line}: the file is not JSON ({error}). Correct it.") from error
         yield line, sample, problems
 
 
 @dataclass
 class _Sample:
-    """Reads one sample and collects what is wrong with it."""
+    """Read one sample and collect its problems."""
 
     metadata: Path
     line: int
@@ -116,7 +116,7 @@ class _Sample:
         fields["task"] = self._read_task()
         if self.sample.get("ref_speakers"):
             fields["references"] = self._read_speakers(self.sample["ref_speakers"])
-        self._check_stand_in(fields.get("ref_text"))
+        self._check_placeholder(fields.get("ref_text"))
         fields = {field: value for field, value in fields.items() if value is not None}
         return RawRow(
             self.metadata, self.line, self.number, None if self.problems else fields, tuple(self.problems)
@@ -125,15 +125,17 @@ class _Sample:
     def _read_transcript(self) -> str | None:
         name = self.sample.get("transcript_file")
         if not isinstance(name, str):
-            self.add("no 'transcript_file'", "name the text file with its words")
+            self.add('"transcript_file" is missing', "Add the name of the text file with its words.")
             return None
         folder = self.metadata.parent.resolve()
         path = folder / name
         if not is_file(path):
-            self.add(f"'transcript_file' is missing: {name}", f"no such file under {folder}")
+            self.add(f'"transcript_file" does not exist: {name}', f"Its path must be relative to {folder}.")
             return None
         if not path.resolve().is_relative_to(folder):
-            self.add(f"'transcript_file' leaves the folder: {name}", f"move it under {folder}")
+            self.add(
+                f'"transcript_file" is outside the folder of the metadata: {name}', f"Move it into {folder}."
+            )
             return None
         text = read_text(path)
         if isinstance(text, Problem):
@@ -145,34 +147,34 @@ class _Sample:
         task_type = self.sample.get("task_type")
         if task_type is None or (isinstance(task_type, str) and task_type in TASK_OF_TYPE):
             return TASK_OF_TYPE.get(str(task_type))
-        self.add(f"unknown task_type {task_type!r}", f"known: {', '.join(TASK_OF_TYPE)}")
+        self.add(f"unknown task_type {task_type!r}", f"Known: {', '.join(TASK_OF_TYPE)}.")
         return None
 
     def _read_speakers(self, speakers: Any) -> list[dict[str, Any]]:
-        """References in the order of their tags, which must be [SPEAKER0], [SPEAKER1] and so on."""
+        """Return the references in the order of their tags, which must be [SPEAKER0], [SPEAKER1] and so on."""
         if not isinstance(speakers, list) or not all(isinstance(speaker, dict) for speaker in speakers):
-            self.add("'ref_speakers' is no list of speakers", "give a list of objects")
+            self.add('"ref_speakers" is not a list of speakers', "Write a list of objects.")
             return []
         speakers = sorted(speakers, key=lambda speaker: find_speakers(str(speaker.get("speaker_tag"))))
         tags = [speaker.get("speaker_tag") for speaker in speakers]
         if tags != [f"[SPEAKER{i}]" for i in range(len(speakers))]:
-            self.add(f"the speaker tags are {tags}", "number them [SPEAKER0], [SPEAKER1] and so on")
+            self.add(f"the speaker tags are {tags}", "Number them [SPEAKER0], [SPEAKER1] and so on.")
         names = {"ref_audio_file": "audio", "ref_transcript": "text", "speaker_id": "speaker"}
         for speaker in speakers:
-            self._check_stand_in(speaker.get("ref_transcript"))
+            self._check_placeholder(speaker.get("ref_transcript"))
             self.unused.update(f"ref_speakers.{key}" for key in speaker if key not in (*names, "speaker_tag"))
         return [{names[key]: value for key, value in speaker.items() if key in names} for speaker in speakers]
 
-    def _check_stand_in(self, words: object) -> None:
-        if isinstance(words, str) and words.strip() in STAND_INS:
+    def _check_placeholder(self, words: object) -> None:
+        if isinstance(words, str) and words.strip() in PLACEHOLDERS:
             self.add(
-                f"'ref_transcript' is {words!r}, which a tool wrote where the words were missing",
-                "write what is said in the reference",
+                f'"ref_transcript" is {words!r}, the placeholder of a tool for missing words',
+                "Write what is said in the reference.",
             )
 
 
 def describe_scene(scene: Any) -> Any:
-    """A scene's name as the sentence that train-higgs-audio makes of it; a description as it is."""
+    """Return the sentence that train-higgs-audio builds from the name of a scene. Keep a description unchanged."""
     if not isinstance(scene, str) or not scene.strip() or " " in scene.strip():
         return scene
     return f"Audio is recorded from {scene.strip().replace('_', ' ')}."

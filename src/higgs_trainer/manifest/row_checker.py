@@ -1,0 +1,282 @@
+"""The fields of a row, and the check of one row. The check collects all problems of the row.
+
+Fields (docs/data_formats.md and docs/tasks.md describe each):
+
+    audio, text, speaker, language, scene, task, reward, seed
+    ref_audio, ref_text         one reference, the short way
+    references                  [{audio, text, speaker, language}, ...]: the first is [SPEAKER0], and so on
+    turns                       [{audio, text, speaker, language}, ...]: what was said before, oldest first
+
+Paths are relative to the folder of the manifest. Unless `RowRules.allow_outside` is set, they must stay inside it after
+links are resolved. Audio is not decoded here: see `corpus/inspection.py`.
+"""
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from higgs_trainer.audio.files import name_kind
+from higgs_trainer.errors import Problem, suggest_name
+from higgs_trainer.manifest.audio_paths import find_real_path, is_same_content
+from higgs_trainer.manifest.formats import RawRow
+from higgs_trainer.manifest.numbers import find_language
+from higgs_trainer.manifest.tasks import choose_task, derive_task, find_task_problems
+from higgs_trainer.manifest.text import TAGS, TextRules, clean_text, find_special_tokens, has_words
+from higgs_trainer.manifest.utterance import Clip, Utterance
+
+STRING_FIELDS = ("audio", "text", "speaker", "language", "scene", "task", "ref_audio", "ref_text")
+CLIP_LIST_FIELDS = ("references", "turns")
+FIELDS = (*STRING_FIELDS, *CLIP_LIST_FIELDS, "reward", "seed")
+CLIP_FIELDS = ("audio", "text", "speaker", "language")
+HOW_TO_FILL = {"audio": "Add the path of a recording.", "text": "Add the words that are spoken."}
+
+LONGEST_STRING = 20_000  # characters: about 15 minutes of fast speech
+SEEDS = range(2**63)
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+# Control characters, and the replacement character that a wrong decoding leaves.
+NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]")
+
+
+@dataclass(frozen=True)
+class RowRules:
+    """What rows may contain.
+
+    Attributes:
+        audio_required: reject a row without ``audio``.
+        allow_outside: accept audio outside the folder of the manifest.
+        allow_own_reference: accept a row whose reference or earlier turn is its own recording.
+    """
+
+    audio_required: bool = True
+    allow_outside: bool = False
+    allow_own_reference: bool = False
+    text_rules: TextRules = TextRules()
+
+
+SENTENCES = RowRules(audio_required=False, allow_outside=True, allow_own_reference=True)
+"""The rules of `generate` and `evaluate`: nothing is trained on these rows."""
+
+
+class RowChecker:
+    """Check one row and collect all its problems in ``problems``."""
+
+    def __init__(self, row: RawRow, folder: Path, trusted: Set[Path], rules: RowRules) -> None:
+        self.row = row
+        self.folder = folder
+        self.trusted = trusted
+        self.rules = rules
+        self.problems: list[Problem] = list(row.problems)
+        self.text_changes: dict[str, None] = {}  # an ordered set
+
+    def add(self, what: str, what_to_do: str) -> None:
+        self.problems.append(Problem(self.row.file, self.row.line, what, what_to_do))
+
+    def check(self) -> Utterance | None:
+        """Return the row as an utterance, or None if it has a problem."""
+        fields = self.row.fields
+        if fields is None:
+            return None
+        self._check_names_and_types(fields)
+        audio = self._find_audio("audio", fields.get("audio"))
+        text = self._read_text("text", fields.get("text"), fields.get("language"))
+        in_system = fields.get("task") == "reference_in_system"
+        references = self._read_references(fields, text_required=not in_system)
+        turns = self._read_clips("turns", fields.get("turns"), text_required=True)
+        self._check_own_audio(
+            audio, references, "ref_audio" if "ref_audio" in fields else "references[{}].audio"
+        )
+        self._check_own_audio(audio, turns, "turns[{}].audio")
+        derived = derive_task(text or "", len(references), len(turns))
+        for problem in find_task_problems(fields, derived, text or "", references):
+            self.add(*problem)
+        if self.problems or text is None:
+            return None
+        return Utterance(
+            utterance_id=f"{audio.stem if audio else 'sentence'}-{self.row.number:05d}",
+            audio=audio,
+            text=text,
+            speaker=fields.get("speaker"),
+            language=fields.get("language"),
+            scene=fields["scene"].strip() if fields.get("scene") else None,
+            references=tuple(references),
+            turns=tuple(turns),
+            task=choose_task(fields.get("task"), derived),
+            reward=None if fields.get("reward") is None else float(fields["reward"]),
+            seed=fields.get("seed"),
+            text_changes=tuple(self.text_changes),
+            file=self.row.file,
+            line=self.row.line,
+        )
+
+    def _check_names_and_types(self, fields: Mapping[str, Any]) -> None:
+        self._check_names("", fields, FIELDS)
+        self._check_present("", fields, ("audio", "text") if self.rules.audio_required else ("text",))
+        self._check_strings("", fields, STRING_FIELDS)
+        reward = fields.get("reward")
+        if reward is not None and (isinstance(reward, bool) or not isinstance(reward, int | float)):
+            self.add(
+                f'"reward" is of type {type(reward).__name__}, not a number', "Write a number without quotes."
+            )
+        elif reward is not None and not math.isfinite(reward):
+            self.add(f'"reward" is {reward}', "Write a finite number.")
+        seed = fields.get("seed")
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed not in SEEDS):
+            self.add(f'"seed" is {seed!r}', "Write a whole number, 0 or more, without quotes.")
+
+    def _check_names(self, place: str, fields: Mapping[str, Any], known: Sequence[str]) -> None:
+        for name in fields:
+            if name not in known:
+                self.add(f'unknown field "{place}{name}"', suggest_name(name, known))
+
+    def _check_present(self, place: str, fields: Mapping[str, Any], required: Sequence[str]) -> None:
+        for name in required:
+            if fields.get(name) is None:
+                self.add(f'"{place}{name}" is missing', HOW_TO_FILL[name])
+
+    def _check_strings(self, place: str, fields: Mapping[str, Any], names: Sequence[str]) -> None:
+        """Check that each named field that is present is a usable, non-empty string.
+
+        ``place`` is the prefix of the names in messages.
+        """
+        for name in names:
+            value = fields.get(name)
+            if value is None:
+                continue
+            shown = f'"{place}{name}"'
+            if not isinstance(value, str):
+                self.add(f"{shown} is of type {type(value).__name__}, not a string", "Put it in quotes.")
+            elif not value.strip():
+                self.add(f"{shown} is empty", HOW_TO_FILL.get(name, "Fill it in, or leave the field out."))
+            elif LONE_SURROGATE.search(value):
+                self.add(
+                    f"{shown} contains half of a surrogate pair", "Write the character itself, in UTF-8."
+                )
+            elif len(value) > LONGEST_STRING:
+                self.add(
+                    f"{shown} has {len(value)} characters, more than {LONGEST_STRING}", "Split the recording."
+                )
+            elif not name.endswith("audio") and (found := NOT_TEXT.search(value)):
+                self.add(
+                    f"{shown} contains U+{ord(found[0]):04X}, which is not a character of any text",
+                    "The text was decoded wrongly, or its file is damaged: write it again.",
+                )
+            elif name == "scene" and (tokens := find_special_tokens(value)):
+                self._add_special_token(shown, tokens[0])
+
+    def _add_special_token(self, shown: str, token: str) -> None:
+        self.add(
+            f'{shown} contains the special token "{token}"', "Remove it: the model would not read it as text."
+        )
+
+    def _read_text(self, shown: str, value: object, language_name: object) -> str | None:
+        """Return a clean transcript, or None if it is absent or has a problem."""
+        if not _is_text(value):
+            return None
+        assert isinstance(value, str)
+        if tokens := find_special_tokens(value):
+            self._add_special_token(f'"{shown}"', tokens[0])
+            return None
+        if len(value) > LONGEST_STRING or LONE_SURROGATE.search(value) or NOT_TEXT.search(value):
+            return None  # `_check_strings` has added the problem
+        if not has_words(value) and not TAGS.search(value):
+            self.add(f'"{shown}" contains no word', "Write what is said, or a tag such as [laugh].")
+            return None
+        language = None
+        if self.rules.text_rules.expand_numbers:
+            language = find_language(language_name) if isinstance(language_name, str) else None
+            if language is None:
+                self._add_no_language(shown, language_name)
+                return None
+        clean = clean_text(value, self.rules.text_rules, language)
+        self.text_changes.update(dict.fromkeys(clean.changes))
+        return clean.text
+
+    def _add_no_language(self, shown: str, language_name: object) -> None:
+        if language_name is None:
+            what = f'"{shown}" has no "language", which --expand-numbers needs'
+        else:
+            what = f'--expand-numbers does not support the language "{language_name}" of "{shown}"'
+        self.add(what, 'Write a language that num2words supports, such as "en", or omit --expand-numbers.')
+
+    def _find_audio(self, shown: str, value: object) -> Path | None:
+        """Return the file that a field names, or None if it is absent or has a problem."""
+        if not _is_text(value):
+            return None
+        path = os.path.join(self.folder, str(value))
+        try:
+            kind = name_kind(path)
+            real = find_real_path(path)
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL, a name too long
+            # strerror has no path in it: the path may be long.
+            reason = error.strerror if isinstance(error, OSError) else error
+            self.add(f'"{shown}" is not a valid path ({reason})', "Write the path of a recording.")
+            return None
+        inside = any(real.startswith(os.path.join(place, "")) for place in (self.folder, *self.trusted))
+        if not self.rules.allow_outside and not inside:
+            self.add(
+                f'"{shown}" is outside the folder of the manifest: {value}',
+                "Move the file into the folder, or pass --allow-outside.",
+            )
+            return None
+        if kind == "no such file":
+            self.add(f'"{shown}" does not exist: {value}', f"Its path must be relative to {self.folder}.")
+            return None
+        if kind != "a file":
+            self.add(f'"{shown}" is {kind}, not a file: {value}', "Write the path of a recording.")
+            return None
+        return Path(path)
+
+    def _read_references(self, fields: Mapping[str, Any], *, text_required: bool) -> list[Clip]:
+        """Read the references, which are given as ``ref_audio`` and ``ref_text`` or as a list."""
+        short = {name: fields[name] for name in ("ref_audio", "ref_text") if fields.get(name) is not None}
+        if short and fields.get("references") is not None:
+            self.add(
+                '"references" is given together with "ref_audio" or "ref_text"',
+                'Put all references into "references".',
+            )
+            return []
+        if not short:
+            return self._read_clips("references", fields.get("references"), text_required=text_required)
+        if "ref_audio" not in short or (text_required and "ref_text" not in short):
+            given, other = ("ref_text", "ref_audio") if "ref_text" in short else ("ref_audio", "ref_text")
+            self.add(f'"{given}" is given without "{other}"', "A reference needs a recording and its words.")
+        audio = self._find_audio("ref_audio", short.get("ref_audio"))
+        text = self._read_text("ref_text", short.get("ref_text"), fields.get("language"))
+        return [] if audio is None else [Clip(audio, text, fields.get("speaker"))]
+
+    def _read_clips(self, field: str, value: object, *, text_required: bool) -> list[Clip]:
+        if value is None:
+            return []
+        if not isinstance(value, list) or not value or not all(isinstance(clip, dict) for clip in value):
+            self.add(f'"{field}" is not a list of clips', 'Write [{"audio": ..., "text": ...}, ...].')
+            return []
+        clips = [self._read_clip(f"{field}[{i}].", clip, text_required) for i, clip in enumerate(value)]
+        return [clip for clip in clips if clip is not None]
+
+    def _read_clip(self, place: str, fields: Mapping[str, Any], text_required: bool) -> Clip | None:
+        self._check_names(place, fields, CLIP_FIELDS)
+        self._check_present(place, fields, ("audio", "text") if text_required else ("audio",))
+        self._check_strings(place, fields, CLIP_FIELDS)
+        audio = self._find_audio(f"{place}audio", fields.get("audio"))
+        language = fields.get("language") or (self.row.fields or {}).get("language")
+        text = self._read_text(f"{place}text", fields.get("text"), language)
+        return None if audio is None else Clip(audio, text, fields.get("speaker"))
+
+    def _check_own_audio(self, audio: Path | None, clips: Sequence[Clip], name: str) -> None:
+        if self.rules.allow_own_reference or audio is None:
+            return
+        for i, clip in enumerate(clips):
+            if is_same_content(audio, clip.audio):
+                self.add(
+                    f'"{name.format(i)}" is the same recording as "audio"',
+                    "The model would hear its target in the prompt: give another recording, "
+                    "or pass --allow-own-reference.",
+                )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
