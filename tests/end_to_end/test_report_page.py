@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import time
+from itertools import pairwise
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from typer.testing import CliRunner
 
 from higgs_trainer.audio.files import write_audio
 from higgs_trainer.cli import app
+from higgs_trainer.demo.outcome import DEMO_NOTE, WITH_THE_REAL_CHECKPOINT
 from higgs_trainer.errors import UserError
+from higgs_trainer.report.run_page import write_report
 from run_folders import EVIL, make_logs, tone, write_lines, write_run
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the extra dev is not installed")
@@ -26,7 +29,8 @@ pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"
 )
 
-PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
+PHONE, NARROW, DESKTOP = ({"width": width, "height": 900} for width in (360, 390, 1280))
+LINE_PIXELS = 24
 DECODE_IMAGES = "Promise.all([...document.images].map((image) => image.decode()))"
 
 
@@ -48,27 +52,24 @@ class Visit:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two runs, the page of one and the page of both; and the page of a corpus, with a problem in it."""
+    """Two runs, the page of one and the page of both; the demo's page of the first; and the pages of two corpora, one
+    with a problem that has no recording, one with a problem that has one."""
     folder = tmp_path_factory.mktemp("runs")
     write_run(folder / "first")
     write_run(folder / "second", shift=0.3)
     run("report", folder / "first", "-o", folder / "one.html")
     run("report", folder / "first", folder / "second", "-o", folder / "both.html")
+    write_report([folder / "first"], folder / "demo.html", note=DEMO_NOTE, facts=WITH_THE_REAL_CHECKPOINT)
     for number in range(4):
         write_audio(folder / f"{number}.wav", tone(220 + 50 * number, 0.5 + 0.1 * number))
     rows = [{"audio": f"{number}.wav", "text": f"one {EVIL}"} for number in range(5)]
     write_lines(folder / "corpus.jsonl", rows)
-    run(
-        "prepare",
-        folder / "corpus.jsonl",
-        "-o",
-        folder / "prepared",
-        "--codec",
-        "embedded",
-        "--report",
-        folder / "corpus.html",
-        code=2,
-    )
+    write_lines(folder / "twice.jsonl", [{"audio": "0.wav", "text": text} for text in ("one", "two three")])
+    for name in ("corpus", "twice"):
+        page = folder / f"{name}.html"
+        prepared = folder / "prepared"
+        rows_file = folder / f"{name}.jsonl"
+        run("prepare", rows_file, "-o", prepared, "--codec", "embedded", "--report", page, code=2)
     return folder
 
 
@@ -282,6 +283,39 @@ def test_everyone_can_read_it(visit, name, viewport, scheme):
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
     assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+
+
+@pytest.mark.parametrize("viewport", [NARROW, DESKTOP])
+def test_names_leave_room_for_their_values(visit, viewport):
+    page = visit("demo.html", viewport=viewport).page
+    longest = max(WITH_THE_REAL_CHECKPOINT, key=len)
+    name = page.get_by_text(longest).bounding_box()
+    value = page.get_by_text(WITH_THE_REAL_CHECKPOINT[longest]).bounding_box()
+    assert value["width"] >= 0.45 * viewport["width"]
+    assert name["x"] + name["width"] <= value["x"]
+    assert value["height"] < 4 * LINE_PIXELS
+
+
+@pytest.mark.parametrize("name", ["demo.html", "both.html", "twice.html"])
+@pytest.mark.parametrize("viewport", [NARROW, DESKTOP])
+def test_the_parts_of_a_clip_lie_below_each_other(visit, name, viewport):
+    """Name, spectrogram, player and text of each clip; and no figure of a tile reaches beyond its tile."""
+    page = visit(name, viewport=viewport).page
+    page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    boxes = page.evaluate(
+        """() => [...document.querySelectorAll(".clip")].map((clip) => [...clip.children].map((part) => {
+             const { top, bottom } = part.getBoundingClientRect();
+             return [top, bottom];
+           }))"""
+    )
+    assert len(boxes) >= 5
+    for parts in boxes:
+        assert len(parts) == 4
+        assert all(top >= bottom - 0.5 for (_, bottom), (top, _) in pairwise(parts)), parts
+        assert all(bottom > top for top, bottom in parts[:3]), parts
+    figures = page.locator(".tiles .figures")
+    widths = figures.evaluate_all("(all) => all.map((one) => [one.scrollWidth, one.clientWidth])")
+    assert [content for content, room in widths if content > room] == []
 
 
 def test_every_control_is_reached_by_the_tab_key(visit):

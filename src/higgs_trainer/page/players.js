@@ -1,6 +1,6 @@
 "use strict";
 
-// A line runs over the picture of the clip that plays; starting one clip pauses the others.
+// Moves a line over the spectrogram of the clip that plays. Starting a clip pauses the others.
 for (const audio of document.querySelectorAll("audio")) {
   const sound = audio.closest(".clip").querySelector(".sound");
   const show = () => {

@@ -1,6 +1,6 @@
 "use strict";
 
-// The copy buttons: a text on the page, or the logged numbers as CSV.
+// The copy buttons. data-copies names an element on the page, or "csv" for the logged numbers.
 function listTexts() {
   return numbers.map(({ run, columns }) => {
     const keys = Object.keys(columns);
@@ -17,9 +17,10 @@ for (const button of document.querySelectorAll("[data-copies]")) {
     try {
       await navigator.clipboard.writeText(element ? element.textContent : listTexts().join("\n"));
       status.textContent = "Copied.";
-    } catch {  // a browser that allows no page to copy: the text is marked instead
+    } catch {
+      // The browser refused access to the clipboard: select the text instead.
       if (element) getSelection().selectAllChildren(element);
-      status.textContent = element ? "Marked: copy it with the keyboard." : "This browser does not let a page copy.";
+      status.textContent = element ? "Selected: copy it with the keyboard." : "This browser does not allow pages to copy.";
     }
   });
 }

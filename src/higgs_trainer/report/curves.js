@@ -1,6 +1,6 @@
 "use strict";
 
-// The curves, drawn from the logged numbers as they stand in the page, at the size that the screen has.
+// Draws the curves from the logged numbers in the page, at the size that they have on the screen.
 const numbers = JSON.parse(document.getElementById("numbers")?.textContent ?? "[]");
 const steps = [...new Set(numbers.flatMap(({ columns }) => columns.step ?? []))].sort((a, b) => a - b);
 const slider = document.getElementById("step");
@@ -25,7 +25,7 @@ function show(value) {
   return Math.abs(value) < 1e-3 || Math.abs(value) >= 1e5 ? Number(value.toPrecision(3)).toExponential() : Number(value.toPrecision(4)).toString();
 }
 
-// Up to `count` round numbers between `low` and `high`.
+// Return up to `count` round numbers between `low` and `high`.
 function chooseTicks(low, high, count) {
   const rough = (high - low) / count || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -48,7 +48,7 @@ function listSeries(chart) {
   ).filter(({ points }) => points.length);
 }
 
-// What a chart shows in words, for those who do not see it.
+// Describe a chart in words, for screen readers.
 function describe(title, series) {
   const parts = series.map(({ label, points }) => {
     const [[first, from], [last, to]] = [points[0], points.at(-1)];
@@ -86,7 +86,7 @@ class Chart {
     this.mark(steps[slider.value]);
   }
 
-  // Charts that stand small beside each other share one scale.
+  // Small charts next to each other share one scale.
   findRange() {
     const sharing = this.figure.closest(".small") ? charts.filter(({ figure }) => figure.closest(".small")) : [this];
     const all = sharing.flatMap(({ series }) => series.flatMap(({ points }) => points.map(([, value]) => value)));
@@ -121,7 +121,7 @@ class Chart {
     choose(nearest);
   }
 
-  // The values at a step, or the last ones before it.
+  // Show the values at a step, or the last ones before it.
   mark(step) {
     this.cursor?.setAttribute("x1", this.x(step));
     this.cursor?.setAttribute("x2", this.x(step));
@@ -157,7 +157,7 @@ if (slider) {
   document.getElementById("all-numbers").addEventListener("toggle", writeTables, { once: true });
 }
 
-// The table of all numbers is written when it is opened: a long run has many.
+// Write the table of all numbers when it is opened first: a long run has many.
 function writeTables() {
   const place = document.getElementById("tables");
   for (const { run, columns } of numbers) {

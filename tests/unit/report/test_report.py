@@ -19,7 +19,7 @@ from higgs_trainer.report.runs import read_runs
 from higgs_trainer.report.scores import build_table, build_tiles
 from run_folders import EVIL, make_logs, tone, write_clips, write_json, write_lines, write_run
 
-WITHOUT_SCRIPT = "The curves are drawn by a script, which is off here."
+WITHOUT_SCRIPT = "The curves need JavaScript, which is turned off here."
 
 
 def list_columns(clips):
