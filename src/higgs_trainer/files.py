@@ -102,6 +102,17 @@ def to_json_line(row: Any) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
+def check_is_empty(folder: str | Path) -> None:
+    """Check that a folder can be written to: it must be missing or empty.
+
+    Raises:
+        UserError: ``folder`` is a file, or a folder that is not empty.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not empty; give another folder")
+
+
 @contextmanager
 def new_folder(output: str | Path) -> Iterator[Path]:
     """Give a temporary folder to write into, and rename it to ``output`` when the block has succeeded (`whole_folder`).
@@ -111,8 +122,7 @@ def new_folder(output: str | Path) -> Iterator[Path]:
         SaveError: the folder could not be written.
     """
     output = Path(output).resolve()
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise UserError(f"{output} exists and is not empty; give another folder")
+    check_is_empty(output)
     with whole_folder(output) as unfinished:
         yield unfinished
 

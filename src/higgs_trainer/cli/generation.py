@@ -70,7 +70,7 @@ def generate(
     """
     script = read_texts(text, text_file)
     voice = read_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
-    from higgs_trainer.speech.clip_folder import check_is_empty
+    from higgs_trainer.files import check_is_empty
     from higgs_trainer.speech.sampling import Sampling
     from higgs_trainer.speech.speech_model import generate_into_folder, load_speech_model
 

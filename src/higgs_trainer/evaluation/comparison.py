@@ -23,10 +23,9 @@ from higgs_trainer.evaluation.judging import (
 )
 from higgs_trainer.evaluation.sentences import Sentence, build_sentences, embed_voices, read_sentences
 from higgs_trainer.evaluation.statistics import RESAMPLES, Difference, Figure, Ratio, compare, estimate
-from higgs_trainer.files import write_json, write_json_lines
+from higgs_trainer.files import check_is_empty, write_json, write_json_lines
 from higgs_trainer.manifest.utterance import Utterance, Voice
 from higgs_trainer.run_folder import FIGURES_FILE, ROWS_FILE
-from higgs_trainer.speech.clip_folder import check_is_empty
 from higgs_trainer.speech.generate import Request
 from higgs_trainer.speech.sampling import Sampling
 from higgs_trainer.speech.speech_model import SpeechModel, load_speech_model

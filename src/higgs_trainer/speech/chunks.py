@@ -1,6 +1,6 @@
-"""Long texts -> parts of a length that the model speaks well, cut at the ends of sentences.
+"""Split long texts into parts that the model can generate well, at the ends of sentences.
 
-The ends of sentences are found by sentencex (the Wikimedia Foundation's segmenter, some 300 languages, offline).
+Sentences are found by sentencex (the Wikimedia Foundation's segmenter, about 300 languages, offline).
 """
 
 import re
@@ -11,23 +11,27 @@ import sentencex
 from higgs_trainer.manifest.text import SPEAKER_TAG
 
 BYTES_PER_SECOND = 15
-"""Of text in UTF-8, roughly, in speech of an ordinary pace. Bytes serve more scripts than letters: an ideograph has
-three, and takes about as long as three Latin letters."""
+"""Rough length of the UTF-8 text that is spoken in one second.
+
+Bytes fit more scripts than characters do: an ideograph has three bytes and takes about as long as three Latin letters.
+"""
 
 TURN = re.compile(r"(?=\[SPEAKER\d+\])|\n")
 
 
 def estimate_seconds(text: str) -> float:
-    """How long a text takes to say, roughly (`BYTES_PER_SECOND`); speaker tags are not said."""
+    """Estimate how many seconds a text takes to say (`BYTES_PER_SECOND`), without its speaker tags."""
     return len(SPEAKER_TAG.sub("", text).encode()) / BYTES_PER_SECOND
 
 
 def cut_text(text: str, *, max_seconds: float, language: str = "en") -> list[str]:
-    """Parts of whole sentences, each about as long as ``max_seconds`` at most (`estimate_seconds`); a text that is
-    short enough is left as it is. A sentence that is longer alone stays whole.
+    """Split a text into parts of whole sentences.
 
-    In a dialogue every part begins with the tag of who speaks, which the part before may have named.
-    ``language``: a code such as "en" or "de"; it decides what is an abbreviation.
+    A text that is short enough is returned unchanged. In a dialogue, each part begins with the tag of its speaker.
+
+    Args:
+        max_seconds: the estimated duration that a part may have (`estimate_seconds`). A longer sentence is not split.
+        language: a code such as "en" or "de". It decides which abbreviations do not end a sentence.
     """
     if estimate_seconds(text) <= max_seconds:
         return [text]
@@ -46,7 +50,7 @@ def cut_text(text: str, *, max_seconds: float, language: str = "en") -> list[str
 
 
 def _split_sentences(text: str, language: str) -> Iterator[tuple[str, str]]:
-    """Each sentence with the tag of who speaks it, empty where nobody is named."""
+    """Yield each sentence with the tag of its speaker. The tag is empty before the first one in the text."""
     tag = ""
     for turn in TURN.split(text):
         words = turn.strip()

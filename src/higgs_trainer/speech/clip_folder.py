@@ -1,7 +1,7 @@
-"""A folder of spoken clips: WAV files, and ``index.jsonl`` with a line for each. Every file in it is whole.
+"""A folder of generated clips: WAV files, and ``index.jsonl`` with one line for each.
 
-A clip is written when it is finished, so a job that dies leaves what it had spoken. The index then stands in the order
-in which clips were finished; a job that ends well leaves it in the order of the requests.
+Each clip is written as soon as it is generated, so a job that is killed leaves the clips that it had finished. Its
+index is then in the order in which the clips were finished; a job that succeeds sorts it by the order of the requests.
 """
 
 from dataclasses import dataclass
@@ -14,15 +14,18 @@ from torch import Tensor
 
 from higgs_trainer.audio.codec import Codec
 from higgs_trainer.audio.files import write_audio
-from higgs_trainer.errors import UserError
 from higgs_trainer.files import to_json_line, write_text
 from higgs_trainer.run_folder import CLIP_INDEX_FILE, name_clip
 
 
 @dataclass(frozen=True)
 class GeneratedCodes:
-    """One text, spoken. ``stopped``: the model ended the clip itself, every part of it, before the limit of
-    ``max_seconds``. ``num_parts``: into how many a long text was cut."""
+    """The codes that a model generated for one text.
+
+    Attributes:
+        stopped: whether the model ended the clip, and each of its parts, before the limit of ``max_seconds``.
+        num_parts: the number of parts into which a long text was split.
+    """
 
     text: str
     codes_FK: Tensor
@@ -31,21 +34,14 @@ class GeneratedCodes:
 
 
 def decode_generated(clip: GeneratedCodes, codec: Codec) -> Tensor:
-    """The waveform (S,); where the model said nothing at all, a tenth of a second of silence."""
+    """Decode a clip to a waveform (S,). A clip without codes becomes a tenth of a second of silence."""
     if not len(clip.codes_FK):
         return torch.zeros(codec.sample_rate_hz // 10)
     return codec.decode(clip.codes_FK)
 
 
-def check_is_empty(folder: str | Path) -> None:
-    """``UserError`` where the folder holds files already."""
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not empty; give another folder for the WAV files")
-
-
 class ClipFolder:
-    """Writes clips into a folder one by one; leaving the ``with`` block in peace puts the index in order."""
+    """Write clips into a folder one by one. Leaving the ``with`` block without an exception sorts the index."""
 
     def __init__(self, folder: str | Path, codec: Codec) -> None:
         self.folder = Path(folder)
@@ -57,9 +53,14 @@ class ClipFolder:
         (self.folder / CLIP_INDEX_FILE).write_text("", encoding="utf-8")
         return self
 
-    def write(self, number: int, clip: GeneratedCodes, **noted: Any) -> Tensor:
-        """Write one clip as ``NNNN.wav``, then its line: text, audio, seconds, stopped, parts, and what is ``noted``.
-        Returns its waveform (S,). ``seconds`` is 0 where the model said nothing."""
+    def write(self, number: int, clip: GeneratedCodes, **fields: Any) -> Tensor:
+        """Write one clip as ``NNNN.wav``, then its line in the index, and return its waveform (S,).
+
+        The line has text, audio, seconds (0 for a clip without codes), stopped and parts.
+
+        Args:
+            fields: further fields of the line.
+        """
         waveform_S = decode_generated(clip, self.codec)
         name = name_clip(number)
         write_audio(self.folder / name, waveform_S)
@@ -69,7 +70,7 @@ class ClipFolder:
             "seconds": len(clip.codes_FK) / self.codec.frames_per_second,
             "stopped": clip.stopped,
             "parts": clip.num_parts,
-            **noted,
+            **fields,
         }
         self.lines[number] = to_json_line(line)
         with (self.folder / CLIP_INDEX_FILE).open("a", encoding="utf-8") as index:

@@ -1,8 +1,7 @@
-"""Real speech beside a run's samples: the references, and recordings of the sentences that the samples say.
+"""Recordings to compare a run's samples with: the references, and recordings of the sentences that are generated.
 
-A prepared folder holds codes, so a recording of it is heard through the codec: as well as a model that learns from
-these codes can ever sound. The folder's name starts with an underscore, so that Trainer does not upload it: these are
-recordings of a person.
+A prepared dataset holds codes, so its recordings are decoded by the codec. A model that is trained on these codes
+cannot sound better. The folder's name starts with an underscore, since Trainer must not upload a person's recordings.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +26,14 @@ RECORDING: Literal["recording"] = "recording"
 
 @dataclass(frozen=True)
 class ComparisonRecording:
-    """Real speech that belongs beside a sentence: what is said in it, and the waveform (S,) at 24 kHz."""
+    """A recording to compare generated speech with.
+
+    Attributes:
+        sentence: the sentence that is generated.
+        kind: whether this is a reference in the sentence's prompt, or a recording of the sentence itself.
+        words: the transcript of this recording.
+        waveform_S: the recording, at 24 kHz.
+    """
 
     sentence: str
     kind: Literal["reference", "recording"]
@@ -36,7 +42,11 @@ class ComparisonRecording:
 
 
 def find_rows(texts: Sequence[str], sets: Iterable[Rows]) -> list[Mapping[str, Any]]:
-    """The first prepared row with each text, the preferred set first; a text that nobody recorded has none."""
+    """Find the first prepared row with each text. Texts that no row has are left out.
+
+    Args:
+        sets: the rows to search, in order of preference.
+    """
     found: dict[str, Mapping[str, Any]] = {}
     for rows in sets:
         wanted = set(texts) - set(found)
@@ -50,7 +60,7 @@ def find_rows(texts: Sequence[str], sets: Iterable[Rows]) -> list[Mapping[str, A
 def decode_row(
     row: Mapping[str, Any], codec: Codec, *, with_references: bool
 ) -> Iterator[ComparisonRecording]:
-    """A prepared row's own recording, after the references of its prompt."""
+    """Decode the references in a prepared row's prompt, then the row's own recording."""
     references = read_context(row, codec.num_codebooks).references if with_references else ()
     for clip in references:
         yield ComparisonRecording(row["text"], REFERENCE, clip.text, codec.decode(clip.codes_FK))
@@ -59,7 +69,7 @@ def decode_row(
 
 
 def write_recordings(folder: Path, recordings: Iterable[ComparisonRecording]) -> None:
-    """Write ``_recordings`` anew into a run's folder: WAV files, and ``index.jsonl`` about them."""
+    """Write the folder ``_recordings`` of a run: WAV files and ``index.jsonl``. An existing folder is replaced."""
     with whole_folder(folder / RECORDINGS_FOLDER) as place:
         write_json_lines(place / CLIP_INDEX_FILE, _write_clips(place, recordings))
 
@@ -78,7 +88,7 @@ def _write_clips(place: Path, recordings: Iterable[ComparisonRecording]) -> Iter
 
 
 def _read_texts(rows: Rows) -> Iterable[str]:
-    """The texts alone of prepared rows: a row also holds codes, which would be read in vain."""
+    """Read only the texts of prepared rows, without their codes."""
     if isinstance(rows, PreparedRows):
         return (text.as_py() for text in rows.column("text"))
     return (rows[index]["text"] for index in range(len(rows)))

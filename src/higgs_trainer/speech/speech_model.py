@@ -1,4 +1,4 @@
-"""A trained model that speaks, in three lines:
+"""Generate speech with a trained model in three lines:
 
 model = load_speech_model("runs/my_voice")
 speech = model.generate("Hello there.")
@@ -17,17 +17,22 @@ from higgs_trainer.audio.codec import Codec
 from higgs_trainer.audio.files import read_audio, write_audio
 from higgs_trainer.dataset.context import Context, PromptClip
 from higgs_trainer.errors import UserError
+from higgs_trainer.files import check_is_empty
 from higgs_trainer.manifest.utterance import Clip, Utterance, Voice
 from higgs_trainer.model.loading import Checkpoint, load_codec_of, load_trained
 from higgs_trainer.run_folder import name_clip
-from higgs_trainer.speech.clip_folder import ClipFolder, GeneratedCodes, check_is_empty, decode_generated
+from higgs_trainer.speech.clip_folder import ClipFolder, GeneratedCodes, decode_generated
 from higgs_trainer.speech.generate import Request, generate_codes
 from higgs_trainer.speech.sampling import Sampling
 
 
 @dataclass(frozen=True)
 class GeneratedSpeech:
-    """What was said: a waveform (S,) at ``sample_rate_hz``. ``stopped``: the model ended it itself."""
+    """Speech that a model generated: a waveform (S,) at ``sample_rate_hz``.
+
+    Attributes:
+        stopped: whether the model ended the clip. Otherwise it was cut at the limit of ``Sampling.max_seconds``.
+    """
 
     text: str
     waveform_S: Tensor
@@ -35,13 +40,19 @@ class GeneratedSpeech:
     stopped: bool
 
     def write(self, path: str | Path) -> None:
-        """As a WAV file, or what the name's ending says."""
+        """Write the waveform as a WAV file, or in the format of the path's suffix."""
         write_audio(path, self.waveform_S)
 
 
 @dataclass(frozen=True)
 class SpeechModel:
-    """A model with its codec, a voice and a way of drawing. `load_speech_model` makes one."""
+    """A model with its codec, a voice and sampling settings. Load one with `load_speech_model`.
+
+    Attributes:
+        voice: the scene and references of texts that have none of their own.
+        language: the language of texts that have none of their own.
+        reference_codes: the codes (F, K) of references that were encoded already, by path.
+    """
 
     checkpoint: Checkpoint
     codec: Codec
@@ -49,35 +60,43 @@ class SpeechModel:
     sampling: Sampling = Sampling()
     language: str = "en"
     reference_codes: dict[Path, Tensor] = field(default_factory=dict, repr=False)
-    """Codes (F, K) of references, each encoded once."""
 
     def generate(self, text: str, *, seed: int | None = None) -> GeneratedSpeech:
-        """Speak one text; ``seed`` None: that of ``sampling``."""
-        ((_, clip),) = self.generate_all([Utterance(text, seed=seed)])
-        waveform_S = decode_generated(clip, self.codec)
-        return GeneratedSpeech(text, waveform_S, self.codec.sample_rate_hz, clip.stopped)
+        """Generate speech for one text.
 
-    def generate_all(
-        self, script: Sequence[Utterance], *, batch_size: int = 8
-    ) -> Iterator[tuple[int, GeneratedCodes]]:
-        """Speak every line, and yield it with its number in ``script`` as soon as it is finished.
+        Args:
+            seed: of the sampling. None: the seed of ``self.sampling``.
 
         Raises:
-            UserError: a reference cannot be read, or a text cannot be laid out. Before anything is spoken.
+            UserError: a reference cannot be read, or the text cannot be part of a prompt.
         """
-        requests = [self.build_request(line) for line in script]
-        return generate_codes(self.checkpoint, requests, sampling=self.sampling, batch_size=batch_size)
+        ((_, speech),) = self.generate_all([Utterance(text, seed=seed)])
+        return speech
 
-    def build_request(self, line: Utterance) -> Request:
-        """A line in this speaker's voice; a scene or references of its own come before the speaker's."""
-        lender = line.voice if line.references else self.voice
+    def generate_all(
+        self, utterances: Sequence[Utterance], *, batch_size: int = 8
+    ) -> Iterator[tuple[int, GeneratedSpeech]]:
+        """Generate speech for each utterance, and yield it with its index as soon as it is finished.
+
+        Raises:
+            UserError: a reference cannot be read, or a text cannot be part of a prompt.
+        """
+        requests = [self.build_request(utterance) for utterance in utterances]
+        clips = generate_codes(self.checkpoint, requests, sampling=self.sampling, batch_size=batch_size)
+        for number, clip in clips:
+            waveform_S = decode_generated(clip, self.codec)
+            yield number, GeneratedSpeech(clip.text, waveform_S, self.codec.sample_rate_hz, clip.stopped)
+
+    def build_request(self, utterance: Utterance) -> Request:
+        """Build the request for an utterance. Its own scene, references and language replace those of the model."""
+        lender = utterance.voice if utterance.references else self.voice
         context = Context(
-            scene=line.scene or self.voice.scene,
+            scene=utterance.scene or self.voice.scene,
             references=self._encode_clips(lender.references),
-            turns=self._encode_clips(line.turns),
+            turns=self._encode_clips(utterance.turns),
             references_in_system=lender.references_in_system,
         )
-        return Request(line.text, context, line.seed, line.language or self.language)
+        return Request(utterance.text, context, utterance.seed, utterance.language or self.language)
 
     def _encode_clips(self, clips: Sequence[Clip]) -> tuple[PromptClip, ...]:
         for clip in clips:
@@ -96,29 +115,39 @@ def load_speech_model(
     dtype: str = "float32",
     device: str | None = None,
 ) -> SpeechModel:
-    """Load a model to speak with.
+    """Load a model, its tokenizer and its codec.
 
     Args:
-        model: an adapter's folder (its base model is opened beneath it), a merged or a base model's, or a hub name.
-        codec: as `load_codec`; None: the model's own.
-        device: as torch's; None: a GPU where there is one.
+        model: the folder of an adapter (its base model is loaded too), of a merged model or of a base model, or the
+            name of a model on the hub.
+        codec: a codec as in `load_codec`. None: the codec in the folder of the model.
+        device: a device of torch, such as "cuda:1". None: a GPU if there is one.
 
     Raises:
-        CheckpointError: model or codec cannot be loaded, or do not fit each other.
-        UserError: torch knows no such device here.
+        CheckpointError: the model or the codec cannot be loaded, or the two do not fit together.
+        UserError: the device does not exist.
     """
     checkpoint = load_trained(model, dtype=dtype)
     try:
         checkpoint.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
-        raise UserError(f"the model cannot be put on {device!r} ({error}); give another device") from error
+    # A build of torch without CUDA raises AssertionError.
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"the model cannot be moved to device {device!r} ({error}); give another device"
+        ) from error
     checkpoint.model.eval()
     return SpeechModel(checkpoint, load_codec_of(checkpoint, codec), voice, sampling, language)
 
 
 @dataclass(frozen=True)
 class GeneratedFolder:
-    """What `generate_into_folder` wrote. ``at_limit``: names of the clips that the model did not end itself."""
+    """What `generate_into_folder` wrote.
+
+    Attributes:
+        audio_seconds: the duration of all clips together.
+        seconds: how long it took.
+        at_limit: the names of the clips that the model did not end.
+    """
 
     num_clips: int
     audio_seconds: float
@@ -134,11 +163,13 @@ def generate_into_folder(
     batch_size: int = 8,
     on_clip: Callable[[int, GeneratedCodes, Tensor], None] = lambda number, clip, waveform_S: None,
 ) -> GeneratedFolder:
-    """Speak every request into ``NNNN.wav`` and ``index.jsonl``, with a progress bar. Each file is there, whole, as
-    soon as its clip is finished; ``on_clip`` is then given its number, the clip and its waveform (S,).
+    """Generate a clip for each request into ``NNNN.wav`` and ``index.jsonl``, with a progress bar.
+
+    Args:
+        on_clip: called after each clip is written, with its index in ``requests``, the clip and its waveform (S,).
 
     Raises:
-        UserError: ``output`` holds files already, or a text cannot be laid out.
+        UserError: ``output`` is not empty, or a text cannot be part of a prompt.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -151,7 +182,7 @@ def generate_into_folder(
         ClipFolder(output, model.codec) as folder,
         Progress(*columns, console=Console(stderr=True), transient=True) as progress,
     ):
-        task = progress.add_task("speaking", total=len(requests))
+        task = progress.add_task("generating", total=len(requests))
         for number, clip in clips:
             seed = requests[number].seed
             waveform_S = folder.write(number, clip, seed=model.sampling.seed if seed is None else seed)

@@ -12,10 +12,11 @@ from generation import generate_texts
 from higgs_trainer.audio.files import read_audio, write_audio
 from higgs_trainer.dataset.context import Context, PromptClip
 from higgs_trainer.errors import UserError
+from higgs_trainer.files import check_is_empty
 from higgs_trainer.manifest.utterance import Clip, Utterance, Voice
 from higgs_trainer.model.loading import load_trained
 from higgs_trainer.speech import speech_model
-from higgs_trainer.speech.clip_folder import ClipFolder, GeneratedCodes, check_is_empty
+from higgs_trainer.speech.clip_folder import ClipFolder, GeneratedCodes
 from higgs_trainer.speech.generate import Request
 from higgs_trainer.speech.sampling import Sampling
 from higgs_trainer.speech.speech_model import SpeechModel, generate_into_folder, load_speech_model
