@@ -44,18 +44,22 @@ lint: setup
 test: lint
 	$(BIN)/pytest -n 2 --cov --cov-report=term
 
-# Installs only what Boson's model and collator import. higgs_trainer is used from its source folder: it requires newer
-# libraries than Boson supports, but its guard, loss and trainer work with these.
+# Installs only what Boson's model and collator import, and what builds label-guard.
 $(BOSON)/.installed: constraints-boson.txt
 	test -x $(BOSON)/bin/python || $(PYTHON) -m venv $(BOSON)
 	$(BOSON)/bin/pip install --disable-pip-version-check torch==2.13.0
 	$(BOSON)/bin/pip install --disable-pip-version-check -c constraints-boson.txt \
-	  transformers==4.46.3 peft==0.13.2 accelerate==1.1.1 dacite librosa loguru pandas hypothesis pytest pytest-xdist
+	  transformers==4.46.3 peft==0.13.2 accelerate==1.1.1 dacite librosa loguru pandas hypothesis pytest pytest-xdist \
+	  hatchling
 	$(BOSON)/bin/pip install --disable-pip-version-check --no-deps boson_multimodal==0.1.1
 	@touch $@
 
+# label-guard is installed as its users install it. higgs_trainer is used from its source folder: it requires newer
+# libraries than Boson supports, but its loss and its trainer work with these.
 test-boson: $(BOSON)/.installed
-	PYTHONPATH=src:packages/label-guard/src $(BOSON)/bin/python -m pytest -n 2 tests/boson packages/label-guard/tests
+	$(BOSON)/bin/pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --force-reinstall \
+	  ./packages/label-guard
+	PYTHONPATH=src $(BOSON)/bin/python -m pytest -n 2 tests/boson packages/label-guard/tests
 
 # A warning is an error. To read the site while you write: .venv/bin/mkdocs serve
 docs: setup
