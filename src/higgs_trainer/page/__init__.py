@@ -1,1 +1,1 @@
-"""What every HTML page of this package is made with: one look, one player, and nothing fetched from elsewhere."""
+"""What all HTML pages share: one style, one player, one way to write them. No page loads anything from the network."""

@@ -1,4 +1,4 @@
-"""A template becomes one HTML file that holds all it needs: no request leaves it, and no text in it can act."""
+"""Render a template to one HTML file that contains everything it needs and runs no code but its own script."""
 
 import base64
 import hashlib
@@ -15,10 +15,15 @@ PLAYERS_SCRIPT = HERE / "players.js"
 
 
 def write_document(path: str | Path, template: Path, *, script: str = "", **values: Any) -> int:
-    """Render ``template``, which extends ``base.html.jinja``, into ``path``; returns the file's size in bytes.
+    """Render ``template`` to the file ``path``, atomically. Return the file's size in bytes.
 
-    Every value is escaped. The page's own security policy lets nothing run but ``script``, by its hash, and nothing
-    load but what the page holds. The file is written aside, then renamed; its folder is made where it is missing.
+    Every value is escaped. The page's own content security policy allows no code but ``script``, by its hash, and no
+    resource that is not in the page.
+
+    Args:
+        template: a template that extends ``base.html.jinja``.
+        script: JavaScript for the page; `read_script` joins several files.
+        values: what the template shows.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([template.parent, HERE]),
@@ -37,5 +42,5 @@ def write_document(path: str | Path, template: Path, *, script: str = "", **valu
 
 
 def read_script(*paths: Path) -> str:
-    """Scripts behind each other, as ``write_document`` takes them."""
+    """Read scripts and join them in this order."""
     return "\n".join(path.read_text(encoding="utf-8") for path in paths)

@@ -1,4 +1,4 @@
-"""Sound that a page carries: the audio itself, and a picture of it, as data URIs."""
+"""Encode a clip for a page: its audio and its spectrogram, as data URIs."""
 
 import base64
 import functools
@@ -15,16 +15,19 @@ from transformers.audio_utils import mel_filter_bank
 FFT_SAMPLES = 1024
 NUM_MELS = 64
 LOWEST_HZ = 50.0
-HOP_SAMPLES = 240  # 10 ms at 24 kHz; more where a clip would be wider than `WIDEST_COLUMNS`
+# 10 ms at 24 kHz. Longer clips have a longer hop, so that none is wider than `WIDEST_COLUMNS`.
+HOP_SAMPLES = 240
 WIDEST_COLUMNS = 480
-RANGE_DB = 65.0  # what is so much below the loudest spot is black
+# Levels this far below the loudest point are black.
+RANGE_DB = 65.0
 COLOURS = ((13, 17, 28), (43, 44, 92), (120, 62, 122), (214, 97, 100), (250, 172, 104), (255, 244, 214))
 
 
 def encode_audio(waveform_S: Tensor, sample_rate_hz: int) -> str:
-    """MP3, which every browser plays and which takes a tenth of a WAV file.
+    """Encode a waveform as MP3, which every browser plays and which is a tenth of the size of a WAV file.
 
-    ``waveform_S``: (S,) in [-1, 1]; what is outside is clipped.
+    Args:
+        waveform_S: (S,) in [-1, 1]; values outside are clipped.
     """
     samples = waveform_S.detach().float().cpu().clamp(-1.0, 1.0).numpy()
     encoded = io.BytesIO()
@@ -33,9 +36,9 @@ def encode_audio(waveform_S: Tensor, sample_rate_hz: int) -> str:
 
 
 def draw_spectrogram(waveform_S: Tensor, sample_rate_hz: int) -> str:
-    """A mel spectrogram as WebP, some 1 to 3 KB: time to the right, `LOWEST_HZ` at the bottom, half the rate on top.
+    """Draw a mel spectrogram as WebP, about 1 to 3 KB. Frequencies rise from `LOWEST_HZ` to half the sample rate.
 
-    Levels are below the clip's own loudest spot, so that a quiet clip is seen as well as a loud one.
+    Levels are relative to the clip's loudest point, so that a quiet clip is as visible as a loud one.
     """
     levels_FT = _measure_levels(waveform_S.detach().float().cpu(), sample_rate_hz)
     positions = np.linspace(0.0, 1.0, len(COLOURS))
@@ -48,12 +51,12 @@ def draw_spectrogram(waveform_S: Tensor, sample_rate_hz: int) -> str:
 
 
 def to_data_uri(content: bytes, media_type: str) -> str:
-    """A file as text that stands in an attribute."""
+    """Return a file as a data URI for an HTML attribute."""
     return f"data:{media_type};base64," + base64.b64encode(content).decode("ascii")
 
 
 def _measure_levels(waveform_S: Tensor, sample_rate_hz: int) -> np.ndarray:
-    """(mel bands, columns), 0 to 1; all 0 where nothing is heard."""
+    """Return the levels (mel bands, columns) from 0 to 1; all 0 for silence."""
     hop = max(HOP_SAMPLES, math.ceil(len(waveform_S) / WIDEST_COLUMNS))
     padded_S = torch.nn.functional.pad(waveform_S, (FFT_SAMPLES // 2, FFT_SAMPLES // 2))
     window_S = torch.hann_window(FFT_SAMPLES)
@@ -66,7 +69,7 @@ def _measure_levels(waveform_S: Tensor, sample_rate_hz: int) -> np.ndarray:
 
 @functools.cache
 def _mel_filters(sample_rate_hz: int) -> Tensor:
-    """(frequencies, mel bands)."""
+    """Return the filter bank (frequencies, mel bands)."""
     filters = mel_filter_bank(
         FFT_SAMPLES // 2 + 1,
         NUM_MELS,

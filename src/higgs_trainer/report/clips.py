@@ -7,7 +7,7 @@ from higgs_trainer.audio.files import SAMPLE_RATE_HZ, decode_file, to_waveform
 from higgs_trainer.errors import AudioError
 from higgs_trainer.evaluation.judges import normalize_transcript
 from higgs_trainer.page.sound import draw_spectrogram, encode_audio
-from higgs_trainer.report.listening import ClipFile, Place, Sentence
+from higgs_trainer.report.listening import ClipFile, Place, SpokenSentence
 
 BUDGET_BYTES = 3_800_000  # of the page's 5 MB
 LONGEST_SECONDS = 30.0
@@ -62,7 +62,9 @@ class Budget:
         return shown
 
 
-def show_sentences(sentences: Sequence[Sentence], budget: Budget) -> tuple[list[ShownSentence], list[str]]:
+def show_sentences(
+    sentences: Sequence[SpokenSentence], budget: Budget
+) -> tuple[list[ShownSentence], list[str]]:
     """The sentences as far as the budget goes, clips from between before and after last; and a note on the rest."""
     clips = [budget.show(one.clips, one.text) for one in sentences]
     on_the_way = [budget.show(one.on_the_way, one.text) for one in sentences]

@@ -57,7 +57,7 @@ function describe(title, series) {
   return `${title}: ${parts.join("; ") || "no finite value"}`;
 }
 
-class Chart {
+class ChartView {
   constructor(figure) {
     this.figure = figure;
     this.canvas = figure.querySelector("svg");
@@ -140,7 +140,7 @@ class Chart {
   }
 }
 
-const charts = slider ? [...document.querySelectorAll(".chart")].map((figure) => new Chart(figure)) : [];
+const charts = slider ? [...document.querySelectorAll(".chart")].map((figure) => new ChartView(figure)) : [];
 
 function choose(index) {
   slider.value = index;

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from higgs_trainer.report.part import AFTER, BEFORE, read_lines
-from higgs_trainer.report.runs import RunFolder
+from higgs_trainer.report.runs import RunContents
 from higgs_trainer.run_folder import CLIP_INDEX_FILE, RECORDINGS_FOLDER, list_samples
 from higgs_trainer.speech import real_recordings as real_speech
 
@@ -28,7 +28,7 @@ Place = tuple[str, str]
 
 
 @dataclass
-class Sentence:
+class SpokenSentence:
     """A text and its clips by (run, column); ``on_the_way``: those between before and after."""
 
     text: str
@@ -43,12 +43,12 @@ class _Heard:
     clip: ClipFile
 
 
-def find_sentences(runs: Sequence[RunFolder]) -> tuple[list[Sentence], list[str]]:
+def find_sentences(runs: Sequence[RunContents]) -> tuple[list[SpokenSentence], list[str]]:
     """Every sentence that is spoken in these folders, and notes on what is not there.
 
     Of two clips in one place the one that was judged is taken.
     """
-    sentences: dict[str, Sentence] = {}
+    sentences: dict[str, SpokenSentence] = {}
     notes: list[str] = []
     for run in runs:
         found = list(_list_clips(run, notes))
@@ -57,27 +57,27 @@ def find_sentences(runs: Sequence[RunFolder]) -> tuple[list[Sentence], list[str]
                 f"{run.name} has no clips: its recipe names no samples.texts, and it was not evaluated."
             )
         for heard in found:
-            sentence = sentences.setdefault(heard.text, Sentence(heard.text))
+            sentence = sentences.setdefault(heard.text, SpokenSentence(heard.text))
             is_between = heard.column.startswith("step ")
             clips = sentence.on_the_way if is_between else sentence.clips
             clips.setdefault((run.name, heard.column), heard.clip)
     return list(sentences.values()), notes
 
 
-def list_judged_sets(run: RunFolder) -> list[dict[str, Any]]:
+def list_judged_sets(run: RunContents) -> list[dict[str, Any]]:
     """The sets of ``evaluation.json``; [] where there is none."""
     sets = (run.evaluation.value or {}).get("sets")
     return [one for one in sets if isinstance(one, dict)] if isinstance(sets, list) else []
 
 
-def _list_clips(run: RunFolder, notes: list[str]) -> Iterator[_Heard]:
+def _list_clips(run: RunContents, notes: list[str]) -> Iterator[_Heard]:
     """Every clip of a run, in the order in which they are heard: the reference first, the recording last."""
     samples = list(_list_samples(run, notes))
     references, recorded = _list_recordings(run, notes) if samples else ([], [])
     yield from (*references, *_list_judged(run), *samples, *recorded)
 
 
-def _list_samples(run: RunFolder, notes: list[str]) -> Iterator[_Heard]:
+def _list_samples(run: RunContents, notes: list[str]) -> Iterator[_Heard]:
     """What each ``samples/step-N`` holds: step 0 is before; after is the last one, or the best where that was kept."""
     folders = list_samples(run.folder)
     last = run.best_step if run.best_step in folders else max(folders, default=0)
@@ -92,7 +92,7 @@ def _list_samples(run: RunFolder, notes: list[str]) -> Iterator[_Heard]:
                 yield _Heard(line["text"], column, clip)
 
 
-def _list_recordings(run: RunFolder, notes: list[str]) -> tuple[list[_Heard], list[_Heard]]:
+def _list_recordings(run: RunContents, notes: list[str]) -> tuple[list[_Heard], list[_Heard]]:
     """References, and real recordings, each beside the sentence to which it belongs."""
     references: list[_Heard] = []
     recorded: list[_Heard] = []
@@ -116,7 +116,7 @@ def _list_recordings(run: RunFolder, notes: list[str]) -> tuple[list[_Heard], li
     return references, recorded
 
 
-def _list_judged(run: RunFolder) -> Iterator[_Heard]:
+def _list_judged(run: RunContents) -> Iterator[_Heard]:
     for judged in list_judged_sets(run):
         clips = judged.get("clips")
         for line in clips if isinstance(clips, list) else []:

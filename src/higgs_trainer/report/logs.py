@@ -1,4 +1,4 @@
-"""What a run logged, as columns, and the charts that are drawn of them."""
+"""Read the log of a run as columns, and choose the charts to draw from them."""
 
 import math
 import re
@@ -16,7 +16,7 @@ Columns = dict[str, list[float | str | None]]
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart: a curve of ``train`` and one of ``held_out`` for each run that logged them."""
+    """One chart. ``train`` and ``held_out`` are the logged keys of its two curves for each run."""
 
     title: str
     train: str
@@ -25,7 +25,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class ChartGroup:
-    """Charts under one heading; with ``one_scale`` they are small, and high or low on one is so on all."""
+    """Charts under one heading. With ``one_scale`` they are drawn small and share their vertical axis."""
 
     title: str
     charts: tuple[Chart, ...]
@@ -34,16 +34,16 @@ class ChartGroup:
 
 
 def read_logs(folder: Path) -> Part[Columns]:
-    """The log as columns of equal length, "step" first; None where a log does not have the value.
+    """Read the log as columns of equal length, "step" first. A value is None where a log lacks the key.
 
-    Numbers are those of the file to the last digit. What is not finite is a string, since JSON has no number for it.
+    Numbers keep every digit of the file. NaN and infinities become strings, because JSON cannot express them.
     """
-    own = read_lines(folder / LOG_FILE, otherwise="train writes it at each log")
+    own = read_lines(folder / LOG_FILE, otherwise="training writes it at each log")
     if own.value is None:
-        state = read_object(folder / TRAINER_STATE_FILE, otherwise="Trainer writes it at the end")
+        state = read_object(folder / TRAINER_STATE_FILE, otherwise="training writes it at the end")
         logs = state.value.get("log_history", []) if state.value is not None else []
         if logs:
-            return Part(_to_columns(logs), f"The curves are from {TRAINER_STATE_FILE}: {own.note}")
+            return Part(_to_columns(logs), f"The curves are read from {TRAINER_STATE_FILE}: {own.note}")
         return Part(None, own.note)
     columns = _to_columns(own.value)
     return Part(columns, own.note) if columns["step"] else Part(None, f"{LOG_FILE} is empty.")
@@ -56,7 +56,7 @@ def _to_columns(logs: list[dict[str, Any]]) -> Columns:
 
 
 def is_number(value: Any) -> bool:
-    """A number, and not a truth value."""
+    """Return whether a value is a number, and not a boolean."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -67,7 +67,7 @@ def _to_json(value: Any) -> float | str | None:
 
 
 def choose_charts(runs: list[Columns]) -> list[ChartGroup]:
-    """The charts for what these runs logged; what a chart should show and nobody logged is said in its group's note."""
+    """Choose the charts for what these runs logged. The note of a group lists the charts that no run has values for."""
     keys = {key for columns in runs for key in columns}
     codebooks = sorted(
         {int(match[1]) for key in keys if (match := re.fullmatch(r"(?:eval_)?codebook_(\d+)_loss", key))}
@@ -76,7 +76,7 @@ def choose_charts(runs: list[Columns]) -> list[ChartGroup]:
         OVERALL: [
             Chart("Loss", "loss", "eval_loss"),
             Chart(
-                "Codebook 0, share of codes predicted right",
+                "Codebook 0, share of codes predicted correctly",
                 "codebook_0_accuracy",
                 "eval_codebook_0_accuracy",
             ),
@@ -87,13 +87,13 @@ def choose_charts(runs: list[Columns]) -> list[ChartGroup]:
         "Optimizer": [Chart("Learning rate", "learning_rate"), Chart("Gradient norm", "grad_norm")],
     }
     if keys & {"text_loss", "eval_text_loss"}:
-        wanted[OVERALL].insert(1, Chart("Loss of the text", "text_loss", "eval_text_loss"))
+        wanted[OVERALL].insert(1, Chart("Text loss", "text_loss", "eval_text_loss"))
     groups = []
     for title, charts in wanted.items():
         drawn = [chart for chart in charts if keys & {chart.train, chart.held_out}]
         absent = [chart.title.lower() for chart in charts if chart not in drawn]
         if not charts:
-            absent = ["the codebooks' losses"]
+            absent = ["the losses of the codebooks"]
         groups.append(
             ChartGroup(
                 title,
@@ -106,6 +106,6 @@ def choose_charts(runs: list[Columns]) -> list[ChartGroup]:
 
 
 def first_and_last(columns: Columns, key: str) -> tuple[float, float] | None:
-    """The first and the last finite value of a column; None where there are not two."""
+    """Return the first and the last finite value of a column, or None if it has fewer than two."""
     values = [value for value in columns.get(key, []) if isinstance(value, (int, float))]
     return (values[0], values[-1]) if len(values) > 1 else None

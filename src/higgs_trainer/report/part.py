@@ -1,4 +1,4 @@
-"""A part of the page: what was found in a run's folder, or one sentence that says why there is nothing."""
+"""A part of the page: a value that was found in the run folder, or one sentence that says why there is none."""
 
 import json
 from collections.abc import Callable
@@ -14,18 +14,18 @@ U = TypeVar("U")
 
 @dataclass(frozen=True)
 class Part(Generic[T]):
-    """``value`` where it was found; ``note``: why not, or what is wrong with it."""
+    """A value, or None. ``note`` says why it is missing, or what is wrong with it."""
 
     value: T | None = None
     note: str = ""
 
     def then(self, change: Callable[[T], "Part[U]"]) -> "Part[U]":
-        """What ``change`` makes of the value; what is missing stays missing."""
+        """Apply ``change`` to the value. A missing value stays missing, with its note."""
         return Part(None, self.note) if self.value is None else change(self.value)
 
 
 def read_text(path: Path, *, otherwise: str) -> Part[str]:
-    """A file's text. ``otherwise``: who writes such a file, for the reader of a page without it."""
+    """Read a text file. ``otherwise`` ends the note on a missing file: who writes such a file, or what is lost."""
     try:
         return Part(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -35,20 +35,22 @@ def read_text(path: Path, *, otherwise: str) -> Part[str]:
 
 
 def read_object(path: Path, *, otherwise: str) -> Part[dict[str, Any]]:
-    """A file that holds one JSON object."""
+    """Read a file that contains one JSON object."""
 
     def parse(text: str) -> Part[dict[str, Any]]:
         try:
             value = json.loads(text)
         except ValueError as error:
-            return Part(None, f"{path} is no JSON ({error}).")
-        return Part(value) if isinstance(value, dict) else Part(None, f"{path} holds no JSON object.")
+            return Part(None, f"{path} is not valid JSON ({error}).")
+        return (
+            Part(value) if isinstance(value, dict) else Part(None, f"{path} does not contain a JSON object.")
+        )
 
     return read_text(path, otherwise=otherwise).then(parse)
 
 
 def read_lines(path: Path, *, otherwise: str) -> Part[list[dict[str, Any]]]:
-    """A file of JSON objects, one a line. A line that is none is left out, and counted in the note."""
+    """Read a file with one JSON object a line. Lines that cannot be read are skipped, and counted in the note."""
 
     def parse(text: str) -> Part[list[dict[str, Any]]]:
         lines = [_parse_line(line) for line in text.splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""Run folders -> one HTML page."""
+"""Write one HTML page about one run folder or several."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from higgs_trainer.page.document import PLAYERS_SCRIPT, read_script, write_docum
 from higgs_trainer.report.clips import Budget, find_longest, group_by_run, show_sentences
 from higgs_trainer.report.listening import find_sentences
 from higgs_trainer.report.logs import choose_charts
-from higgs_trainer.report.runs import RunFolder, find_setting, flatten, read_runs
+from higgs_trainer.report.runs import RunContents, find_setting, flatten, read_runs
 from higgs_trainer.report.scores import build_table, build_tiles
 from higgs_trainer.run_folder import REPORT_FILE
 
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class WrittenPage:
-    """What was written: ``notes`` say what is missing on it, as the page does."""
+    """A page that was written. ``notes`` say what is missing on it; the page says the same."""
 
     path: Path
     size_bytes: int
@@ -35,15 +35,16 @@ def write_report(
     note: str = "",
     facts: Mapping[str, str] | None = None,
 ) -> WrittenPage:
-    """Write the page of one run, or of several side by side, to ``path``.
+    """Write the page of one run, or a page that compares several, to ``path``.
 
     Args:
         runs: output folders of training, finished or not.
-        note: what a listener must know to judge fairly, shown above all.
-        facts: further figures by name, shown below the scores.
+        title: the page's title; default: the names of the runs.
+        note: what a listener must know to judge fairly, shown at the top.
+        facts: further facts by name, shown below the scores.
 
     Raises:
-        UserError: a folder that is no run's, the same one twice, or too many; or ``path`` is a folder.
+        UserError: a folder is no run folder or is given twice, or there are too many; or ``path`` is a folder.
     """
     if Path(path).is_dir():
         raise UserError(f"{path} is a folder; give a file, such as {Path(path) / REPORT_FILE}")
@@ -77,22 +78,22 @@ def write_report(
     return WrittenPage(Path(path), size_bytes, tuple(notes))
 
 
-def _describe(runs: Sequence[RunFolder]) -> str:
-    """What was trained on what, in a line."""
+def _describe(runs: Sequence[RunContents]) -> str:
+    """Say in one line what was trained, and from which model."""
     bases = dict.fromkeys(str(find_setting(run.settings, "model", "name_or_path") or "?") for run in runs)
     names = ", ".join(Path(base).name if Path(base).is_absolute() else base for base in bases)
     kinds = dict.fromkeys("LoRA" if run.settings.get("adapter") else "all parameters" for run in runs)
     return f"{' and '.join(kinds)} on {names}" if any(run.settings for run in runs) else ""
 
 
-def _count_trained(run: RunFolder) -> str:
+def _count_trained(run: RunContents) -> str:
     counts = [kind for kind in (run.parameters.value or {}).values() if isinstance(kind, dict)]
     trained, total = (sum(int(kind.get(key) or 0) for kind in counts) for key in ("trained", "all"))
     return f"{trained:,} of {total:,} parameters ({trained / total:.1%})" if total else ""
 
 
-def _find_differences(runs: Sequence[RunFolder]) -> list[tuple[str, list[Any]]]:
-    """Settings in which the runs differ: (name, a value for each run)."""
+def _find_differences(runs: Sequence[RunContents]) -> list[tuple[str, list[Any]]]:
+    """List the settings in which the runs differ: (name, one value for each run)."""
     if len(runs) < 2:
         return []
     flat = [flatten(run.settings) for run in runs]

@@ -1,4 +1,7 @@
-"""A run's folder, read part by part. It may be unfinished, old, or from elsewhere: what is missing is said."""
+"""Read run folders part by part.
+
+A folder may be unfinished, old, or damaged, so each part is either a value or a note that says why it is missing.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,15 +27,23 @@ from higgs_trainer.run_folder import (
     is_run,
 )
 
-MOST_RUNS = 6  # as many colours are told apart
+# More colours could not be distinguished.
+MOST_RUNS = 6
 
-BY_TRAIN = "train writes it"
-AT_THE_END = "train writes it when it ends"
+BY_TRAIN = "training writes it"
+AT_THE_END = "training writes it at the end"
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """What a run left. ``name`` is unique among the runs of a page; ``datasets`` by their role, "training" first."""
+class RunContents:
+    """The parts of a run folder.
+
+    Attributes:
+        name: unique among the runs of a page.
+        settings: the recipe's values, {} if it cannot be parsed.
+        datasets: the cards of the prepared datasets by role, "training" first.
+        best_step: the step whose weights are the result, if that may not be the last one.
+    """
 
     name: str
     folder: Path
@@ -48,11 +59,11 @@ class RunFolder:
     best_step: int | None
 
 
-def read_runs(folders: Sequence[str | Path]) -> list[RunFolder]:
-    """Read each folder.
+def read_runs(folders: Sequence[str | Path]) -> list[RunContents]:
+    """Read each run folder.
 
     Raises:
-        UserError: one is no folder, or holds nothing of a run; one is given twice; or they are more than `MOST_RUNS`.
+        UserError: one is no run folder, one is given twice, or there are more than `MOST_RUNS`.
     """
     paths = [Path(folder) for folder in folders]
     resolved = [path.resolve() for path in paths]
@@ -64,7 +75,9 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunFolder]:
         if resolved.count(path.resolve()) > 1:
             raise UserError(f"{path} is given twice; give each run once")
     if len(paths) > MOST_RUNS:
-        raise UserError(f"{len(paths)} runs are too many to be told apart; give {MOST_RUNS} at most")
+        raise UserError(
+            f"{len(paths)} runs are too many to be distinguished by colour; give at most {MOST_RUNS}"
+        )
     return [_read_run(path, name) for path, name in zip(paths, _name_apart(resolved), strict=True)]
 
 
@@ -82,7 +95,7 @@ def _explain_no_run(folder: Path) -> str:
 
 
 def _name_apart(folders: list[Path]) -> list[str]:
-    """The last part of each path or, where that is not enough, as many as it takes."""
+    """Name each folder by as few of its last path components as make all names different."""
     for length in range(1, max(len(folder.parts) for folder in folders) + 1):
         names = ["/".join(folder.parts[-length:]) for folder in folders]
         if len(set(names)) == len(names):
@@ -90,11 +103,11 @@ def _name_apart(folders: list[Path]) -> list[str]:
     return names
 
 
-def _read_run(folder: Path, name: str) -> RunFolder:
+def _read_run(folder: Path, name: str) -> RunContents:
     recipe = read_text(folder / RECIPE_FILE, otherwise=BY_TRAIN)
     settings = _parse_settings(recipe.value or "")
     base = find_setting(settings, "model", "name_or_path")
-    return RunFolder(
+    return RunContents(
         name=name,
         folder=folder,
         logs=read_logs(folder),
@@ -111,7 +124,7 @@ def _read_run(folder: Path, name: str) -> RunFolder:
 
 
 def _parse_settings(recipe: str) -> dict[str, Any]:
-    """The recipe's values, {} where it is no YAML: its text is on the page all the same."""
+    """Return the recipe's values, or {} if it is not valid YAML. The page shows its text in any case."""
     try:
         values = yaml.safe_load(recipe)
     except yaml.YAMLError:
@@ -120,16 +133,16 @@ def _parse_settings(recipe: str) -> dict[str, Any]:
 
 
 def _find_best_step(folder: Path, settings: dict[str, Any]) -> int | None:
-    """The step whose weights are the result, where ``load_best_model_at_end`` made it another than the last."""
+    """Return the step whose weights are the result if ``load_best_model_at_end`` chose it."""
     if not find_setting(settings, "training", "load_best_model_at_end"):
         return None
-    state = read_object(folder / TRAINER_STATE_FILE, otherwise="Trainer writes it at the end")
+    state = read_object(folder / TRAINER_STATE_FILE, otherwise=AT_THE_END)
     step = (state.value or {}).get("best_global_step")
     return step if isinstance(step, int) else None
 
 
 def find_setting(settings: dict[str, Any], *keys: str) -> Any:
-    """A value of the recipe; None where it is not there."""
+    """Return a value of the recipe, or None if it is not set."""
     value: Any = settings
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
@@ -137,7 +150,7 @@ def find_setting(settings: dict[str, Any], *keys: str) -> Any:
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"training.seed": 1, ...}."""
+    """Return nested settings with dotted names: {"training.seed": 1, ...}."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, dict):
@@ -152,7 +165,9 @@ def _read_cards(settings: dict[str, Any]) -> dict[str, Part[dict[str, Any]]]:
     for role, key in (("training", "train"), ("held out", "eval")):
         folder = find_setting(settings, "data", key)
         if folder is None:
-            cards[role] = Part[dict[str, Any]](None, f"The recipe names no data.{key}.")
+            cards[role] = Part[dict[str, Any]](None, f"The recipe does not set data.{key}.")
         else:
-            cards[role] = read_object(Path(str(folder)) / CARD_NAME, otherwise="the prepared data has moved")
+            cards[role] = read_object(
+                Path(str(folder)) / CARD_NAME, otherwise="the prepared dataset has moved"
+            )
     return cards

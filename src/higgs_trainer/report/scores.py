@@ -7,7 +7,7 @@ from typing import Any
 from higgs_trainer.report.listening import list_judged_sets
 from higgs_trainer.report.logs import first_and_last, is_number
 from higgs_trainer.report.part import AFTER, BEFORE
-from higgs_trainer.report.runs import RunFolder
+from higgs_trainer.report.runs import RunContents
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class ScoreTable:
     meanings: list[str]
 
 
-def build_tiles(runs: Sequence[RunFolder]) -> list[Tile]:
+def build_tiles(runs: Sequence[RunContents]) -> list[Tile]:
     """Before and after by the judges, where there are both; and the held-out loss, first and last."""
     return [tile for run in runs for tile in (*_tile_scores(run), *_tile_loss(run))]
 
 
-def _tile_scores(run: RunFolder) -> Iterator[Tile]:
+def _tile_scores(run: RunContents) -> Iterator[Tile]:
     sets = {one.get("name"): _read_scores(one) for one in list_judged_sets(run)}
     before, after = sets.get(BEFORE, {}), sets.get(AFTER, {})
     for key in ON_TILES:
@@ -96,7 +96,7 @@ def _tile_scores(run: RunFolder) -> Iterator[Tile]:
             yield replace(tile, verdict="no clear difference") if is_chance else tile
 
 
-def _tile_loss(run: RunFolder) -> Iterator[Tile]:
+def _tile_loss(run: RunContents) -> Iterator[Tile]:
     columns = run.logs.value or {}
     measure = Measure("Held-out loss", "{:.3f}".format, -1)
     if (ends := first_and_last(columns, "eval_loss")) is not None:
@@ -106,14 +106,14 @@ def _tile_loss(run: RunFolder) -> Iterator[Tile]:
         yield _compare(run, measure, *ends, f"step {steps[0]} to step {steps[-1]}")
 
 
-def _compare(run: RunFolder, measure: Measure, before: float, after: float, small: str) -> Tile:
+def _compare(run: RunContents, measure: Measure, before: float, after: float, small: str) -> Tile:
     shown = measure.show(before), measure.show(after)
     gain = (after - before) * measure.better
     verdict = "the same" if shown[0] == shown[1] else "better" if gain > 0 else "worse"
     return Tile(measure.title, run.name, *shown, verdict, small)
 
 
-def build_table(runs: Sequence[RunFolder]) -> ScoreTable | None:
+def build_table(runs: Sequence[RunContents]) -> ScoreTable | None:
     """Every set that was judged; None where none was. A measure that is not known here is shown under its own name."""
     judged = [
         (run.name, str(one.get("name")), _read_scores(one)) for run in runs for one in list_judged_sets(run)

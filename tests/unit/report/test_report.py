@@ -12,7 +12,7 @@ from higgs_trainer.audio.files import write_audio
 from higgs_trainer.errors import UserError
 from higgs_trainer.evaluation.evaluation_file import JudgedSet, write_evaluation
 from higgs_trainer.report.clips import Budget, find_longest, show_sentences
-from higgs_trainer.report.listening import RECORDING, ClipFile, Sentence, find_sentences
+from higgs_trainer.report.listening import RECORDING, ClipFile, SpokenSentence, find_sentences
 from higgs_trainer.report.logs import choose_charts, read_logs
 from higgs_trainer.report.run_page import write_report
 from higgs_trainer.report.runs import read_runs
@@ -69,7 +69,7 @@ def test_a_page_says_what_is_missing(tmp_path):
         "evaluation.json",
     ):
         assert f"{name} is not in {run}" in page, name
-    assert "The recipe names no data.train." in page
+    assert "The recipe does not set data.train." in page
     assert "all parameters on some/model" in page
     assert "bare has no clips" in written.notes[0]
 
@@ -77,15 +77,15 @@ def test_a_page_says_what_is_missing(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("guard_report.json", "{", "guard_report.json is no JSON"),
-        ("environment.json", "[1]", "environment.json holds no JSON object"),
+        ("guard_report.json", "{", "guard_report.json is not valid JSON"),
+        ("environment.json", "[1]", "environment.json does not contain a JSON object"),
         ("evaluation.json", "\xff", "evaluation.json cannot be read"),
         ("metrics.jsonl", '{"step": 3, "loss": 2.5}\n{"step": 6, "lo', "1 of 2 lines of"),
         ("metrics.jsonl", "", "metrics.jsonl is empty"),
         ("samples/step-12/index.jsonl", "no json\n", "1 of 1 lines of"),
         ("_recordings/index.jsonl", "no json\n", "1 of 1 lines of"),
         ("samples/step-12/0001.wav", "no sound", "0001.wav cannot be read as audio"),
-        ("recipe.yaml", "{", "The recipe names no data.train."),
+        ("recipe.yaml", "{", "The recipe does not set data.train."),
     ],
 )
 def test_what_is_damaged_is_said(run, name, content, said):
@@ -157,7 +157,7 @@ def test_charts_are_of_what_was_logged_and_name_what_was_not():
         ]
     )
     assert [[chart.title for chart in group.charts] for group in groups] == [
-        ["Loss", "Loss of the text"],
+        ["Loss", "Text loss"],
         ["Codebook 9", "Codebook 10"],
         [],
     ]
@@ -338,7 +338,7 @@ def test_what_does_not_fit_is_left_out_and_counted(tmp_path):
     path = tmp_path / "clip.wav"
     write_audio(path, tone(seconds=1.0))
     sentences = [
-        Sentence(str(n), {("run", "after"): ClipFile(path)}, {("run", "step 1"): ClipFile(path)})
+        SpokenSentence(str(n), {("run", "after"): ClipFile(path)}, {("run", "step 1"): ClipFile(path)})
         for n in range(4)
     ]
     one_clip = Budget()
@@ -359,7 +359,7 @@ def test_a_clip_is_judged_by_its_words_and_cut_where_it_is_endless(tmp_path):
         ("run", "wrong"): ClipFile(tmp_path / "long.wav", ""),
         ("run", "unheard"): ClipFile(tmp_path / "empty.wav"),
     }
-    (sentence,), _ = show_sentences([Sentence("one two", clips)], Budget())
+    (sentence,), _ = show_sentences([SpokenSentence("one two", clips)], Budget())
     right, wrong, unheard = sentence.clips.values()
     assert (right.is_right, wrong.is_right, unheard.is_right) == (True, False, False)
     assert right.seconds == find_longest(sentence.clips) == 31
