@@ -10,7 +10,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from higgs_trainer.dataset.examples import ExampleDataset, Rows
 from higgs_trainer.demo.blank_model import build_config, build_tokenizer
+from higgs_trainer.model.example_encoding import build_examples
 from higgs_trainer.model.loading import Checkpoint
 
 NUM_CODES = 13
@@ -79,6 +81,11 @@ class ToneCodec:
 
     def decode(self, codes_FK: Tensor) -> Tensor:
         return (codes_FK[:, :1] / 16.0).expand(-1, 960).flatten()
+
+
+def encode_rows(rows: Rows, checkpoint: Checkpoint) -> ExampleDataset:
+    """Encode prepared rows for a checkpoint."""
+    return build_examples(rows, checkpoint.tokenizer, checkpoint.stream_ids, checkpoint.sequence)
 
 
 def draw_codes(num_frames: int, seed: int) -> Tensor:

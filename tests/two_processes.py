@@ -18,12 +18,11 @@ from higgs_trainer.dataset.collator import PackingCollator, PaddingCollator
 from higgs_trainer.dataset.packing import BatchPlan, PackPlan, PlannedExamples, measure_tokens
 from higgs_trainer.errors import LossError
 from higgs_trainer.model.adapters import add_lora
-from higgs_trainer.model.example_encoding import build_examples
 from higgs_trainer.model.families import family_of
 from higgs_trainer.model.indexed_layers import index_layers
 from higgs_trainer.training.stopping import FiniteGradients
 from higgs_trainer.training.trainer import HiggsAudioTrainer
-from tiny import NUM_CODEBOOKS, make_row, tiny_checkpoint
+from tiny import NUM_CODEBOOKS, encode_rows, make_row, tiny_checkpoint
 
 KINDS = ("full", "lora", "lora packed")
 SHARDED_KINDS = ("full", "lora")
@@ -67,11 +66,7 @@ def build_trainer(kind, folder, *, epochs=1):
         train_sampling_strategy="sequential",
     )
     examples, held_out = (
-        build_examples(
-            [make_row(seed, num_frames=n) for seed, n in enumerate(frames)],
-            checkpoint.tokenizer,
-            checkpoint.stream_ids,
-        )
+        encode_rows([make_row(seed, num_frames=n) for seed, n in enumerate(frames)], checkpoint)
         for frames in (FRAMES, HELD_OUT_FRAMES)
     )
     ranks = args.world_size

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from higgs_trainer.model.families import HIGGS_AUDIO, family_of
+from higgs_trainer.model.families import BOSON, family_of
 from higgs_trainer.training.losses import (
     compute_audio_loss,
     compute_cross_entropy_sums,
@@ -27,7 +27,7 @@ def make_samples():
 def run(samples):
     """Model inputs, targets and outputs of one batch through the family's contract."""
     model = make_model().eval()
-    split = HIGGS_AUDIO.contract.split(make_collator()(samples))
+    split = BOSON.contract.split(make_collator()(samples))
     with torch.no_grad():
         outputs = model(**split.model_inputs)
     return model, split, outputs
@@ -62,7 +62,7 @@ def reference_audio_loss(samples, audio_logits: Tensor) -> float:
 def test_the_audio_loss_equals_a_reference_computed_from_the_codes():
     samples = make_samples()
     _, split, outputs = run(make_samples())
-    aligned = HIGGS_AUDIO.align(outputs, split.model_inputs, split.targets)
+    aligned = BOSON.align(outputs, split.model_inputs, split.targets)
     sums_K, cells_K = (
         compute_cross_entropy_sums(aligned.audio_logits_NKC, aligned.audio_targets_NK),
         count_cells(aligned.audio_targets_NK),
@@ -74,14 +74,14 @@ def test_the_audio_loss_equals_a_reference_computed_from_the_codes():
 
 def test_the_end_of_stream_is_supervised_once_a_codebook_and_no_other_stream_token():
     _, split, outputs = run(make_samples())
-    targets_NK = HIGGS_AUDIO.align(outputs, split.model_inputs, split.targets).audio_targets_NK
+    targets_NK = BOSON.align(outputs, split.model_inputs, split.targets).audio_targets_NK
     assert (targets_NK == END).sum(dim=0).tolist() == [len(LENGTHS)] * NUM_CODEBOOKS
     assert not (targets_NK == BEGIN).any()
 
 
 def test_the_text_loss_equals_that_from_bosons_own_expanded_labels():
     model, split, outputs = run(make_samples())
-    text = HIGGS_AUDIO.align(outputs, split.model_inputs, split.targets).text
+    text = BOSON.align(outputs, split.model_inputs, split.targets).text
     loss = float(compute_text_cross_entropy_sum(*text)) / len(text.targets_M)
 
     with torch.no_grad():
@@ -99,14 +99,14 @@ def test_the_text_loss_equals_that_from_bosons_own_expanded_labels():
 
 def test_one_row_is_padded_on_the_left_and_its_text_labels_still_fit():
     _, split, outputs = run(make_samples()[1:2])
-    text = HIGGS_AUDIO.align(outputs, split.model_inputs, split.targets).text
+    text = BOSON.align(outputs, split.model_inputs, split.targets).text
     assert text.targets_M.tolist() == make_samples()[1].label_ids[-3:].tolist()
 
 
 def test_counts_are_those_of_what_is_aligned():
     _, split, outputs = run(make_samples())
-    aligned = HIGGS_AUDIO.align(outputs, split.model_inputs, split.targets)
-    counts = HIGGS_AUDIO.count(split.model_inputs, split.targets)
+    aligned = BOSON.align(outputs, split.model_inputs, split.targets)
+    counts = BOSON.count(split.model_inputs, split.targets)
     assert counts.tolist() == [*count_cells(aligned.audio_targets_NK).tolist(), len(aligned.text.targets_M)]
 
 
@@ -114,10 +114,10 @@ def test_a_row_whose_first_token_is_supervised_does_not_count_it():
     sample = make_sample(1)
     sample.label_ids = sample.input_ids.clone()
     _, split, outputs = run([sample])
-    aligned = HIGGS_AUDIO.align(outputs, split.model_inputs, split.targets)
+    aligned = BOSON.align(outputs, split.model_inputs, split.targets)
     predicted = [t for t in sample.input_ids.tolist()[1:] if t != 82]
     assert aligned.text.targets_M.tolist() == predicted
-    assert HIGGS_AUDIO.count(split.model_inputs, split.targets)[-1] == len(predicted)
+    assert BOSON.count(split.model_inputs, split.targets)[-1] == len(predicted)
 
 
 def test_a_reference_is_not_supervised_and_arrives():
@@ -125,10 +125,10 @@ def test_a_reference_is_not_supervised_and_arrives():
     changed.audio_ids_concat[:, 0] = (changed.audio_ids_concat[:, 0] + 1) % 1024
     results = [run([sample]) for sample in (plain, changed)]
     logits = [
-        HIGGS_AUDIO.align(outputs, split.model_inputs, split.targets).audio_logits_NKC
+        BOSON.align(outputs, split.model_inputs, split.targets).audio_logits_NKC
         for _, split, outputs in results
     ]
-    cells = [HIGGS_AUDIO.count(split.model_inputs, split.targets)[0] for _, split, _ in results]
+    cells = [BOSON.count(split.model_inputs, split.targets)[0] for _, split, _ in results]
     assert cells == [12, 12]
     assert float((logits[0] - logits[1]).abs().max()) > 1e-4
 
@@ -137,30 +137,30 @@ def test_a_supervised_first_column_is_refused():
     _, split, outputs = run(make_samples())
     split.targets["label_audio_ids"][:, 0] = 3
     with pytest.raises(ValueError, match="first column of a clip"):
-        HIGGS_AUDIO.align(outputs, split.model_inputs, split.targets)
+        BOSON.align(outputs, split.model_inputs, split.targets)
 
 
 def test_a_supervised_placeholder_is_refused():
     _, split, outputs = run(make_samples())
     split.targets["label_ids"][split.model_inputs["input_ids"] == 82] = 4
     with pytest.raises(ValueError, match="placeholder"):
-        HIGGS_AUDIO.align(outputs, split.model_inputs, split.targets)
+        BOSON.align(outputs, split.model_inputs, split.targets)
 
 
 def test_two_text_labels_that_differ_are_refused():
     _, split, outputs = run(make_samples())
     split.targets["labels"] = split.targets["label_ids"] + 1
     with pytest.raises(ValueError, match="label_ids and labels"):
-        HIGGS_AUDIO.align(outputs, split.model_inputs, split.targets)
+        BOSON.align(outputs, split.model_inputs, split.targets)
 
 
 def test_the_family_is_found_by_the_model():
-    assert family_of(make_model()) is HIGGS_AUDIO
+    assert family_of(make_model()) is BOSON
 
 
 def test_the_contract_names_the_collators_inputs():
     batch = make_collator()(make_samples())
     names = {field.name for field in dataclasses.fields(batch)}
-    assert names - HIGGS_AUDIO.contract.inputs == {"label_ids"}
-    assert HIGGS_AUDIO.contract.inputs <= names
-    assert len(HIGGS_AUDIO.contract.inputs) == 11
+    assert names - BOSON.contract.inputs == {"label_ids"}
+    assert BOSON.contract.inputs <= names
+    assert len(BOSON.contract.inputs) == 11

@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 
 from higgs_trainer.errors import LossError
 from higgs_trainer.model.adapters import add_lora
-from higgs_trainer.model.families import HIGGS_AUDIO, Family
+from higgs_trainer.model.families import BOSON, Family
 from higgs_trainer.training.losses import LossWeights
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 from label_guard import LabelLeakError
@@ -23,7 +23,7 @@ from tiny_boson import END, FreshSamples, make_collator, make_model, make_sample
 HEADS = ("audio_decoder_proj.audio_lm_head", "audio_decoder_proj.text_lm_head")
 
 
-def make_trainer(folder, model, samples, held_out=None, *, family: Family = HIGGS_AUDIO, **arguments: Any):
+def make_trainer(folder, model, samples, held_out=None, *, family: Family = BOSON, **arguments: Any):
     text = arguments.pop("text_weight", 1.0)
     policy = arguments.pop("guard_policy", "divert")
     arguments = {
@@ -58,7 +58,7 @@ def make_trainer(folder, model, samples, held_out=None, *, family: Family = HIGG
 def with_lora(*modules_to_save: str) -> Any:
     return add_lora(
         make_model(),
-        HIGGS_AUDIO,
+        BOSON,
         r=16,
         lora_alpha=32,
         target_modules="attention+audio_ffn",
@@ -98,7 +98,7 @@ def test_fifty_steps_of_lora_on_one_batch_learn_it_and_the_model_sees_eleven_inp
     trainer.evaluate()
     trainer.predict(samples)
     assert len(calls) == 52
-    assert all(names == HIGGS_AUDIO.contract.inputs for names in calls)
+    assert all(names == BOSON.contract.inputs for names in calls)
 
 
 @pytest.mark.parametrize("task_type", [TaskType.CAUSAL_LM, None])
@@ -108,7 +108,7 @@ def test_what_pefts_classes_add_does_not_reach_the_model(tmp_path, calls, task_t
     trainer = make_trainer(tmp_path, get_peft_model(make_model(), config), FreshSamples([1, 2]), max_steps=2)
     trainer.train()
     assert all("labels" not in names and "label_ids" not in names for names in calls)
-    assert all(names >= HIGGS_AUDIO.contract.inputs for names in calls)
+    assert all(names >= BOSON.contract.inputs for names in calls)
     leaks = [str(leak) for leak in trainer.guard.leaks]
     assert bool(leaks) == (task_type is not None)
     assert all("labels" in leak and "PeftModelForCausalLM.forward" in leak for leak in leaks)
@@ -168,7 +168,7 @@ class FreshLengths(torch.utils.data.Dataset):
 
 def unshifted(outputs: Any, model_inputs: Any, targets: Any) -> Any:
     """The community trainers' mistake: each column's logits beside its own codes."""
-    aligned = HIGGS_AUDIO.align(outputs, model_inputs, targets)
+    aligned = BOSON.align(outputs, model_inputs, targets)
     supervised_P = (targets["label_audio_ids"].T != -100).any(dim=1)
     return dataclasses.replace(aligned, audio_logits_NKC=outputs.audio_logits[supervised_P])
 
@@ -176,7 +176,7 @@ def unshifted(outputs: Any, model_inputs: Any, targets: Any) -> Any:
 @pytest.mark.parametrize("leaks", [False, True])
 def test_random_codes_stay_at_chance_unless_targets_leak(tmp_path, leaks):
     """Fresh random codes cannot be foreseen: whoever does better than ln(1024) has seen them."""
-    family = dataclasses.replace(HIGGS_AUDIO, align=unshifted) if leaks else HIGGS_AUDIO
+    family = dataclasses.replace(BOSON, align=unshifted) if leaks else BOSON
     trainer = make_trainer(
         tmp_path,
         with_lora(HEADS[0], "audio_codebook_embeddings"),

@@ -15,11 +15,10 @@ import torch
 from transformers import TrainingArguments
 
 from higgs_trainer.dataset.collator import PackingCollator, PaddingCollator
-from higgs_trainer.model.example_encoding import build_examples
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
 from higgs_trainer.training.losses import LossWeights
 from higgs_trainer.training.trainer import HiggsAudioTrainer
-from tiny import NUM_CODEBOOKS, NUM_CODES, make_row, tiny_checkpoint
+from tiny import NUM_CODEBOOKS, NUM_CODES, encode_rows, make_row, tiny_checkpoint
 
 UNEQUAL = (3.0, 2.0, 1.5, 1.2, 1.0, 0.8, 0.7, 0.6)
 ROWS = [
@@ -47,10 +46,9 @@ def cross_entropy(logits_C, target, smoothing):
 
 def reference_loss(checkpoint, rows, weights, smoothing):
     """From the logits at every position of each row alone, and the row's codes."""
-    ids = checkpoint.stream_ids
     losses_of_k = [[] for _ in range(NUM_CODEBOOKS)]
     for row in rows:
-        example = build_examples([row], checkpoint.tokenizer, ids)[0]
+        example = encode_rows([row], checkpoint)[0]
         with torch.no_grad():
             logits = checkpoint.model(
                 input_ids=example.input_ids[None],
@@ -90,7 +88,7 @@ def build_trainer(checkpoint, tmp_path, *, packing=True, weights=None, smoothing
 
 
 def loss_of(trainer, checkpoint, rows):
-    dataset = build_examples(rows, checkpoint.tokenizer, checkpoint.stream_ids)
+    dataset = encode_rows(rows, checkpoint)
     batch = trainer.data_collator([dataset[i] for i in range(len(rows))])
     return float(trainer.compute_loss(trainer.model, batch))
 
@@ -117,7 +115,7 @@ def test_transformers_own_loss_agrees_where_it_is_right(checkpoint, tmp_path, pa
     sum over codebooks, which is our mean times their number."""
     trainer = build_trainer(checkpoint, tmp_path, packing=packing)
     rows = ROWS[:1] if packing else ROWS
-    dataset = build_examples(rows, checkpoint.tokenizer, checkpoint.stream_ids)
+    dataset = encode_rows(rows, checkpoint)
     batch = trainer.data_collator([dataset[i] for i in range(len(rows))])
     with torch.no_grad():
         native = type(checkpoint.model).forward(  # beneath the guard, which would take the labels away

@@ -13,12 +13,11 @@ from transformers import TrainingArguments
 from higgs_trainer.dataset.collator import PackingCollator, PaddingCollator
 from higgs_trainer.errors import LossError
 from higgs_trainer.model.adapters import add_lora
-from higgs_trainer.model.example_encoding import build_examples
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
 from higgs_trainer.tensors import IGNORED
 from higgs_trainer.training.losses import LossWeights
 from higgs_trainer.training.trainer import HiggsAudioTrainer
-from tiny import NUM_CODEBOOKS, make_row, tiny_checkpoint
+from tiny import NUM_CODEBOOKS, encode_rows, make_row, tiny_checkpoint
 
 FRAMES = (2, 61, 3, 40, 7, 5, 33, 4)
 SILENT, PARTLY_SILENT = 5, 3
@@ -27,7 +26,7 @@ WEIGHTS = LossWeights(codebooks=(3.0, 2.0, 1.5, 1.2, 1.0, 0.8, 0.7, 0.6))
 
 def encode(checkpoint):
     rows = [make_row(seed, num_frames=frames, ref_frames=seed % 3) for seed, frames in enumerate(FRAMES)]
-    dataset = build_examples(rows, checkpoint.tokenizer, checkpoint.stream_ids)
+    dataset = encode_rows(rows, checkpoint)
     examples = [dataset[i] for i in range(len(rows))]
     examples[SILENT] = silence(examples[SILENT])
     targets_PK = examples[PARTLY_SILENT].targets_PK.clone()

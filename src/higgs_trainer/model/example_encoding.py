@@ -1,7 +1,6 @@
 """Encode a prepared row as an example of one checkpoint: tokenize its prompt, delay its codes, build its targets."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,28 +10,20 @@ from transformers import PreTrainedTokenizerBase
 
 from higgs_trainer.dataset.context import read_context, reshape_codes
 from higgs_trainer.dataset.examples import Example, ExampleDataset, Rows
-from higgs_trainer.model.delay_pattern import apply_delay, build_targets
-from higgs_trainer.model.prompt import encode_conversation
+from higgs_trainer.model.families import SequenceFormat, StreamIds
 from higgs_trainer.tensors import IGNORED
 
 
-@dataclass(frozen=True)
-class StreamIds:
-    """The ids of one checkpoint: its audio placeholders, its stream tokens, and its number of codebooks."""
-
-    audio_token: int
-    delay_token: int
-    begin: int
-    end: int
-    num_codebooks: int
-
-
-def build_examples(rows: Rows, tokenizer: PreTrainedTokenizerBase, ids: StreamIds) -> ExampleDataset:
+def build_examples(
+    rows: Rows, tokenizer: PreTrainedTokenizerBase, ids: StreamIds, sequence: SequenceFormat
+) -> ExampleDataset:
     """Build the dataset of the examples of ``rows``, each encoded when it is first read."""
-    return ExampleDataset(rows, partial(encode_example, tokenizer=tokenizer, ids=ids))
+    return ExampleDataset(rows, partial(encode_example, tokenizer=tokenizer, ids=ids, sequence=sequence))
 
 
-def encode_example(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, ids: StreamIds) -> Example:
+def encode_example(
+    row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, ids: StreamIds, sequence: SequenceFormat
+) -> Example:
     """Encode a prepared row as an example. Only the columns of the target clip are supervised.
 
     Raises:
@@ -41,11 +32,11 @@ def encode_example(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, i
     context = read_context(row, ids.num_codebooks)
     target_FK = reshape_codes(row["codes"], ids.num_codebooks)
     clips_FK = [*(clip.codes_FK for clip in context.clips), target_FK]
-    columns = [apply_delay(clip_FK, begin_id=ids.begin, end_id=ids.end) for clip_FK in clips_FK]
+    columns = [sequence.apply_delay(clip_FK, begin_id=ids.begin, end_id=ids.end) for clip_FK in clips_FK]
     targets = [torch.full_like(clip_PK, IGNORED) for clip_PK in columns[:-1]]
-    targets.append(build_targets(target_FK, end_id=ids.end))
+    targets.append(sequence.build_targets(target_FK, end_id=ids.end))
 
-    input_ids = encode_conversation(
+    input_ids = sequence.encode_conversation(
         tokenizer, row["text"], context, len(target_FK), num_codebooks=ids.num_codebooks
     )
     targets_PK = torch.cat(targets)

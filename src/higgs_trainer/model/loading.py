@@ -1,4 +1,4 @@
-"""A checkpoint on disk or on the hub -> model, tokenizer, codec. Safetensors only, no remote code."""
+"""Load a checkpoint from disk or from the hub: model, tokenizer, codec. Safetensors only, no remote code."""
 
 import json
 import shutil
@@ -8,18 +8,12 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    HiggsAudioV2ForConditionalGeneration,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from higgs_trainer.audio.codec import Codec, load_codec
 from higgs_trainer.errors import CheckpointError
 from higgs_trainer.model import attention as attention  # registers "packed_sdpa"
-from higgs_trainer.model.example_encoding import StreamIds
+from higgs_trainer.model.families import Family, SequenceFormat, StreamIds, family_of, find_family
 
 ADAPTER_CONFIG = "adapter_config.json"
 CODEC_FOLDER = "codec"
@@ -29,28 +23,33 @@ HUB_FILES = ["*.safetensors", "*.json", "*.jinja", f"{CODEC_FOLDER}/*"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model with what belongs to it. ``folder``: where it was loaded from, a path or a hub name."""
+    """A model, its tokenizer, and the folder or hub name that they were loaded from."""
 
     folder: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
 
     @property
+    def family(self) -> Family:
+        """The family of the model."""
+        return family_of(self.model)
+
+    @property
+    def sequence(self) -> SequenceFormat:
+        """The format of its sequences."""
+        assert self.family.sequence is not None  # `load_checkpoint` refuses other families
+        return self.family.sequence
+
+    @property
     def stream_ids(self) -> StreamIds:
-        """The ids that examples of this checkpoint are made of."""
-        config = self.model.config
-        return StreamIds(
-            audio_token=config.audio_token_id,
-            delay_token=config.audio_delay_token_id,
-            begin=config.audio_stream_bos_id,
-            end=config.audio_stream_eos_id,
-            num_codebooks=config.num_codebooks,
-        )
+        """The ids of its placeholders and stream tokens."""
+        return self.sequence.read_ids(self.model.config)
 
     @property
     def num_codes(self) -> int:
-        """Real codes in a codebook: those below the stream tokens."""
-        return min(self.model.config.audio_stream_bos_id, self.model.config.audio_stream_eos_id)
+        """The number of codes in a codebook, without stream tokens, whose ids are above."""
+        ids = self.stream_ids
+        return min(ids.begin, ids.end)
 
 
 def load_checkpoint(
@@ -60,22 +59,25 @@ def load_checkpoint(
     attn_implementation: str = "sdpa",
     use_text_head: bool = False,
 ) -> Checkpoint:
-    """Load a native Higgs Audio v2 model and its tokenizer from a folder or the hub.
+    """Load a Higgs Audio model and its tokenizer from a folder or from the hub.
 
     Args:
-        use_text_head: load the head over text too. Nothing here uses it, and transformers leaves it out without a word;
-            what writes the model again would lose it.
+        use_text_head: also load the head over text. Training and generation do not use it, and transformers silently
+            leaves it out; code that saves the model again needs it.
 
     Raises:
-        CheckpointError: no model of that name, another kind of model, weights that are missing, or stream tokens that
-            collide with codes.
+        CheckpointError: there is no such model, it is of another kind, weights are missing, or the ids of stream tokens
+            do not fit into the codebook.
     """
     name = str(name_or_path)
     try:
-        config = AutoConfig.from_pretrained(name)
-        if config.model_type != HiggsAudioV2ForConditionalGeneration.config_class.model_type:
-            raise CheckpointError(f"{name} is a {config.model_type} model, not a higgs_audio_v2 checkpoint")
-        model, found = HiggsAudioV2ForConditionalGeneration.from_pretrained(
+        config, _ = PreTrainedConfig.get_config_dict(name)
+        family = find_family(str(config.get("model_type")))
+        if family.import_model_class is None:
+            raise CheckpointError(
+                f"{name} is in the layout of {family.name}; convert it first: higgs-trainer convert"
+            )
+        model, found = family.import_model_class().from_pretrained(
             name,
             dtype=getattr(torch, dtype),
             attn_implementation=attn_implementation,
@@ -86,22 +88,24 @@ def load_checkpoint(
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{name} cannot be loaded as a Higgs Audio model: {error}") from error
-    if missing := sorted(found["missing_keys"]):  # transformers goes on with random ones
+    # transformers initializes missing weights at random.
+    if missing := sorted(found["missing_keys"]):
         raise CheckpointError(f"{name} lacks weights of a Higgs Audio model: {', '.join(missing)}")
-    if config.codebook_size <= max(config.audio_stream_bos_id, config.audio_stream_eos_id):
+    checkpoint = Checkpoint(name, model, tokenizer)
+    begin, end = checkpoint.stream_ids.begin, checkpoint.stream_ids.end
+    if model.config.codebook_size <= max(begin, end):
         raise CheckpointError(
-            f"{name}: codebook_size {config.codebook_size} leaves no room for the stream tokens "
-            f"{config.audio_stream_bos_id} and {config.audio_stream_eos_id}; set it to "
-            f"{max(config.audio_stream_bos_id, config.audio_stream_eos_id) + 1} in config.json"
+            f"{name}: codebook_size {model.config.codebook_size} leaves no room for the stream tokens {begin} and "
+            f"{end}; set it to {max(begin, end) + 1} in config.json"
         )
-    return Checkpoint(name, model, tokenizer)
+    return checkpoint
 
 
 def load_trained(folder: str | Path, *, dtype: str = "float32") -> Checkpoint:
-    """Load what training wrote, or a base model: an adapter folder is opened on its base by PEFT.
+    """Load what training wrote: a model, or an adapter on its base model.
 
     Raises:
-        CheckpointError: as `load_checkpoint`; or the base that the adapter names cannot be found.
+        CheckpointError: as `load_checkpoint`, also for the base model that the adapter names.
     """
     if not (Path(folder) / ADAPTER_CONFIG).is_file():
         return load_checkpoint(folder, dtype=dtype)
@@ -111,8 +115,12 @@ def load_trained(folder: str | Path, *, dtype: str = "float32") -> Checkpoint:
     return Checkpoint(str(folder), PeftModel.from_pretrained(base.model, str(folder)), base.tokenizer)
 
 
-def open_folder(name_or_path: str | Path) -> Path:
-    """The files of a model: its folder, or the hub's copy on this machine, downloaded where it is not here yet."""
+def find_folder(name_or_path: str | Path) -> Path:
+    """Return the folder of a model: a local one, or the hub's copy on this machine, downloaded if necessary.
+
+    Raises:
+        CheckpointError: there is no such folder, and no such model on the hub.
+    """
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
     try:
@@ -122,7 +130,7 @@ def open_folder(name_or_path: str | Path) -> Path:
 
 
 def list_weights(folder: Path) -> frozenset[str]:
-    """The names of all weights in a folder's safetensors files."""
+    """List the names of all weights in the safetensors files of a folder."""
     names: set[str] = set()
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
@@ -131,9 +139,12 @@ def list_weights(folder: Path) -> frozenset[str]:
 
 
 def copy_companions(source: str, target: Path) -> None:
-    """Copy what belongs to a model besides weights and tokenizer, so that the new folder can be used alone: its codec,
-    feature extractor and processor. ``source``: a folder, or a hub name."""
-    folder = open_folder(source)
+    """Copy codec, feature extractor and processor of a model to ``target``, so that it can be used without ``source``.
+
+    Args:
+        source: a folder, or a hub name.
+    """
+    folder = find_folder(source)
     for name in COMPANIONS:
         if (folder / name).is_dir():
             shutil.copytree(folder / name, target / name, dirs_exist_ok=True)
@@ -181,10 +192,10 @@ def _read_base_name(adapter: Path) -> str:
 
 
 def load_codec_of(checkpoint: Checkpoint, name: str | None = None) -> Codec:
-    """The codec by name or, without one, the one in the model's own folder; checked against the model's sizes.
+    """Load the codec ``name`` or, by default, the one in the folder of the model.
 
     Raises:
-        CheckpointError: none found, or its codebooks are not the model's.
+        CheckpointError: there is none, or its codebooks are not the model's.
     """
     codec = load_codec(find_codec(checkpoint.folder) if name is None else name)
     model_shape = (checkpoint.stream_ids.num_codebooks, checkpoint.num_codes)

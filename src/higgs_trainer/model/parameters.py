@@ -1,4 +1,4 @@
-"""The kinds of modules that a Higgs Audio model is made of: freezing by kind, and the table of what is trained."""
+"""Freeze parameters by kind of module, and tabulate which parameters are trained."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,89 +7,7 @@ from difflib import get_close_matches
 from torch import nn
 
 from higgs_trainer.errors import RecipeError
-
-KINDS = {
-    "text_embeddings": {"embed_tokens"},
-    "audio_embeddings": {"embed_audio_tokens", "audio_codebook_embeddings"},
-    "attention": {"self_attn"},
-    "text_ffn": {"mlp"},
-    "audio_ffn": {"audio_mlp"},
-    "norms": {
-        "norm",
-        "input_layernorm",
-        "post_attention_layernorm",
-        "audio_input_layernorm",
-        "audio_post_attention_layernorm",
-    },
-    "text_head": {"text_lm_head"},
-    "audio_head": {"audio_lm_head"},
-    "audio_tower": {"audio_tower", "audio_encoder_proj"},
-}
-"""Kind -> names of its modules, in both families. A parameter is of a kind when one of these is in its path."""
-
-
-def freeze(model: nn.Module, kinds: Sequence[str]) -> None:
-    """Stop training every parameter of these kinds.
-
-    Raises:
-        RecipeError: a kind that there is not, or that this model has none of, or nothing is left to train.
-    """
-    present = [kind for kind in KINDS if _parameters_of(model, kind)]
-    for kind in kinds:
-        if kind not in present:
-            near = get_close_matches(kind, present, n=3, cutoff=0.4) or present
-            raise RecipeError(f"model.freeze: {kind!r} matches no parameter; near: {', '.join(near)}")
-        for parameter in _parameters_of(model, kind):
-            parameter.requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise RecipeError(f"model.freeze: nothing is left to train; there are {', '.join(present)}")
-
-
-def freeze_text_head(model: nn.Module) -> None:
-    """Stop training the head over text. Without a loss of text it gets no gradient, for which DDP would wait."""
-    for parameter in _parameters_of(model, "text_head"):
-        parameter.requires_grad_(False)
-
-
-def _parameters_of(model: nn.Module, kind: str) -> list[nn.Parameter]:
-    return [
-        parameter
-        for name, parameter in model.named_parameters()
-        if not KINDS[kind].isdisjoint(name.split("."))
-    ]
-
-
-def count_trainable(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Kind of module -> (trainable, all) parameters. The kind is the module's own name: ``q_proj``, ``audio_lm_head``;
-    a layer's audio FFN and text FFN are told apart: ``audio_mlp.up_proj``."""
-    trainable: Counter[str] = Counter()
-    total: Counter[str] = Counter()
-    for name, parameter in model.named_parameters():
-        kind = _module_of(name)
-        total[kind] += parameter.numel()
-        trainable[kind] += parameter.numel() * parameter.requires_grad
-    return {kind: (trainable[kind], total[kind]) for kind in total}
-
-
-def format_trainable(table: dict[str, tuple[int, int]]) -> str:
-    """What `count_trainable` counted, one kind a line, with the share and the sum."""
-    trained, total = (sum(counts) for counts in zip(*table.values(), strict=True))
-    rows = [("parameters of", "trained", "all", "")]
-    rows += [(kind, f"{some:,}", f"{all_:,}", f"{some / all_:.2%}") for kind, (some, all_) in table.items()]
-    rows.append(("together", f"{trained:,}", f"{total:,}", f"{trained / total:.2%}"))
-    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-    return "\n".join(
-        "  ".join((row[0].ljust(first), *(cell.rjust(w) for cell, w in zip(row[1:], others, strict=True))))
-        for row in rows
-    )
-
-
-def _module_of(parameter_name: str) -> str:
-    parts = [part for part in parameter_name.split(".") if part not in PEFT_PARTS and not part.isdigit()]
-    kind = parts[-2] if len(parts) > 1 else parts[0]
-    parent = parts[-3] if len(parts) > 2 else ""
-    return f"{parent}.{kind}" if parent.endswith("mlp") else kind
-
+from higgs_trainer.model.families import Family
 
 PEFT_PARTS = frozenset(
     {
@@ -102,3 +20,69 @@ PEFT_PARTS = frozenset(
         "original_module",
     }
 )
+"""Names that PEFT inserts into the path of a parameter."""
+
+
+def freeze(model: nn.Module, family: Family, kinds: Sequence[str]) -> None:
+    """Stop training every parameter of these kinds (``family.module_kinds``).
+
+    Raises:
+        RecipeError: the model has no parameter of a kind, or nothing is left to train.
+    """
+    present = [kind for kind in family.module_kinds if _list_parameters(model, family, kind)]
+    for kind in kinds:
+        if kind not in present:
+            near = get_close_matches(kind, present, n=3, cutoff=0.4) or present
+            raise RecipeError(f"model.freeze: {kind!r} matches no parameter; near: {', '.join(near)}")
+        for parameter in _list_parameters(model, family, kind):
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise RecipeError(f"model.freeze: nothing is left to train; there are {', '.join(present)}")
+
+
+def freeze_text_head(model: nn.Module, family: Family) -> None:
+    """Stop training the head over text. Without a text loss it gets no gradient, and DDP would wait for one."""
+    for parameter in _list_parameters(model, family, "text_head"):
+        parameter.requires_grad_(False)
+
+
+def _list_parameters(model: nn.Module, family: Family, kind: str) -> list[nn.Parameter]:
+    modules = family.module_kinds.get(kind, frozenset())
+    return [
+        parameter for name, parameter in model.named_parameters() if not modules.isdisjoint(name.split("."))
+    ]
+
+
+def count_trainable(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Count the parameters of each module name: name -> (trainable, all).
+
+    A name is ``q_proj`` or ``audio_lm_head``; those of an FFN begin with the FFN, as in ``audio_mlp.up_proj``, because
+    a layer has two of them.
+    """
+    trainable: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for path, parameter in model.named_parameters():
+        name = _find_module_name(path)
+        total[name] += parameter.numel()
+        trainable[name] += parameter.numel() * parameter.requires_grad
+    return {name: (trainable[name], total[name]) for name in total}
+
+
+def format_trainable(table: dict[str, tuple[int, int]]) -> str:
+    """Format the result of `count_trainable`: one name per line, with the share, and the sum in the last line."""
+    trained, total = (sum(counts) for counts in zip(*table.values(), strict=True))
+    rows = [("parameters of", "trained", "all", "")]
+    rows += [(name, f"{some:,}", f"{all_:,}", f"{some / all_:.2%}") for name, (some, all_) in table.items()]
+    rows.append(("together", f"{trained:,}", f"{total:,}", f"{trained / total:.2%}"))
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join(
+        "  ".join((row[0].ljust(first), *(cell.rjust(w) for cell, w in zip(row[1:], others, strict=True))))
+        for row in rows
+    )
+
+
+def _find_module_name(path: str) -> str:
+    parts = [part for part in path.split(".") if part not in PEFT_PARTS and not part.isdigit()]
+    name = parts[-2] if len(parts) > 1 else parts[0]
+    parent = parts[-3] if len(parts) > 2 else ""
+    return f"{parent}.{name}" if parent.endswith("mlp") else name

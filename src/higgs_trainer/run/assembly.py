@@ -68,8 +68,8 @@ def build_run(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) 
     if recipe.adapter is not None:
         adapted = add_lora(checkpoint.model, family, **asdict(recipe.adapter))
         checkpoint = replace(checkpoint, model=adapted)
-    freeze(checkpoint.model, recipe.model.freeze)
-    freeze_text_head(checkpoint.model)
+    freeze(checkpoint.model, family, recipe.model.freeze)
+    freeze_text_head(checkpoint.model, family)
     arguments = _build_arguments(recipe)
     if arguments.device.type == "cpu":  # run nowhere else so far
         index_layers(checkpoint.model)
@@ -116,7 +116,7 @@ def _check_what_is_watched(run: Run) -> None:
 def _load_examples(folder: str | Path, checkpoint: Checkpoint, codec: Codec) -> ExampleDataset:
     prepared = read_prepared(folder)
     check_codec(prepared.card, codec)
-    return build_examples(prepared.rows, checkpoint.tokenizer, checkpoint.stream_ids)
+    return build_examples(prepared.rows, checkpoint.tokenizer, checkpoint.stream_ids, checkpoint.sequence)
 
 
 def _plan_training(

@@ -21,15 +21,15 @@ from torch import Tensor, cat
 from higgs_trainer.errors import CheckpointError
 from higgs_trainer.files import new_folder, write_json, write_text
 from higgs_trainer.model.families.layouts import (
-    BOSON,
+    BOSON_MODEL_TYPE,
     COMPUTED,
-    NATIVE,
+    NATIVE_MODEL_TYPE,
     SPLIT,
     Sizes,
-    boson_config,
-    boson_name,
+    build_boson_config,
+    build_native_config,
     list_native_weights,
-    native_config,
+    rename_to_boson,
 )
 
 CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
@@ -77,12 +77,14 @@ def convert_checkpoint(source: str | Path, output: str | Path, *, max_shard_size
     source = Path(source)
     config = _read_json(source / CONFIG)
     token_id = _open_tokenizer(source)
-    if config.get("model_type") == BOSON:
-        written = native = native_config(config, token_id)
-    elif config.get("model_type") == NATIVE:
-        native, written = config, boson_config(config, token_id)
+    if config.get("model_type") == BOSON_MODEL_TYPE:
+        written = native = build_native_config(config, token_id)
+    elif config.get("model_type") == NATIVE_MODEL_TYPE:
+        native, written = config, build_boson_config(config, token_id)
     else:
-        raise CheckpointError(f"{source} is a {config.get('model_type')} model, neither {BOSON} nor {NATIVE}")
+        raise CheckpointError(
+            f"{source} is a {config.get('model_type')} model, neither {BOSON_MODEL_TYPE} nor {NATIVE_MODEL_TYPE}"
+        )
     to_native = written is native
     weights = _join_split(_read_weights(source))
     left_out = sorted(name for name in weights if name.endswith(COMPUTED))
@@ -109,7 +111,7 @@ def _rename(
     weights: Mapping[str, Tensor], native_shapes: Mapping[str, Sizes], *, to_native: bool, source: Path
 ) -> dict[str, Tensor]:
     """The weights under the target's names; ``CheckpointError`` unless both sides have the same ones."""
-    targets = {boson_name(name): name for name in native_shapes}
+    targets = {rename_to_boson(name): name for name in native_shapes}
     if not to_native:
         targets = {native: boson for boson, native in targets.items()}
     shapes = {name: native_shapes[name if not to_native else target] for name, target in targets.items()}

@@ -20,9 +20,9 @@ from higgs_trainer.files import new_folder
 from higgs_trainer.model.loading import (
     ADAPTER_CONFIG,
     copy_companions,
+    find_folder,
     list_weights,
     load_checkpoint,
-    open_folder,
 )
 from higgs_trainer.run_folder import RUN_RECORD
 
@@ -66,7 +66,7 @@ def merge_adapter(
     adapter = Path(adapter)
     base_name = str(base) if base is not None else read_base_name(adapter)
     with new_folder(output) as folder:
-        base_folder = open_folder(base_name)
+        base_folder = find_folder(base_name)
         in_files = list_weights(base_folder)
         checkpoint = load_checkpoint(base_folder, use_text_head=TEXT_HEAD in in_files)
         left_out = sorted(in_files - checkpoint.model.state_dict().keys())

@@ -11,14 +11,11 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 from higgs_trainer.dataset.context import Context, PromptClip
-from higgs_trainer.model.delay_pattern import apply_delay, revert_delay
 from higgs_trainer.model.loading import Checkpoint
-from higgs_trainer.model.prompt import encode_prompt
 from higgs_trainer.speech.chunks import cut_text
 from higgs_trainer.speech.clip_folder import GeneratedCodes
 from higgs_trainer.speech.sampling import (
     DrawByClip,
-    FirstCodebookEnds,
     Sampling,
     build_generation_config,
     choose_draw_rule,
@@ -98,19 +95,19 @@ class _Draft:
 
 
 def _generate_next_parts(checkpoint: Checkpoint, drafts: Sequence[_Draft], sampling: Sampling) -> None:
-    ids = checkpoint.stream_ids
+    ids, sequence = checkpoint.stream_ids, checkpoint.sequence
     contexts, texts = [draft.context for draft in drafts], [draft.next_part or "" for draft in drafts]
     prompts = [
-        encode_prompt(checkpoint.tokenizer, text, context, num_codebooks=ids.num_codebooks)
+        sequence.encode_prompt(checkpoint.tokenizer, text, context, num_codebooks=ids.num_codebooks)
         for text, context in zip(texts, contexts, strict=True)
     ]
     heard = [
-        [apply_delay(clip.codes_FK, begin_id=ids.begin, end_id=ids.end) for clip in context.clips]
+        [sequence.apply_delay(clip.codes_FK, begin_id=ids.begin, end_id=ids.end) for clip in context.clips]
         for context in contexts
     ]
     columns_BPK = _generate(checkpoint, prompts, heard, [draft.generator for draft in drafts], sampling)
     for draft, text, columns_PK in zip(drafts, texts, columns_BPK, strict=True):
-        codes_FK = revert_delay(columns_PK, codebook_size=checkpoint.num_codes)
+        codes_FK = sequence.revert_delay(columns_PK, codebook_size=checkpoint.num_codes)
         draft.spoken.append(PromptClip(text, codes_FK))
         draft.stopped &= bool((columns_PK[:, 0] == ids.end).any())
 
@@ -134,13 +131,7 @@ def _generate(
     heard_BPK, is_heard_BP = _pad_columns(heard, ids.end, ids.num_codebooks)
     if heard_BPK.shape[1]:
         inputs |= {"audio_input_ids": heard_BPK, "audio_input_ids_mask": is_heard_BP}
-    ends = FirstCodebookEnds(
-        num_codebooks=ids.num_codebooks,
-        end_id=ids.end,
-        delay_token=ids.delay_token,
-        done_token=config.eos_token_id,
-    )
-    processors = LogitsProcessorList([ends])
+    processors = LogitsProcessorList([checkpoint.sequence.build_stop_rule(ids, config.eos_token_id)])
     rule = choose_draw_rule(model.generation_config, sampling)
     if rule is not None:
         window = 0 if rule.repetition is None else rule.repetition.window_columns

@@ -117,30 +117,6 @@ def build_generation_config(checkpoint: Checkpoint, *, max_columns: int) -> Gene
     return plain
 
 
-class FirstCodebookEnds(InfNanRemoveLogitsProcessor):
-    """Lets only the first codebook end a clip; the others follow it one by one.
-
-    transformers ends a clip as soon as *any* codebook draws end of stream. One slip of a fine codebook, which an
-    adapter trained on little data makes now and then, would cut a clip in the middle of a word.
-    """
-
-    def __init__(self, *, num_codebooks: int, end_id: int, delay_token: int, done_token: int) -> None:
-        self.num_codebooks = num_codebooks
-        self.end_id = end_id
-        self.ending_tokens = (delay_token, done_token)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """``input_ids`` (B, T), the text side, whose last token tells a clip that is ending, or waits for its batch,
-        from one that speaks; ``scores`` (B * K, C), changed in place: the delay pattern's processor, which transformers
-        puts first, has made a copy."""
-        delay_token, done_token = self.ending_tokens
-        last_B = input_ids[:, -1]
-        is_speaking_B = (last_B != delay_token) & (last_B != done_token)
-        ends_BK = scores.view(len(input_ids), self.num_codebooks, -1)[:, 1:, self.end_id]
-        ends_BK.masked_fill_(is_speaking_B[:, None].to(scores.device), -torch.inf)
-        return scores
-
-
 class DrawByClip(InfNanRemoveLogitsProcessor):
     """Draws the codes of the next column, each clip by its own generator, and leaves only these to choose from.
 

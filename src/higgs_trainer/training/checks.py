@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from higgs_trainer.dataset.examples import Example
-from higgs_trainer.model.example_encoding import StreamIds
-from higgs_trainer.model.families.alignment import Aligned
+from higgs_trainer.model.families import Aligned, StreamIds
 from higgs_trainer.tensors import IGNORED
 from higgs_trainer.training.losses import compute_cross_entropy_sums, count_cells
 from label_guard import LabelGuard, LabelLeakError
@@ -123,11 +122,12 @@ def inspect_model(trainer: Any, examples: Sequence[Example]) -> list[CheckResult
     if "position_ids" in _prepare(trainer, examples[:1])[0]:
         results.append(_inspect_isolation(trainer, model, examples))
     adapted = [name for name, _ in model.named_parameters() if "lora_" in name]
-    if adapted:
+    audio_ffn = trainer.family.module_kinds.get("audio_ffn")
+    if adapted and audio_ffn:
         results.append(
             CheckResult(
                 "LoRA reaches the audio FFN",
-                any("audio_mlp" in name for name in adapted),
+                any(not audio_ffn.isdisjoint(name.split(".")) for name in adapted),
                 f"{len(adapted)} LoRA tensors",
                 "most of what Higgs Audio knows about sound is there; use target_modules: attention+audio_ffn",
             )

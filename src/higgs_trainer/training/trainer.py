@@ -41,7 +41,7 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
     """Trains a Higgs Audio model, or adapters on it.
 
     Args:
-        family: the model's row in ``families.py``; it holds the contract of the guard.
+        family: the family of the model (``model/families/``), with the contract of the guard.
         weights: of the loss's terms.
         guard_policy: ``"divert"`` or ``"raise"``.
         write_card: writes the model card into a folder; None: Trainer's own.

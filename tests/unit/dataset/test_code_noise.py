@@ -3,13 +3,10 @@
 import torch
 
 from higgs_trainer.dataset.code_noise import NoisyExamples
-from higgs_trainer.model.example_encoding import build_examples
-from tiny import NUM_CODES, make_row, tiny_checkpoint
+from tiny import NUM_CODES, encode_rows, make_row, tiny_checkpoint
 
 CHECKPOINT = tiny_checkpoint()
-CLEAN = build_examples(
-    [make_row(seed, num_frames=31) for seed in range(3)], CHECKPOINT.tokenizer, CHECKPOINT.stream_ids
-)
+CLEAN = encode_rows([make_row(seed, num_frames=31) for seed in range(3)], CHECKPOINT)
 
 
 def disturb(*, seed=0, code_noise=0.9):
@@ -43,7 +40,7 @@ def test_a_draw_depends_on_seed_epoch_and_index_alone():
 
 
 def test_no_more_than_its_share_is_disturbed():
-    example = build_examples([make_row(4, num_frames=500)], CHECKPOINT.tokenizer, CHECKPOINT.stream_ids)[0]
+    example = encode_rows([make_row(4, num_frames=500)], CHECKPOINT)[0]
     noisy = NoisyExamples([example], code_noise=0.3, num_codes=NUM_CODES, seed=0)
     is_code_PK = example.columns_PK < NUM_CODES
     shares = []

@@ -9,10 +9,9 @@ from higgs_trainer.dataset.code_noise import NoisyExamples
 from higgs_trainer.dataset.collator import PackingCollator
 from higgs_trainer.dataset.packing import BatchPlan, PackPlan, PlannedExamples, measure_tokens
 from higgs_trainer.errors import RecipeError
-from higgs_trainer.model.example_encoding import build_examples
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
 from higgs_trainer.training.trainer import HiggsAudioTrainer
-from tiny import NUM_CODEBOOKS, NUM_CODES, make_row, tiny_checkpoint
+from tiny import NUM_CODEBOOKS, NUM_CODES, encode_rows, make_row, tiny_checkpoint
 
 
 def draw_speech_lengths(num_examples, seed=0):
@@ -93,7 +92,7 @@ CHECKPOINT = tiny_checkpoint()
 
 
 def examples_of(rows):
-    return build_examples(rows, CHECKPOINT.tokenizer, CHECKPOINT.stream_ids)
+    return encode_rows(rows, CHECKPOINT)
 
 
 def test_an_example_longer_than_a_pack_is_named():

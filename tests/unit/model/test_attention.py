@@ -10,14 +10,13 @@ from higgs_trainer.dataset.collator import PackingCollator, PaddingCollator
 from higgs_trainer.dataset.context import Context, PromptClip
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.attention import PACKED_SDPA
-from higgs_trainer.model.example_encoding import build_examples
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
 from higgs_trainer.model.loading import Checkpoint
 from higgs_trainer.speech.sampling import Sampling
 from higgs_trainer.tensors import check_pack
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 from label_guard import LabelLeakError
-from tiny import NUM_CODEBOOKS, draw_codes, make_row, tiny_checkpoint
+from tiny import NUM_CODEBOOKS, draw_codes, encode_rows, make_row, tiny_checkpoint
 
 FRAMES = (5, 23, 2)
 FINDING_PACKS = (PACKED_SDPA, "sdpa", "eager")
@@ -51,7 +50,7 @@ def encode(checkpoint, *, changed=None, ref_frames=0):
     rows = [make_row(seed, num_frames=frames, ref_frames=ref_frames) for seed, frames in enumerate(FRAMES)]
     if changed is not None:
         rows[changed]["codes"] = draw_codes(FRAMES[changed], seed=77).flatten().numpy()
-    dataset = build_examples(rows, checkpoint.tokenizer, checkpoint.stream_ids)
+    dataset = encode_rows(rows, checkpoint)
     return [dataset[i] for i in range(len(rows))]
 
 
@@ -129,7 +128,7 @@ def test_what_would_hide_a_pack_raises_in_the_trainer(attn_implementation, tmp_p
         family=HIGGS_AUDIO_V2,
     )
     batch = trainer.data_collator(encode(checkpoint))
-    with pytest.raises(ValueError, match="attention_mask beside position_ids"):
+    with pytest.raises(ValueError, match="attention_mask is given with position_ids"):
         trainer.training_step(trainer.model, {**batch, "attention_mask": torch.ones_like(batch["input_ids"])})
     with pytest.raises(LabelLeakError, match="use_cache"):
         trainer.training_step(trainer.model, {**batch, "use_cache": True})
@@ -218,9 +217,7 @@ class WatchSizes(TorchDispatchMode):
 
 def test_the_cost_is_the_sum_of_squares_and_no_dense_mask_is_made():
     checkpoint = build()
-    dataset = build_examples(
-        [make_row(seed, num_frames=3) for seed in range(60)], checkpoint.tokenizer, checkpoint.stream_ids
-    )
+    dataset = encode_rows([make_row(seed, num_frames=3) for seed in range(60)], checkpoint)
     examples = [dataset[i] for i in range(60)]
     lengths = [len(example.input_ids) for example in examples]
     inputs = model_inputs(examples)

@@ -16,7 +16,7 @@ IDS = CHECKPOINT.stream_ids
 
 
 def encode(**row):
-    return encode_example(make_row(3, **row), CHECKPOINT.tokenizer, IDS)
+    return encode_example(make_row(3, **row), CHECKPOINT.tokenizer, IDS, CHECKPOINT.sequence)
 
 
 def collate(examples):
@@ -80,15 +80,15 @@ def row_of(task, **changes):
 @pytest.mark.parametrize("task", TASKS)
 def test_a_prepared_row_says_what_its_context_says(task):
     text, context = TASKS[task]
-    example = encode_example(row_of(task), CHECKPOINT.tokenizer, IDS)
+    example = encode_example(row_of(task), CHECKPOINT.tokenizer, IDS, CHECKPOINT.sequence)
     ids = encode_conversation(CHECKPOINT.tokenizer, text, context, TARGET_FRAMES, num_codebooks=NUM_CODEBOOKS)
     assert torch.equal(example.input_ids, ids)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_no_clip_of_the_context_is_supervised(task):
-    alone = encode_example(row_of("single speaker"), CHECKPOINT.tokenizer, IDS)
-    example = encode_example(row_of(task), CHECKPOINT.tokenizer, IDS)
+    alone = encode_example(row_of("single speaker"), CHECKPOINT.tokenizer, IDS, CHECKPOINT.sequence)
+    example = encode_example(row_of(task), CHECKPOINT.tokenizer, IDS, CHECKPOINT.sequence)
     num_context = len(example.columns_PK) - len(alone.columns_PK)
     assert num_context == sum(len(clip.codes_FK) + NUM_CODEBOOKS + 1 for clip in TASKS[task][1].clips)
     assert (example.targets_PK[:num_context] == IGNORED).all()
@@ -104,7 +104,9 @@ def test_every_clip_of_the_context_reaches_the_logits(task):
         changed = row["context_codes"].clone()
         changed[start, 0] = (changed[start, 0] + 1) % NUM_CODES
         rows = [row, row | {"context_codes": changed}]
-        before, after = (logits_of(encode_example(each, CHECKPOINT.tokenizer, IDS)) for each in rows)
+        before, after = (
+            logits_of(encode_example(each, CHECKPOINT.tokenizer, IDS, CHECKPOINT.sequence)) for each in rows
+        )
         assert before.shape == after.shape == (TARGET_FRAMES + NUM_CODEBOOKS, NUM_CODEBOOKS * (NUM_CODES + 2))
         assert not torch.allclose(before, after, atol=1e-6)
 
@@ -118,7 +120,7 @@ def logits_of(example):
 
 def test_the_reward_reaches_the_batch_and_never_the_model():
     rows = [make_row(1) | {"reward": 0.25}, make_row(2)]
-    batch = collate([encode_example(row, CHECKPOINT.tokenizer, IDS) for row in rows])
+    batch = collate([encode_example(row, CHECKPOINT.tokenizer, IDS, CHECKPOINT.sequence) for row in rows])
     assert batch["rewards"] == [0.25, None]
     split = family_of(CHECKPOINT.model).contract.split(batch)
     assert "rewards" not in split.model_inputs

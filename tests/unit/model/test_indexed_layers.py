@@ -11,12 +11,11 @@ from generation import generate_texts
 from higgs_trainer.dataset.collator import PackingCollator, PaddingCollator
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.attention import PACKED_SDPA, attend_by_example
-from higgs_trainer.model.example_encoding import build_examples
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
 from higgs_trainer.model.indexed_layers import IndexedDecoderLayer, TurningAttention, index_layers
 from higgs_trainer.model.loading import Checkpoint
 from higgs_trainer.speech.sampling import Sampling
-from tiny import NUM_CODEBOOKS, make_row, talkative_checkpoint, tiny_checkpoint
+from tiny import NUM_CODEBOOKS, encode_rows, make_row, talkative_checkpoint, tiny_checkpoint
 
 FRAMES = (5, 23, 2)
 EXACT = 1e-6  # in float64, but transformers' norms go through float32
@@ -42,7 +41,7 @@ def build_pair(*, dtype=torch.float64, lora=False, **adapter):
 
 def make_batch(checkpoint, kind):
     rows = [make_row(seed, num_frames=frames, ref_frames=3) for seed, frames in enumerate(FRAMES)]
-    examples = build_examples(rows, checkpoint.tokenizer, checkpoint.stream_ids)
+    examples = encode_rows(rows, checkpoint)
     ids = checkpoint.stream_ids
     if kind == "packed":
         collate, given = PackingCollator(NUM_CODEBOOKS), [tuple(examples[i] for i in range(len(rows)))]

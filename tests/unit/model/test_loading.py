@@ -1,6 +1,7 @@
 """What does not belong together is refused when it is loaded, in words that say what to do."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,6 +58,11 @@ def test_another_kind_of_model_is_refused(tmp_path):
     GPT2Config().save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="gpt2"):
         load_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_in_bosons_layout_says_how_to_convert_it():
+    with pytest.raises(CheckpointError, match="higgs-trainer convert"):
+        load_checkpoint(Path(__file__).resolve().parents[2] / "golden" / "checkpoints" / "boson")
 
 
 def test_a_name_that_is_nowhere_is_refused():

@@ -14,7 +14,7 @@ from golden.write_checkpoints import FOLDER, ID, run_native
 from higgs_trainer.cli import main
 from higgs_trainer.dataset.context import Context
 from higgs_trainer.errors import CheckpointError, UserError
-from higgs_trainer.model.families.layouts import boson_name, list_native_weights
+from higgs_trainer.model.families.layouts import list_native_weights, rename_to_boson
 from higgs_trainer.model.loading import load_checkpoint
 from higgs_trainer.model.prompt import encode_prompt
 from higgs_trainer.sharing.checkpoint_conversion import convert_checkpoint
@@ -103,7 +103,7 @@ def test_the_list_of_weights_is_the_class_s_own():
         model = HiggsAudioV2ForConditionalGeneration(config, use_text_head=True)
     listed = list_native_weights(config.to_dict())
     assert listed == {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-    assert len({boson_name(name) for name in listed}) == len(listed)
+    assert len({rename_to_boson(name) for name in listed}) == len(listed)
 
 
 def test_a_converted_checkpoint_is_one_to_train(tmp_path):

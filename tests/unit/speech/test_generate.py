@@ -1,11 +1,14 @@
 """Generation: that a batch says what single calls say, whatever its prompts; and long texts in parts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
 from generation import generate_texts
 from higgs_trainer.dataset.context import Context, PromptClip
+from higgs_trainer.model.families import FAMILIES
 from higgs_trainer.model.loading import Checkpoint
 from higgs_trainer.speech.generate import Request, generate_codes
 from higgs_trainer.speech.sampling import Sampling
@@ -72,17 +75,16 @@ def test_a_fine_codebook_that_wants_to_end_does_not_cut_the_clip() -> None:
 
 
 def test_each_part_hears_the_part_before_it_and_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    from higgs_trainer.speech import generate
-
+    checkpoint = talkative_checkpoint()
+    family, sequence = checkpoint.family, checkpoint.sequence
     heard: list[tuple[str, list[str | None]]] = []
-    encode = generate.encode_prompt
 
     def note(tokenizer, text, context, **sizes):
         heard.append((text, [clip.text for clip in context.clips]))
-        return encode(tokenizer, text, context, **sizes)
+        return sequence.encode_prompt(tokenizer, text, context, **sizes)
 
-    monkeypatch.setattr(generate, "encode_prompt", note)
-    checkpoint = talkative_checkpoint()
+    noting = replace(family, sequence=replace(sequence, encode_prompt=note))
+    monkeypatch.setitem(FAMILIES, family.model_type, noting)
     request = Request("one two three. four five six. seven eight nine.", Context(references=(REFERENCE,)))
     sampling = Sampling(greedy=True, max_seconds=0.4, part_seconds=1.0)
     ((_, clip),) = generate_codes(checkpoint, [request], sampling=sampling)

@@ -9,11 +9,11 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from generation import generate_texts
 from higgs_trainer.errors import CheckpointError
+from higgs_trainer.model.stop_rule import FirstCodebookEnds
 from higgs_trainer.speech.generate import Request, generate_codes
 from higgs_trainer.speech.sampling import (
     DrawByClip,
     DrawRule,
-    FirstCodebookEnds,
     RepetitionRule,
     Sampling,
     build_generation_config,

@@ -9,12 +9,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from higgs_trainer.dataset.collator import PackingCollator, PaddingCollator
 from higgs_trainer.model.adapters import add_lora
-from higgs_trainer.model.example_encoding import build_examples
 from higgs_trainer.model.families import HIGGS_AUDIO_V2, family_of
 from higgs_trainer.training.checks import EXAMPLE_CHECKS, inspect_examples, inspect_model
 from higgs_trainer.training.losses import compute_cross_entropy_sums
 from higgs_trainer.training.trainer import HiggsAudioTrainer
-from tiny import NUM_CODEBOOKS, make_row, tiny_checkpoint
+from tiny import NUM_CODEBOOKS, encode_rows, make_row, tiny_checkpoint
 
 CHECKPOINT = tiny_checkpoint()
 IDS = CHECKPOINT.stream_ids
@@ -22,7 +21,7 @@ END = IDS.end
 
 
 def encode(checkpoint=CHECKPOINT):
-    return build_examples([make_row(3, ref_frames=4)], checkpoint.tokenizer, checkpoint.stream_ids)[0]
+    return encode_rows([make_row(3, ref_frames=4)], checkpoint)[0]
 
 
 def failed(results):

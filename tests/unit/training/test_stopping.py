@@ -8,12 +8,11 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from higgs_trainer.dataset.collator import PaddingCollator
 from higgs_trainer.errors import LossError, Terminated
-from higgs_trainer.model.example_encoding import build_examples
 from higgs_trainer.model.families import family_of
 from higgs_trainer.training.callbacks import MetricsFile
 from higgs_trainer.training.stopping import EndWhenAsked
 from higgs_trainer.training.trainer import HiggsAudioTrainer
-from tiny import NUM_CODEBOOKS, make_row, tiny_checkpoint
+from tiny import NUM_CODEBOOKS, encode_rows, make_row, tiny_checkpoint
 
 
 class PoisonedTrainer(HiggsAudioTrainer):
@@ -39,9 +38,7 @@ def build_trainer(output_dir, *, trainer_class=HiggsAudioTrainer, **arguments):
     return trainer_class(
         model=checkpoint.model,
         args=TrainingArguments(output_dir=str(output_dir), **(defaults | arguments)),
-        train_dataset=build_examples(
-            [make_row(seed) for seed in range(6)], checkpoint.tokenizer, checkpoint.stream_ids
-        ),
+        train_dataset=encode_rows([make_row(seed) for seed in range(6)], checkpoint),
         data_collator=PaddingCollator(
             checkpoint.model.config.pad_token_id, checkpoint.stream_ids.end, NUM_CODEBOOKS
         ),

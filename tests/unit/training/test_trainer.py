@@ -10,12 +10,19 @@ from generation import generate_texts
 from higgs_trainer.dataset.collator import PaddingCollator
 from higgs_trainer.dataset.context import Context, PromptClip
 from higgs_trainer.errors import LossError
-from higgs_trainer.model.example_encoding import build_examples
 from higgs_trainer.model.families import family_of
 from higgs_trainer.speech.sampling import Sampling
 from higgs_trainer.training.losses import LossWeights
 from higgs_trainer.training.trainer import HiggsAudioTrainer
-from tiny import NUM_CODEBOOKS, NUM_CODES, draw_codes, make_row, talkative_checkpoint, tiny_checkpoint
+from tiny import (
+    NUM_CODEBOOKS,
+    NUM_CODES,
+    draw_codes,
+    encode_rows,
+    make_row,
+    talkative_checkpoint,
+    tiny_checkpoint,
+)
 
 
 def collator_of(checkpoint):
@@ -27,7 +34,6 @@ def collator_of(checkpoint):
 
 
 def build_trainer(checkpoint, rows, output_dir, *, eval_rows=None, weights=LossWeights(), **arguments):
-    ids = checkpoint.stream_ids
     defaults = {
         "max_steps": 1,
         "per_device_train_batch_size": 4,
@@ -41,8 +47,8 @@ def build_trainer(checkpoint, rows, output_dir, *, eval_rows=None, weights=LossW
     return HiggsAudioTrainer(
         model=checkpoint.model,
         args=TrainingArguments(output_dir=str(output_dir), **(defaults | arguments)),
-        train_dataset=build_examples(rows, checkpoint.tokenizer, ids),
-        eval_dataset=build_examples(eval_rows, checkpoint.tokenizer, ids) if eval_rows else None,
+        train_dataset=encode_rows(rows, checkpoint),
+        eval_dataset=encode_rows(eval_rows, checkpoint) if eval_rows else None,
         data_collator=collator_of(checkpoint),
         family=family_of(checkpoint.model),
         weights=weights,
@@ -103,9 +109,7 @@ def test_on_random_codes_the_held_out_loss_stays_at_chance(tmp_path):
     held_out = [make_row(seed, num_frames=12, text="one") for seed in range(500, 540)]
     trainer = build_trainer(checkpoint, rows, tmp_path, max_steps=60, learning_rate=0.003, logging_steps=60)
     trainer.train()
-    batch = trainer.data_collator(
-        [build_examples(held_out, checkpoint.tokenizer, checkpoint.stream_ids)[i] for i in range(40)]
-    )
+    batch = trainer.data_collator([encode_rows(held_out, checkpoint)[i] for i in range(40)])
     split = trainer.family.contract.split(batch)
     with torch.no_grad():
         outputs = checkpoint.model.eval()(**split.model_inputs)
@@ -137,7 +141,7 @@ def test_training_gives_no_outputs_away_whose_logits_it_has_overwritten(overfitt
 
 def test_a_later_frame_leaves_earlier_logits_unchanged():
     checkpoint = tiny_checkpoint()
-    example = build_examples([make_row(1)], checkpoint.tokenizer, checkpoint.stream_ids)[0]
+    example = encode_rows([make_row(1)], checkpoint)[0]
     inputs = {
         "input_ids": example.input_ids[None],
         "audio_input_ids": example.columns_PK[None],
@@ -156,10 +160,7 @@ def test_the_reference_clip_changes_the_logits():
     checkpoint = tiny_checkpoint()
     rows = [make_row(1, ref_frames=7), make_row(1, ref_frames=7)]
     rows[1]["context_codes"] = draw_codes(7, seed=99).flatten().numpy()
-    batches = [
-        collator_of(checkpoint)([build_examples([row], checkpoint.tokenizer, checkpoint.stream_ids)[0]])
-        for row in rows
-    ]
+    batches = [collator_of(checkpoint)([encode_rows([row], checkpoint)[0]]) for row in rows]
     contract = family_of(checkpoint.model).contract
     with torch.no_grad():
         first, second = (checkpoint.model(**contract.split(batch).model_inputs).logits for batch in batches)

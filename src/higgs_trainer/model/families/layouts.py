@@ -1,8 +1,8 @@
-"""The two layouts of a Higgs Audio v2 checkpoint: Boson's own (``higgs_audio``) and transformers' (``higgs_audio_v2``).
+"""The two layouts of a Higgs Audio v2 checkpoint: Boson's (``higgs_audio``) and transformers' (``higgs_audio_v2``).
 
-The same weights under other names, the same sizes in other fields. Nothing is permuted: both keep Llama's attention as
-transformers does, and both keep codebook k's codes from row ``k * (codes + 2)`` on, in the audio embedding and in the
-audio head. Boson counts the codes without the two stream tokens, transformers with them.
+The weights have other names and the sizes are in other fields. No weight is permuted: both layouts keep Llama's
+attention as transformers does, and in the audio embedding and the audio head of both, the codes of codebook k begin at
+row ``k * (codes + 2)``. Boson counts the codes without the two stream tokens, transformers with them.
 
 Sources: ``HiggsAudioModel`` of boson_multimodal 0.1.1, ``HiggsAudioV2ForConditionalGeneration`` of transformers 5.23.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from higgs_trainer.errors import CheckpointError
 
-BOSON, NATIVE = "higgs_audio", "higgs_audio_v2"
+BOSON_MODEL_TYPE, NATIVE_MODEL_TYPE = "higgs_audio", "higgs_audio_v2"
 Config = Mapping[str, Any]
 Sizes = tuple[int, ...]
 TokenId = Callable[[str], int]
@@ -25,13 +25,13 @@ NATIVE_NAMES = {
     "audio_decoder_proj.audio_lm_head.": "audio_lm_head.",
     "audio_decoder_proj.text_lm_head.": "text_lm_head.",
 }
-"""How a weight's name begins in Boson's layout, and in transformers'. The rest of the name is the same."""
+"""The beginning of a weight's name in Boson's layout -> in transformers'. The rest of the name is the same."""
 
 SPLIT = (("embedding_frozen.", "embedding_trainable."), ("linear_frozen.", "linear_trainable."))
-"""Boson's training may have cut a matrix between two rows: the upper part and the lower."""
+"""Ends of names: Boson's training may have split a matrix between two rows, into an upper and a lower part."""
 
 COMPUTED = ("rotary_emb.inv_freq", "audio_codebook_weights")
-"""Ends of names of what older files hold though it is no weight: frequencies, which follow from the configuration, and
+"""Ends of names of tensors in older files that are no weights: frequencies, which follow from the configuration, and
 the weights of Boson's loss."""
 
 TEXT_FIELDS = {
@@ -51,8 +51,8 @@ TEXT_FIELDS = {
     "mlp_bias": False,
     "bos_token_id": 1,
 }
-"""Fields of Boson's ``text_config`` that are top fields in transformers' layout, with what `LlamaConfig` means by a
-field that is not written."""
+"""Fields of Boson's ``text_config`` that are top-level fields in transformers' layout, with the defaults of
+``LlamaConfig``."""
 
 AUDIO_FIELDS = {
     "audio_num_codebooks": ("num_codebooks", 12),
@@ -62,12 +62,12 @@ AUDIO_FIELDS = {
     "audio_stream_eos_id": ("audio_stream_eos_id", 1025),
     "pad_token_id": ("pad_token_id", 128001),
 }
-"""Boson's field -> transformers' field, and what Boson means by a field that is not written."""
+"""Boson's field -> transformers' field, and Boson's default."""
 
 NATIVE_FIELDS = ("codebook_size", "eos_token_id", "rope_parameters")
-"""Fields of transformers' layout that no table above names."""
+"""Fields of transformers' layout that are in none of the tables above."""
 
-NATIVE_ALONE = {
+SWITCHES = {
     "audio_embed_avg": (False, False),
     "audio_decoder_proj_num_layers": (0, 0),
     "encode_audio_in_tokens": (True, False),
@@ -77,27 +77,27 @@ NATIVE_ALONE = {
     "use_delay_pattern": (True, False),
     "use_rq_transformer": (False, False),
 }
-"""Boson's switch -> the one value with which transformers' class computes the same, and what Boson means by a switch
-that is not written."""
+"""Boson's switch -> the value with which transformers' class computes the same, and Boson's default."""
 
 
-def native_config(boson: Config, token_id: TokenId) -> dict[str, Any]:
-    """``config.json`` in transformers' layout.
+def build_native_config(boson: Config, token_id: TokenId) -> dict[str, Any]:
+    """Build ``config.json`` in transformers' layout from the one in Boson's.
 
     Raises:
-        CheckpointError: a part is switched on that transformers' class does not have.
+        CheckpointError: a switch turns on a module that transformers' class does not have.
     """
     text = {**TEXT_FIELDS, **boson.get("text_config", {})}
     _check_convertible(boson, text["num_hidden_layers"])
     rope = dict(text.get("rope_scaling") or {"rope_type": "default"})
-    rope["rope_type"] = rope.pop("type", None) or rope["rope_type"]  # "type" is its older name
+    # "type" is the older name of "rope_type".
+    rope["rope_type"] = rope.pop("type", None) or rope["rope_type"]
     config = {name: text[name] for name in TEXT_FIELDS}
     config["num_key_value_heads"] = config["num_key_value_heads"] or config["num_attention_heads"]
     config["head_dim"] = config["head_dim"] or config["hidden_size"] // config["num_attention_heads"]
     config |= {native: boson.get(field, default) for field, (native, default) in AUDIO_FIELDS.items()}
     return config | {
         "architectures": ["HiggsAudioV2ForConditionalGeneration"],
-        "model_type": NATIVE,
+        "model_type": NATIVE_MODEL_TYPE,
         "rope_parameters": {**rope, "rope_theta": text.get("rope_theta", 10_000.0)},
         "codebook_size": boson.get("audio_codebook_size", 1024) + 2,
         "audio_delay_token_id": token_id("<|reserved_special_token_6|>"),
@@ -106,8 +106,8 @@ def native_config(boson: Config, token_id: TokenId) -> dict[str, Any]:
     }
 
 
-def boson_config(native: Config, token_id: TokenId) -> dict[str, Any]:
-    """``config.json`` in Boson's layout.
+def build_boson_config(native: Config, token_id: TokenId) -> dict[str, Any]:
+    """Build ``config.json`` in Boson's layout from the one in transformers'.
 
     Raises:
         CheckpointError: a field is missing.
@@ -123,10 +123,10 @@ def boson_config(native: Config, token_id: TokenId) -> dict[str, Any]:
     text["rope_theta"] = rope.pop("rope_theta")
     text["rope_scaling"] = None if rope["rope_type"] == "default" else rope
     config = {field: native[name] for field, (name, _) in AUDIO_FIELDS.items()}
-    config |= {switch: value for switch, (value, _) in NATIVE_ALONE.items()}
+    config |= {switch: value for switch, (value, _) in SWITCHES.items()}
     return config | {
         "architectures": ["HiggsAudioModel"],
-        "model_type": BOSON,
+        "model_type": BOSON_MODEL_TYPE,
         "text_config": text,
         "audio_adapter_type": "dual_ffn",
         "audio_dual_ffn_layers": list(range(native["num_hidden_layers"])),
@@ -143,7 +143,7 @@ def boson_config(native: Config, token_id: TokenId) -> dict[str, Any]:
 def _check_convertible(boson: Config, num_layers: int) -> None:
     wrong = [
         f"{switch} is {boson.get(switch, default)!r}, not {value!r}"
-        for switch, (value, default) in NATIVE_ALONE.items()
+        for switch, (value, default) in SWITCHES.items()
         if boson.get(switch, default) != value
     ]
     adapter_type = boson.get("audio_adapter_type", "stack")
@@ -158,7 +158,7 @@ def _check_convertible(boson: Config, num_layers: int) -> None:
 
 
 def list_native_weights(config: Config) -> dict[str, Sizes]:
-    """Name -> shape of every weight of transformers' class, with the head over text."""
+    """List the weights of transformers' class, with the head over text: name -> shape."""
     hidden, intermediate = config["hidden_size"], config["intermediate_size"]
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     query, key = heads * config["head_dim"], kv_heads * config["head_dim"]
@@ -200,8 +200,8 @@ def list_native_weights(config: Config) -> dict[str, Sizes]:
     }
 
 
-def boson_name(native_name: str) -> str:
-    """A weight's name in Boson's layout."""
+def rename_to_boson(native_name: str) -> str:
+    """Return the name in Boson's layout of a weight in transformers'."""
     for boson, native in NATIVE_NAMES.items():
         if native_name.startswith(native):
             return boson + native_name.removeprefix(native)
