@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import yaml
 from huggingface_hub import ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
+from ruamel.yaml import YAML
 
 LANGUAGE = re.compile(r"[a-z]{2,3}|code|multilingual")
 REPO_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -36,7 +36,7 @@ class Hub:
 def find_metadata_problems(card: str) -> list[str]:
     """What the hub's documentation of card metadata forbids, with huggingface_hub's own parsing of it."""
     _, block, _ = card.split("---\n", 2)
-    metadata = yaml.safe_load(block)
+    metadata = YAML(typ="safe", pure=True).load(block)
     problems = []
     try:
         data = ModelCardData(**metadata)

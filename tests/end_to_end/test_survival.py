@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from higgs_trainer.recipe.schema import read_recipe
+from higgs_trainer.recipe.reading import read_recipe
 from higgs_trainer.run.train import train
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "kill_and_resume.py"

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import two_processes
-from higgs_trainer.recipe.schema import read_recipe
+from higgs_trainer.recipe.reading import read_recipe
 from higgs_trainer.run.train import train
 
 ROOT = Path(__file__).resolve().parents[2]

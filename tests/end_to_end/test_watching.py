@@ -13,7 +13,7 @@ from tensorboardX.proto.event_pb2 import Event
 from higgs_trainer.errors import RecipeError
 from higgs_trainer.evaluation.judging import Judges
 from higgs_trainer.evaluation.speaker_encoder import load_speaker_encoder
-from higgs_trainer.recipe.schema import read_recipe
+from higgs_trainer.recipe.reading import read_recipe
 from higgs_trainer.run import assembly
 from higgs_trainer.run.assembly import build_run
 from higgs_trainer.run.train import train

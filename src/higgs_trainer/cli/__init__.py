@@ -9,6 +9,7 @@ from higgs_trainer.cli.application import app, main
 from higgs_trainer.cli import (  # isort: skip
     demonstration,
     corpus,
+    recipes,
     training,
     generation,
     evaluation,
@@ -23,6 +24,7 @@ __all__ = [
     "evaluation",
     "generation",
     "main",
+    "recipes",
     "reports",
     "sharing",
     "training",

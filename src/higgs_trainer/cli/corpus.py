@@ -228,7 +228,7 @@ def _choose_codec(codec: str | None, recipe: Path | None, model: str | None) -> 
     from higgs_trainer.model.loading import find_codec
 
     if recipe is not None:
-        from higgs_trainer.recipe.schema import read_recipe
+        from higgs_trainer.recipe.reading import read_recipe
 
         settings = read_recipe(recipe).model
         return str(settings.codec or find_codec(settings.name_or_path))

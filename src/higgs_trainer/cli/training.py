@@ -32,7 +32,7 @@ def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     The batches go through train, evaluate and predict with a learning rate of 0. Nothing is written. The exit code is 1
     if a check fails.
     """
-    from higgs_trainer.recipe.schema import read_recipe
+    from higgs_trainer.recipe.reading import read_recipe
 
     settings = read_recipe(recipe, overrides or ())
     from higgs_trainer.run.train import check
@@ -68,7 +68,7 @@ def train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     **accelerate launch -m higgs_trainer train recipe.yaml**. The output folder also receives the complete recipe,
     metrics, samples and a report page.
     """
-    from higgs_trainer.recipe.schema import read_recipe
+    from higgs_trainer.recipe.reading import read_recipe
 
     # Read before the slow imports, so that an error in the recipe is reported at once.
     settings = read_recipe(recipe, overrides or ())

@@ -29,7 +29,7 @@ from higgs_trainer.demo.new_voice import (
 )
 from higgs_trainer.demo.outcome import ClipSet, judge, print_outcome, write_page, write_summary
 from higgs_trainer.evaluation.judges import load_asr
-from higgs_trainer.recipe.schema import read_recipe
+from higgs_trainer.recipe.reading import read_recipe
 from higgs_trainer.run.train import check, train
 from higgs_trainer.run_folder import DEMO_SUMMARY_FILE, RECIPE_FILE
 

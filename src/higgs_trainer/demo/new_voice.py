@@ -21,7 +21,7 @@ from higgs_trainer.errors import HiggsTrainerError, UserError
 from higgs_trainer.evaluation.judges import load_asr
 from higgs_trainer.manifest.rows import read_rows
 from higgs_trainer.model.loading import CODEC_FOLDER
-from higgs_trainer.recipe.schema import read_recipe
+from higgs_trainer.recipe.reading import read_recipe
 from higgs_trainer.run.train import CheckReport, check, train
 from higgs_trainer.run_folder import DEMO_SUMMARY_FILE, RECIPE_FILE
 from higgs_trainer.speech.clip_folder import GeneratedCodes

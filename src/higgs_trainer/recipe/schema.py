@@ -1,291 +1,335 @@
-"""The whole configuration of a run: frozen dataclasses, read from YAML, written back in full.
+"""The configuration of a run: one immutable pydantic model for each section of a recipe.
 
-The fields of `training` are transformers' `TrainingArguments` of the same names, with this package's defaults.
-How a file and a command line become these classes is in `recipe_file.py`.
+`reading.py` reads and writes recipes; `consistency.py` checks fields against each other; `training_fields.py` decides
+which further fields of `TrainingArguments` a recipe may set. The text under a field is its description: in the
+reference of the documentation, and in the JSON schema that `higgs-trainer recipe-schema` prints for editors.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from higgs_trainer.errors import RecipeError
-from higgs_trainer.recipe.reading import FolderOrName, read_sections
-from higgs_trainer.recipe.yaml_file import to_plain, write_yaml
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Strict,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from higgs_trainer.recipe.consistency import list_contradictions
+from higgs_trainer.recipe.problems import raise_problems
+from higgs_trainer.recipe.training_fields import check_extra_arguments
+from higgs_trainer.recipe.values import (
+    Count,
+    FilePath,
+    FolderOrName,
+    Names,
+    NotNegative,
+    NotNegativeSteps,
+    NotNegativeWhole,
+    Scheduler,
+    Section,
+    Steps,
+    Text,
+    When,
+    Whole,
+    get_folder,
+)
 
 
-@dataclass(frozen=True)
-class ModelRecipe:
-    """The checkpoint to start from. `codec` null: the codec folder inside the model's folder. `attn_implementation`:
-    "packed_sdpa" attends within each example of a pack; on a GPU "flash_attention_2" does that in one kernel. `freeze`:
-    kinds of modules that full fine-tuning leaves as they are."""
+class ModelRecipe(Section):
+    """The checkpoint that training starts from."""
 
     name_or_path: FolderOrName
+    """Folder of the model, or its name on the Hugging Face hub."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    attn_implementation: str = "packed_sdpa"
-    codec: Literal["embedded"] | FolderOrName | None = None
-    freeze: tuple[str, ...] = ()
+    """Precision in which the weights are loaded. Adapters are always trained in float32."""
+    attn_implementation: Text = "packed_sdpa"
+    """Attention function. "packed_sdpa" attends within each example of a pack with PyTorch's SDPA;
+    "flash_attention_2" does so in one kernel on a GPU."""
+    codec: Annotated[Literal["embedded"] | FolderOrName | None, Field(union_mode="left_to_right")] = None
+    """Audio codec: "embedded" (the demo's small codec), a folder, or a name on the hub. null: the folder "codec" inside
+    the model's folder."""
+    freeze: Names = ()
+    """Kinds of modules that full fine-tuning does not train. Not together with an adapter."""
 
 
-@dataclass(frozen=True)
-class DataRecipe:
-    """Prepared folders: what `higgs-trainer prepare` wrote. `packing`: a training batch is one row of whole examples,
-    `tokens_per_pack` tokens at most, text and audio; without it, `per_device_train_batch_size` padded examples.
-    `code_noise`: the share of input codes replaced by random ones in training, never in evaluation; targets stay true.
-    """
+class WeightedFolder(Section):
+    """One prepared dataset and how often its examples are drawn."""
 
-    train: Path
-    eval: Path | None = None
+    path: FilePath
+    """Folder that `higgs-trainer prepare` wrote."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """How often each example is seen in an epoch, on average: 2 draws every example twice, 0.5 once in two epochs."""
+
+
+def _list_folders(value: Any) -> Any:
+    """Bring one folder, or a list of folders with or without a weight, into one form."""
+    if value is None:
+        return ()
+    folders = value if isinstance(value, list | tuple) else [value]
+    return [item if isinstance(item, dict | WeightedFolder) else {"path": item} for item in folders]
+
+
+AnyFolders = str | WeightedFolder | list[str | WeightedFolder]
+"""What a recipe may write where it names prepared folders."""
+
+
+class DataRecipe(Section):
+    """What the model is trained and evaluated on, and how examples become batches."""
+
+    train: Annotated[
+        tuple[WeightedFolder, ...],
+        Strict(False),
+        BeforeValidator(_list_folders, json_schema_input_type=AnyFolders),
+    ]
+    """Prepared dataset to train on: a folder that `higgs-trainer prepare` wrote, or a list of folders, each optionally
+    with a weight: `[{path: prepared/a, weight: 2.0}, prepared/b]`."""
+    eval: Annotated[
+        tuple[WeightedFolder, ...],
+        Strict(False),
+        BeforeValidator(_list_folders, json_schema_input_type=AnyFolders | None),
+    ] = ()
+    """Prepared dataset to evaluate on: a folder or a list of folders, without weights."""
     packing: bool = True
-    tokens_per_pack: int = 4096
-    code_noise: float = 0.0
+    """Train on packs: one row of several whole examples, without padding. false: `per_device_train_batch_size` padded
+    examples in a batch."""
+    tokens_per_pack: Count = 4096
+    """Maximum length of a pack: text tokens and audio columns together. Reduce it when memory runs out."""
+    code_noise: NotNegative = 0.0
+    """Share of the input codes that training replaces by random codes. Targets and evaluation are not changed."""
+
+    @field_serializer("train", "eval")
+    def _write_folders(self, folders: tuple[WeightedFolder, ...]) -> Any:
+        """Write one folder without a weight as a plain path."""
+        written = [item.path if item.weight == 1 else item.model_dump() for item in folders]
+        if not written:
+            return None
+        return written[0] if len(written) == 1 and not isinstance(written[0], dict) else written
 
 
-@dataclass(frozen=True)
-class AdapterRecipe:
-    """LoRA, by PEFT's own `LoraConfig`, whose fields these are.
+class AdapterRecipe(Section):
+    """LoRA. The fields are those of PEFT's `LoraConfig`; `bias` is not among them, since no linear layer of these
+    models has one."""
 
-    `target_modules`: a preset ("attention", "attention+audio_ffn", "all_linear") or names of modules. PEFT's `bias` is
-    not among them: no linear module of a Higgs Audio model has one.
-    """
-
-    r: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.0
-    target_modules: str | tuple[str, ...] = "attention+audio_ffn"
-    exclude_modules: tuple[str, ...] = ()
-    modules_to_save: tuple[str, ...] = ()
-    layers_to_transform: tuple[int, ...] | None = None
-    rank_pattern: dict[str, int] = field(default_factory=dict)
-    alpha_pattern: dict[str, int] = field(default_factory=dict)
+    r: Count = 16
+    """Rank of the update matrices."""
+    lora_alpha: Whole = 32
+    """Numerator of the scale: updates are multiplied by lora_alpha / r."""
+    lora_dropout: NotNegative = 0.0
+    """Dropout on the input of the update matrices."""
+    target_modules: Text | Names = "attention+audio_ffn"
+    """Layers that get an adapter: a preset ("attention", "attention+audio_ffn", "all_linear") or names of modules."""
+    exclude_modules: Names = ()
+    """Names of modules that get no adapter although target_modules matches them."""
+    modules_to_save: Names = ()
+    """Names of modules that are trained in full and saved with the adapter."""
+    layers_to_transform: Annotated[tuple[Whole, ...], Strict(False)] | None = None
+    """Indices of the decoder layers that get an adapter. null: all of them."""
+    rank_pattern: dict[str, int] = Field(default_factory=dict)
+    """Another rank for some modules: name or regular expression, and rank."""
+    alpha_pattern: dict[str, int] = Field(default_factory=dict)
+    """Another lora_alpha for some modules: name or regular expression, and value."""
     use_rslora: bool = False
+    """Scale by lora_alpha / sqrt(r) instead of lora_alpha / r."""
     use_dora: bool = False
+    """Train magnitude and direction separately (DoRA)."""
     init_lora_weights: bool | Literal["gaussian", "orthogonal", "olora", "pissa"] = True
+    """Initial values of the update matrices, as in PEFT. true: the update is zero at first."""
 
 
-@dataclass(frozen=True)
-class LossRecipe:
-    """Weights of the loss's terms; `codebook_weights` null: 1 each."""
+class LossRecipe(Section):
+    """Weights of the terms of the loss."""
 
-    audio_weight: float = 1.0
-    codebook_weights: tuple[float, ...] | None = None
+    audio_weight: NotNegative = 1.0
+    """Weight of the mean loss over the codebooks."""
+    codebook_weights: Annotated[tuple[float, ...], Strict(False)] | None = None
+    """Weight of each codebook in the mean. null: all weigh the same."""
 
 
-@dataclass(frozen=True)
-class GuardRecipe:
-    """What happens to a label on its way into the model: it goes to the loss, or the run stops."""
+class GuardRecipe(Section):
+    """What happens to a label that would reach the model's forward."""
 
     policy: Literal["divert", "raise"] = "divert"
+    """"divert" hands the label to the loss; "raise" stops the run."""
 
 
-Scheduler = Literal[
-    "linear",
-    "cosine",
-    "cosine_with_restarts",
-    "polynomial",
-    "constant",
-    "constant_with_warmup",
-    "inverse_sqrt",
-    "reduce_lr_on_plateau",
-]
-When = Literal["no", "steps", "epoch"]
+class TrainingRecipe(Section):
+    """Fields of transformers' `TrainingArguments`, under their own names. Those listed here have this project's
+    defaults; every other field may be written too and is passed on (see `extra_arguments`)."""
 
+    output_dir: FilePath
+    """Folder for checkpoints, logs and the result."""
 
-@dataclass(frozen=True)
-class TrainingRecipe:
-    """Fields of `TrainingArguments`. A `*_steps` below 1 is a share of all steps, as there.
-    `per_device_train_batch_size` null: one pack, or 8 examples without packing."""
-
-    output_dir: Path
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.0
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_epsilon: float = 1e-8
-    max_grad_norm: float = 1.0
-    optim: str = "adamw_torch_fused"
+    learning_rate: NotNegative = 1e-4
+    """Peak learning rate."""
     lr_scheduler_type: Scheduler = "cosine"
-    warmup_steps: int | float = 0
-    per_device_train_batch_size: int | None = None
-    per_device_eval_batch_size: int = 8
-    gradient_accumulation_steps: int = 1
+    """Schedule of the learning rate."""
+    warmup_steps: NotNegativeSteps = 0
+    """Steps of linear warm-up; below 1, a share of all steps."""
+    optim: Text = "adamw_torch_fused"
+    """Name of the optimizer."""
+    weight_decay: float = 0.0
+    """Weight decay of the optimizer."""
+    adam_beta1: float = 0.9
+    """Decay rate of Adam's first moment."""
+    adam_beta2: float = 0.999
+    """Decay rate of Adam's second moment."""
+    adam_epsilon: float = 1e-8
+    """Constant that keeps Adam from dividing by zero."""
+    max_grad_norm: float = 1.0
+    """Norm to which the gradient is clipped. 0: no clipping."""
+    label_smoothing_factor: NotNegative = 0.0
+    """Label smoothing in the training loss. The validation loss is never smoothed."""
+
     num_train_epochs: float = 3.0
-    max_steps: int = -1
-    label_smoothing_factor: float = 0.0
+    """Number of epochs, unless max_steps is set."""
+    max_steps: Whole = -1
+    """Number of optimizer steps. -1: as many as num_train_epochs takes."""
+    per_device_train_batch_size: Count | None = None
+    """Examples in a batch on each device. null: one pack, or 8 examples without packing."""
+    per_device_eval_batch_size: Count = 8
+    """Examples in a batch of the evaluation on each device."""
+    gradient_accumulation_steps: Count = 1
+    """Batches whose gradients are added up for one optimizer step."""
+
     bf16: bool = False
+    """Mixed precision with bfloat16."""
     fp16: bool = False
+    """Mixed precision with float16."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, slower steps."""
     use_cpu: bool = False
-    seed: int = 42
-    data_seed: int | None = None
-    full_determinism: bool = False
-    dataloader_num_workers: int = 0
-    dataloader_pin_memory: bool = True
+    """Train on the CPU even where there is a GPU."""
     ddp_find_unused_parameters: bool | None = False
+    """Let DDP look for parameters that a step did not use."""
+
+    seed: NotNegativeWhole = 42
+    """Random seed of initial adapter weights, dropout and, unless data_seed is set, the order of the data."""
+    data_seed: NotNegativeWhole | None = None
+    """Random seed of the order of the data. null: the same as seed."""
+    full_determinism: bool = False
+    """Use deterministic kernels only, which is slower."""
+    dataloader_num_workers: NotNegativeWhole = 0
+    """Processes that load data. 0: the main process does."""
+    dataloader_pin_memory: bool = True
+    """Put batches into pinned memory, which speeds up copies to a GPU."""
+
     logging_strategy: When = "steps"
-    logging_steps: int | float = 10
+    """When to log."""
+    logging_steps: Steps = 10
+    """Steps between logs; below 1, a share of all steps."""
     logging_first_step: bool = False
-    eval_strategy: When = "no"
-    eval_steps: int | float | None = None
-    save_strategy: Literal["no", "steps", "epoch", "best"] = "epoch"
-    save_steps: int | float = 500
-    save_total_limit: int | None = 2
-    save_only_model: bool = False
-    load_best_model_at_end: bool = False
-    metric_for_best_model: str | None = None
-    greater_is_better: bool | None = None
-    resume_from_checkpoint: bool | Path | None = None
-    report_to: str | tuple[str, ...] = "none"
-    run_name: str | None = None
+    """Log the first step too."""
+    report_to: Text | Names = "none"
+    """Integrations to log to, such as "tensorboard" or "wandb"; "all" or "none"."""
+    run_name: Text | None = None
+    """Name of the run in those integrations."""
     disable_tqdm: bool | None = None
+    """Show no progress bar."""
+
+    eval_strategy: When = "no"
+    """When to evaluate on data.eval."""
+    eval_steps: Steps | None = None
+    """Steps between evaluations; below 1, a share of all steps. null: logging_steps."""
+    save_strategy: Literal["no", "steps", "epoch", "best"] = "epoch"
+    """When to save a checkpoint."""
+    save_steps: Steps = 500
+    """Steps between checkpoints; below 1, a share of all steps."""
+    save_total_limit: Count | None = 2
+    """Number of checkpoints to keep: the newest ones, and the best one always."""
+    save_only_model: bool = False
+    """Save checkpoints without the state of the optimizer. Such a checkpoint cannot be resumed."""
+    load_best_model_at_end: bool = False
+    """Make the best checkpoint the result, not the last step."""
+    metric_for_best_model: Text | None = None
+    """Metric of the evaluation that decides which checkpoint is best."""
+    greater_is_better: bool | None = None
+    """Whether a larger metric is better. null: decided by its name."""
+    resume_from_checkpoint: bool | FilePath | None = None
+    """Checkpoint to continue from. true: the newest one in output_dir."""
+
     push_to_hub: bool = False
-    hub_model_id: str | None = None
+    """Upload the result to the Hugging Face hub after training."""
+    hub_model_id: Text | None = None
+    """Name of the repository on the hub."""
     hub_private_repo: bool | None = None
+    """Create the repository as a private one."""
+
+    extra_arguments: dict[str, Any] = Field(default_factory=dict)
+    """Every other field of `TrainingArguments`, passed on as it is. In a recipe these are written like the fields
+    above, directly under `training`; a few that would break a promise of this project are refused."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _collect_extra_arguments(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        own = {name: value for name, value in values.items() if name in cls.model_fields}
+        extra = {name: value for name, value in values.items() if name not in own}
+        return own | {"extra_arguments": own.get("extra_arguments", {}) | extra} if extra else own
+
+    @field_validator("extra_arguments")
+    @classmethod
+    def _check_extra_arguments(cls, arguments: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return check_extra_arguments(arguments, own=cls.list_own_fields(), folder=get_folder(info))
+
+    @classmethod
+    def list_own_fields(cls) -> list[str]:
+        """Return the names of the fields of `TrainingArguments` that are listed here."""
+        return [name for name in cls.model_fields if name != "extra_arguments"]
+
+    @model_serializer(mode="wrap")
+    def _write_extra_arguments(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write the extra arguments as a recipe has them, next to the other fields."""
+        values: dict[str, Any] = write(self)
+        return values | values.pop("extra_arguments")
 
 
-@dataclass(frozen=True)
-class SamplesRecipe:
-    """Sentences spoken at each evaluation and after training: `texts`, in the reference's voice where there is one, and
-    the first `held_out` of `data.eval`, each with its own references. `judged`: a recogniser and a speaker encoder hear
-    the held-out ones, so that `eval_wer`, `eval_cer`, `eval_similarity` and `eval_stopped` can choose the best."""
+class SamplesRecipe(Section):
+    """Sentences that the model speaks at each evaluation and after training."""
 
-    texts: tuple[str, ...] = ()
-    ref_audio: Path | None = None
-    ref_text: str | None = None
-    max_seconds: float = 10.0
-    held_out: int = 0
+    texts: Names = ()
+    """Sentences to speak, in the voice of ref_audio if it is given."""
+    ref_audio: FilePath | None = None
+    """Recording of the voice to imitate in texts."""
+    ref_text: Text | None = None
+    """Words that are spoken in ref_audio."""
+    max_seconds: Annotated[float, Field(ge=0.1)] = 10.0
+    """Length at which a sample is cut (seconds)."""
+    held_out: NotNegativeWhole = 0
+    """Number of sentences from the start of data.eval to speak as well, each with its own references."""
     judged: bool = False
+    """Let a speech recogniser and a speaker encoder judge the held-out sentences. Adds eval_wer, eval_cer,
+    eval_similarity and eval_stopped to the metrics; needs the packages of `pip install 'higgs-trainer[evaluate]'`."""
 
 
-@dataclass(frozen=True)
-class EarlyStoppingRecipe:
-    """Stop when `training.metric_for_best_model` has not improved by `threshold` in `patience` evaluations."""
+class EarlyStoppingRecipe(Section):
+    """Stop when `training.metric_for_best_model` no longer improves."""
 
-    patience: int
-    threshold: float = 0.0
+    patience: Count
+    """Number of evaluations without an improvement after which the run stops."""
+    threshold: NotNegative = 0.0
+    """Difference of the metric that counts as an improvement."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A run. `adapter` null: all parameters are trained."""
+class Recipe(Section):
+    """A run."""
 
     model: ModelRecipe
     data: DataRecipe
     training: TrainingRecipe
     adapter: AdapterRecipe | None = None
-    loss: LossRecipe = field(default_factory=LossRecipe)
-    guard: GuardRecipe = field(default_factory=GuardRecipe)
-    samples: SamplesRecipe = field(default_factory=SamplesRecipe)
+    """LoRA adapter. null: train all parameters."""
+    loss: LossRecipe = LossRecipe()
+    guard: GuardRecipe = GuardRecipe()
+    samples: SamplesRecipe = SamplesRecipe()
     early_stopping: EarlyStoppingRecipe | None = None
 
-
-ERROR_RATES = (
-    "wer",
-    "cer",
-)  # of what is spoken; Trainer would take only a loss to be better the smaller it is
-EXAMPLES_PER_BATCH = 8  # without packing, where the recipe does not say
-
-# The least that a number may be. What is in no row is left to the library that takes it.
-MINIMA = {
-    "data.code_noise": 0,
-    "data.tokens_per_pack": 1,
-    "adapter.r": 1,
-    "adapter.lora_dropout": 0,
-    "loss.audio_weight": 0,
-    "samples.max_seconds": 0.1,
-    "samples.held_out": 0,
-    "early_stopping.patience": 1,
-    "early_stopping.threshold": 0,
-    "training.learning_rate": 0,
-    "training.warmup_steps": 0,
-    "training.per_device_train_batch_size": 1,
-    "training.per_device_eval_batch_size": 1,
-    "training.gradient_accumulation_steps": 1,
-    "training.dataloader_num_workers": 0,
-    "training.label_smoothing_factor": 0,
-    "training.save_total_limit": 1,
-    "training.seed": 0,
-    "training.data_seed": 0,
-}
-
-
-def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, and set over it what the command line says.
-
-    Args:
-        overrides: `--section.field value`, `--field=value` where only one section has such a field, and `--field`
-            alone for true.
-
-    Raises:
-        RecipeError: the file cannot be read, or anything in it or in `overrides` is wrong: all of it together.
-    """
-    recipe: Recipe = read_sections(Recipe, Path(path), overrides, minima=MINIMA)
-    problems = [f"{path}: {problem}" for problem in _check_together(recipe)]
-    if problems:
-        raise RecipeError("\n".join(problems))
-    return recipe
-
-
-def write_recipe(recipe: Recipe, path: str | Path) -> None:
-    """Write every field, defaults too, so that `read_recipe` gives back an equal recipe."""
-    write_yaml(asdict(recipe), Path(path))
-
-
-def training_arguments(recipe: Recipe) -> dict[str, Any]:
-    """The `training` section as the arguments of `TrainingArguments`.
-
-    `resume_from_checkpoint` is left out: it goes to `Trainer.train`. The sampler is sequential, since the order of an
-    epoch is in its plan (`dataset/packing.py`). `gradient_checkpointing` is passed only when it
-    is on: transformers gives the switch another name in version 6 and warns of the old one. `hub_strategy`: Trainer
-    would otherwise push each checkpoint on the way, with a pickle of these arguments.
-    """
-    arguments = to_plain(asdict(recipe.training))
-    del arguments["resume_from_checkpoint"]
-    if arguments["greater_is_better"] is None and (arguments["metric_for_best_model"] or "").endswith(
-        ERROR_RATES
-    ):
-        arguments["greater_is_better"] = False
-    arguments["train_sampling_strategy"] = "sequential"
-    arguments["hub_strategy"] = "end"
-    if arguments["per_device_train_batch_size"] is None:
-        arguments["per_device_train_batch_size"] = 1 if recipe.data.packing else EXAMPLES_PER_BATCH
-    if not arguments["gradient_checkpointing"]:
-        del arguments["gradient_checkpointing"]
-    return arguments
-
-
-def _check_together(recipe: Recipe) -> Iterator[str]:
-    """What is wrong between fields that are right by themselves."""
-    training = recipe.training
-    if training.eval_strategy != "no" and recipe.data.eval is None:
-        yield "training.eval_strategy needs data.eval, a prepared folder"
-    if recipe.data.packing and training.per_device_train_batch_size not in (None, 1):
-        yield (
-            f"training.per_device_train_batch_size is {training.per_device_train_batch_size}, but with data.packing a "
-            "batch is one pack; set data.tokens_per_pack instead, or data.packing: false"
-        )
-    if training.bf16 and training.fp16:
-        yield "training.bf16 and training.fp16 exclude each other; keep one"
-    if training.load_best_model_at_end and training.eval_strategy == "no":
-        yield "training.load_best_model_at_end needs training.eval_strategy"
-    if training.metric_for_best_model is not None and training.eval_strategy == "no":
-        yield "training.metric_for_best_model is measured in evaluations; it needs training.eval_strategy"
-    if training.save_strategy == "best" and training.metric_for_best_model is None:
-        yield "training.save_strategy best needs training.metric_for_best_model"
-    if recipe.early_stopping is not None and training.metric_for_best_model is None:
-        yield "early_stopping needs training.metric_for_best_model"
-    if training.greater_is_better and (training.metric_for_best_model or "").endswith(ERROR_RATES):
-        yield f"training.greater_is_better: {training.metric_for_best_model} is better the smaller it is; leave it out"
-    if recipe.model.freeze and recipe.adapter is not None:
-        yield "model.freeze is for full fine-tuning; beside an adapter the model is frozen already: leave one out"
-    yield from _check_samples(recipe)
-
-
-def _check_samples(recipe: Recipe) -> Iterator[str]:
-    samples = recipe.samples
-    if samples.judged and not samples.held_out:
-        yield "samples.judged needs samples.held_out, a number of sentences to be judged"
-    if samples.held_out and recipe.data.eval is None:
-        yield "samples.held_out needs data.eval, a prepared folder"
-    if (samples.ref_audio is None) != (samples.ref_text is None):
-        yield "samples.ref_audio and samples.ref_text are a recording and its words; give both or neither"
+    @model_validator(mode="after")
+    def _check_consistency(self) -> Self:
+        raise_problems("Recipe", list_contradictions(self))
+        return self

@@ -1,80 +1,131 @@
-"""YAML 1.2's plain values, read with the line of a mistake and written so that they read back the same."""
+"""YAML 1.2 files: read with the line of every key, written so that they read back the same."""
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from higgs_trainer.errors import RecipeError
+from higgs_trainer.errors import Problem, RecipeError
 from higgs_trainer.files import write_text
+from higgs_trainer.recipe.problems import Place
+
+__all__ = ["Document", "YAMLError", "list_folders", "parse_yaml", "read_document", "read_yaml", "write_yaml"]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers and booleans (`2e-6` is a number, `no` a word), and no key twice."""
+@dataclass(frozen=True)
+class Document:
+    """A YAML file whose top level is a mapping, and the line on which each of its keys is."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for position, (key, (key_node, _)) in enumerate(zip(keys, node.value, strict=True)):
-            if key in keys[:position]:
-                raise yaml.MarkedYAMLError(
-                    problem=f"{key!r} is given twice", problem_mark=key_node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would otherwise take for something else."""
-
-
-BOOL_TAG, FLOAT_TAG = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != BOOL_TAG]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(BOOL_TAG, re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Loader.add_implicit_resolver(
-    FLOAT_TAG, re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+    values: dict[str, Any]
+    lines: dict[Place, int]
 
 
 def parse_yaml(text: str) -> Any:
-    """What a piece of YAML says; `yaml.YAMLError` where it is none."""
-    return yaml.load(text, _Loader)
+    """Return the value of a piece of YAML 1.2: plain dictionaries, lists, numbers, text.
+
+    Raises:
+        YAMLError: it is not YAML, has a key twice, or asks for a Python object.
+    """
+    return _build_yaml().load(text)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The sections of a file; `RecipeError` with file and line where it cannot be read."""
+    """Return the sections of a file.
+
+    Raises:
+        RecipeError: the file cannot be read; the message has its name and the line.
+    """
+    return read_document(path).values
+
+
+def read_document(path: Path) -> Document:
+    """Read a file whose top level is a mapping.
+
+    Raises:
+        RecipeError: the file cannot be read; the message has its name and the line.
+    """
+    text = _read_text(path)
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
+        lines = dict(_list_lines(_build_yaml().compose(text)))
+        values = parse_yaml(text)
+    except DuplicateKeyError as error:
+        key = re.search(r"duplicate key (\S+)", str(error.problem))
+        what = f"{key[1] if key else 'a key'} is given twice"
         raise RecipeError(
-            f"{path} cannot be read ({error.strerror}); give the path of a YAML file"
+            str(Problem(path, error.problem_mark.line + 1, what, "Keep one of them."))
         ) from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise RecipeError(f"{path}{line}: {error.problem}; mend the YAML there") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not YAML ({error})") from error
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        what = " ".join(str(error.problem or error.context).split())
+        raise RecipeError(str(Problem(path, line, what, "Correct the YAML there."))) from error
+    except YAMLError as error:
+        raise RecipeError(str(Problem(path, 0, f"is not YAML ({error})", "Correct it."))) from error
     if not isinstance(values, dict):
-        raise RecipeError(f"{path} holds no sections; it starts with `model:`, `data:`, `training:`")
-    return values
+        raise RecipeError(
+            str(Problem(path, 0, "has no sections", "Write `model:`, `data:` and `training:` in it."))
+        )
+    return Document(values, lines)
 
 
-def write_yaml(sections: Mapping[str, Any], path: Path) -> None:
-    """Write sections so that `read_yaml` reads the same values."""
-    text = yaml.dump(to_plain(dict(sections)), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-    write_text(path, text)
+def write_yaml(sections: dict[str, Any], path: Path) -> None:
+    """Write sections so that `read_yaml` returns the same values. Paths are written as text, tuples as lists."""
+    yaml: Any = _build_yaml()
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.allow_unicode = True
+    yaml.width = 4096
+    stream = StringIO()
+    yaml.dump(_to_plain(sections), stream)
+    write_text(path, stream.getvalue())
 
 
-def to_plain(value: Any) -> Any:
-    """Tuples as lists and paths as text, however deep."""
+def list_folders(written: Any) -> list[Path]:
+    """Return the folders that `data.train` or `data.eval` of a written recipe names: one, several, or with weights."""
+    folders = written if isinstance(written, list) else [] if written is None else [written]
+    return [Path(str(item.get("path") if isinstance(item, dict) else item)) for item in folders]
+
+
+def _build_yaml() -> YAML:
+    """Build a reader and writer of YAML 1.2 that knows plain values only and allows no key twice."""
+    return YAML(typ="safe", pure=True)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        problem = Problem(path, 0, f"cannot be read ({error.strerror})", "Give the path of a YAML file.")
+        raise RecipeError(str(problem)) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(str(Problem(path, 0, f"is not UTF-8 ({error})", "Save it as UTF-8."))) from error
+
+
+def _list_lines(node: Node | None, place: Place = ()) -> Iterator[tuple[Place, int]]:
+    """Yield the place and line of every key and list item."""
+    if isinstance(node, MappingNode):
+        for key, _ in node.value:
+            if not isinstance(key, ScalarNode):
+                raise MarkedYAMLError(problem="a key is not text", problem_mark=key.start_mark)
+        children = [(key.value, key.start_mark.line, value) for key, value in node.value]
+    elif isinstance(node, SequenceNode):
+        children = [(index, item.start_mark.line, item) for index, item in enumerate(node.value)]
+    else:
+        return
+    for key, line, child in children:
+        yield (*place, key), line + 1
+        yield from _list_lines(child, (*place, key))
+
+
+def _to_plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: to_plain(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [to_plain(item) for item in value]
+        return {key: _to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from higgs_trainer.dataset.prepared import CARD_NAME
 from higgs_trainer.errors import UserError
+from higgs_trainer.recipe.yaml_file import YAMLError, list_folders, parse_yaml
 from higgs_trainer.report.judged_sets import read_evaluation
 from higgs_trainer.report.logs import Columns, read_logs
 from higgs_trainer.report.part import Part, read_object, read_text
@@ -126,8 +125,8 @@ def _read_run(folder: Path, name: str) -> RunContents:
 def _parse_settings(recipe: str) -> dict[str, Any]:
     """Return the recipe's values, or {} if it is not valid YAML. The page shows its text in any case."""
     try:
-        values = yaml.safe_load(recipe)
-    except yaml.YAMLError:
+        values = parse_yaml(recipe)
+    except YAMLError:
         return {}
     return values if isinstance(values, dict) else {}
 
@@ -163,11 +162,10 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _read_cards(settings: dict[str, Any]) -> dict[str, Part[dict[str, Any]]]:
     cards = {}
     for role, key in (("training", "train"), ("held out", "eval")):
-        folder = find_setting(settings, "data", key)
-        if folder is None:
+        folders = list_folders(find_setting(settings, "data", key))
+        if not folders:
             cards[role] = Part[dict[str, Any]](None, f"The recipe does not set data.{key}.")
-        else:
-            cards[role] = read_object(
-                Path(str(folder)) / CARD_NAME, otherwise="the prepared dataset has moved"
-            )
+        for folder in folders:
+            name = role if len(folders) == 1 else f"{role}, {folder.name}"
+            cards[name] = read_object(folder / CARD_NAME, otherwise="the prepared dataset has moved")
     return cards

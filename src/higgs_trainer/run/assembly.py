@@ -3,8 +3,8 @@
 What the recipe's own checks cannot know, because it takes the model or the data, is refused here, before training.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,8 @@ from higgs_trainer.model.families import Family, family_of
 from higgs_trainer.model.indexed_layers import index_layers
 from higgs_trainer.model.loading import Checkpoint, load_checkpoint, load_codec_of
 from higgs_trainer.model.parameters import freeze, freeze_text_head
-from higgs_trainer.recipe.schema import Recipe, training_arguments
+from higgs_trainer.recipe.arguments import build_training_arguments
+from higgs_trainer.recipe.schema import Recipe, WeightedFolder
 from higgs_trainer.sharing.model_card import write_model_card
 from higgs_trainer.training.losses import LossWeights
 from higgs_trainer.training.metrics import list_held_out_metrics
@@ -63,10 +64,10 @@ def build_run(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) 
     )
     codec = load_codec_of(checkpoint, recipe.model.codec)
     family = family_of(checkpoint.model)
-    train_examples = _load_examples(recipe.data.train, checkpoint, codec)
-    held_out = _load_examples(recipe.data.eval, checkpoint, codec) if recipe.data.eval else None
+    train_examples = _load_examples(_take_only(recipe.data.train), checkpoint, codec)
+    held_out = _load_examples(_take_only(recipe.data.eval), checkpoint, codec) if recipe.data.eval else None
     if recipe.adapter is not None:
-        adapted = add_lora(checkpoint.model, family, **asdict(recipe.adapter))
+        adapted = add_lora(checkpoint.model, family, **recipe.adapter.model_dump())
         checkpoint = replace(checkpoint, model=adapted)
     freeze(checkpoint.model, family, recipe.model.freeze)
     freeze_text_head(checkpoint.model, family)
@@ -111,6 +112,13 @@ def _check_what_is_watched(run: Run) -> None:
         raise RecipeError(
             "samples are spoken by one process, which under FSDP holds only a part; leave them out"
         )
+
+
+def _take_only(folders: Sequence[WeightedFolder]) -> Path:
+    """Return the one folder of a dataset. Several are not mixed yet."""
+    if len(folders) > 1:
+        raise RecipeError("data: several prepared folders are not mixed yet; name one")
+    return folders[0].path
 
 
 def _load_examples(folder: str | Path, checkpoint: Checkpoint, codec: Codec) -> ExampleDataset:
@@ -178,7 +186,7 @@ def _build_weights(recipe: Recipe, num_codebooks: int) -> LossWeights:
 def _build_arguments(recipe: Recipe) -> TrainingArguments:
     """``RecipeError`` where transformers refuses what the recipe's own checks cannot know: ``optim``, ``report_to``."""
     try:
-        arguments = TrainingArguments(**training_arguments(recipe))
+        arguments = TrainingArguments(**build_training_arguments(recipe))
         get_reporting_integration_callbacks(arguments.report_to)  # raises for a name that there is not
     except (ValueError, ImportError) as error:
         raise RecipeError(f"training: {error}") from error

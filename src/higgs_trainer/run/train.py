@@ -6,7 +6,7 @@ recipe -> checkpoint (model, tokenizer), codec -> examples -> HiggsAudioTrainer 
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from higgs_trainer.files import (
 )
 from higgs_trainer.model.loading import copy_companions
 from higgs_trainer.model.parameters import count_trainable, format_trainable
-from higgs_trainer.recipe.schema import Recipe, TrainingRecipe, write_recipe
+from higgs_trainer.recipe.reading import write_recipe
+from higgs_trainer.recipe.schema import Recipe, TrainingRecipe
 from higgs_trainer.report.run_page import write_report
 from higgs_trainer.run.assembly import BuildOptimizer, Run, build_run
 from higgs_trainer.run_folder import (
@@ -182,7 +183,9 @@ def check(recipe: Recipe) -> CheckReport:
     The weights stay as they are and nothing is written.
     """
     with tempfile.TemporaryDirectory() as folder:  # Trainer makes its output folder whatever it is told
-        run = build_run(replace(recipe, training=_single_still_step(recipe.training, Path(folder))))
+        run = build_run(
+            recipe.model_copy(update={"training": _single_still_step(recipe.training, Path(folder))})
+        )
         trainer = run.trainer
         examples, batch_size = run.train_examples, trainer.args.per_device_eval_batch_size
         some = [examples[i] for i in range(min(len(examples), batch_size))]
@@ -209,18 +212,20 @@ def check(recipe: Recipe) -> CheckReport:
 
 
 def _single_still_step(training: TrainingRecipe, folder: Path) -> TrainingRecipe:
-    return replace(
-        training,
-        output_dir=folder,
-        max_steps=1,
-        gradient_accumulation_steps=1,
-        learning_rate=0.0,
-        save_strategy="no",
-        eval_strategy="no",
-        load_best_model_at_end=False,
-        push_to_hub=False,
-        report_to="none",
-        disable_tqdm=True,
+    return training.model_copy(
+        update={
+            "output_dir": folder,
+            "max_steps": 1,
+            "gradient_accumulation_steps": 1,
+            "learning_rate": 0.0,
+            "save_strategy": "no",
+            "eval_strategy": "no",
+            "load_best_model_at_end": False,
+            "push_to_hub": False,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "extra_arguments": {k: v for k, v in training.extra_arguments.items() if k != "eval_on_start"},
+        }
     )
 
 
@@ -243,11 +248,13 @@ def _generate_samples(run: Run, folder: Path) -> None:
 
 def _judge_samples(run: Run, generating: GenerateSamples) -> None:
     """Have the held-out sentences of each evaluation judged, by the main process."""
-    prepared, count = run.recipe.data.eval, run.recipe.samples.held_out
-    if prepared is None or not run.trainer.is_world_process_zero():
+    held_out, count = run.recipe.data.eval, run.recipe.samples.held_out
+    if not held_out or not run.trainer.is_world_process_zero():
         run.trainer.measure_speech = dict
         return
-    scores = HeldOutScores(prepared, run.codec, count, load_judges("whisper-tiny.en", with_quality=False))
+    scores = HeldOutScores(
+        held_out[0].path, run.codec, count, load_judges("whisper-tiny.en", with_quality=False)
+    )
     run.trainer.measure_speech = lambda: scores.measure(generating.generate(run.trainer.state.global_step))
 
 

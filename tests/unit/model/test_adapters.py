@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from dataclasses import asdict, fields
+from dataclasses import fields
 
 import pytest
 import torch
@@ -74,9 +74,9 @@ def disturb(model):
 
 
 def test_the_recipe_has_pefts_own_fields_and_its_defaults_are_accepted():
-    assert {item.name for item in fields(AdapterRecipe)} <= {item.name for item in fields(LoraConfig)}
+    assert set(AdapterRecipe.model_fields) <= {item.name for item in fields(LoraConfig)}
     model = tiny_checkpoint().model
-    assert add_lora(model, family_of(model), **asdict(AdapterRecipe())).peft_config["default"].r == 16
+    assert add_lora(model, family_of(model), **AdapterRecipe().model_dump()).peft_config["default"].r == 16
 
 
 def test_ranks_and_layers_are_pefts():

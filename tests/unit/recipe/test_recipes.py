@@ -1,10 +1,12 @@
-"""Every shipped recipe can be read; a misspelt key in one would only be met by a user."""
+"""Every shipped recipe can be read, listed and copied."""
 
 from pathlib import Path
 
 import pytest
 
-from higgs_trainer.recipe.schema import read_recipe
+from higgs_trainer.cli import main
+from higgs_trainer.recipe import shipped
+from higgs_trainer.recipe.reading import read_recipe
 
 ROOT = Path(__file__).resolve().parents[3]
 RECIPES = [
@@ -13,10 +15,74 @@ RECIPES = [
 ]
 
 
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return int(ended.value.code or 0)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
-def test_the_recipe_is_read(path):
+def test_the_recipe_is_read(path: Path) -> None:
     assert read_recipe(path, []).training.output_dir.is_absolute()
 
 
-def test_there_are_recipes():
-    assert {"single_speaker.yaml", "zero_shot_cloning.yaml"} <= {path.name for path in RECIPES}
+def test_the_recipes_are_listed_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("recipes") == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in ("single_speaker", "zero_shot_cloning", "launch/ddp"):
+        title = (ROOT / "recipes" / f"{name}.yaml").read_text().splitlines()[0].removeprefix("# ")
+        assert any(line.split()[:1] == [name] and title in line for line in lines), name
+    assert len(lines) == 1 + len(list(ROOT.glob("recipes/**/*.yaml")))
+
+
+def test_a_recipe_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    original = (ROOT / "recipes" / "single_speaker.yaml").read_text()
+    assert run("recipes", "single_speaker") == 0
+    assert (tmp_path / "single_speaker.yaml").read_text() == original
+    assert run("recipes", "launch/ddp.yaml", "-o", "mine.yaml") == 0
+    assert (tmp_path / "mine.yaml").read_text() == (ROOT / "recipes" / "launch" / "ddp.yaml").read_text()
+    assert read_recipe("single_speaker.yaml").data.train[0].path == tmp_path / "prepared" / "train"
+    assert "single_speaker.yaml: written" in capsys.readouterr().out
+
+
+def test_an_existing_file_is_never_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "single_speaker.yaml").write_text("mine")
+    assert run("recipes", "single_speaker") == 2
+    assert "single_speaker.yaml exists already. Choose another file" in capsys.readouterr().err
+    assert (tmp_path / "single_speaker.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["single_speker"], 'Did you mean "single_speaker"?'),
+        (["single_speaker", "-o", "none/a.yaml"], "cannot be written"),
+        (["-o", "a.yaml"], "--output needs a recipe"),
+    ],
+)
+def test_what_cannot_be_copied(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("recipes", *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_installed_package_has_its_recipes_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "own.yaml").write_text("# A title.\nmodel: {}\n")
+    monkeypatch.setattr(shipped, "PLACES", (tmp_path / "recipes", ROOT / "recipes"))
+    assert {name: shipped.read_title(path) for name, path in shipped.find_recipes().items()} == {
+        "own": "A title."
+    }

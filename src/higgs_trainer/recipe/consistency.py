@@ -1,0 +1,110 @@
+"""Fields of a recipe that are right by themselves but contradict each other."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from higgs_trainer.recipe.problems import Place
+
+if TYPE_CHECKING:
+    from higgs_trainer.recipe.schema import DataRecipe, Recipe
+
+ERROR_RATES = ("wer", "cer")
+"""Metrics that are better the smaller they are. Trainer assumes that of metrics that end in "loss" only."""
+
+Contradiction = tuple[Place, str, str]
+"""The place, what is wrong with it, and what to do."""
+
+
+def list_contradictions(recipe: "Recipe") -> Iterator[Contradiction]:
+    """Yield every pair of fields that cannot be used together."""
+    yield from _check_data(recipe.data)
+    yield from _check_batches(recipe)
+    yield from _check_evaluation(recipe)
+    yield from _check_samples(recipe)
+    if recipe.model.freeze and recipe.adapter is not None:
+        yield (
+            ("model", "freeze"),
+            "has no effect with an adapter, which freezes the whole model",
+            "Leave out model.freeze or adapter.",
+        )
+
+
+def _check_data(data: "DataRecipe") -> Iterator[Contradiction]:
+    if not data.train:
+        yield ("data", "train"), "is empty", "Name a prepared folder."
+    for name, folders in (("train", data.train), ("eval", data.eval)):
+        for path, times in Counter(folder.path for folder in folders).items():
+            if times > 1:
+                yield ("data", name), f"names {path} {times} times", "Name it once, with a weight."
+    if any(folder.weight != 1 for folder in data.eval):
+        yield (
+            ("data", "eval"),
+            "has a weight, but the validation loss is computed over all cells of all folders",
+            "Leave the weights out.",
+        )
+
+
+def _check_batches(recipe: "Recipe") -> Iterator[Contradiction]:
+    training = recipe.training
+    if recipe.data.packing and training.per_device_train_batch_size not in (None, 1):
+        yield (
+            ("training", "per_device_train_batch_size"),
+            f"is {training.per_device_train_batch_size}, but with data.packing a batch is one pack",
+            "Set data.tokens_per_pack instead, or data.packing: false.",
+        )
+    if training.bf16 and training.fp16:
+        yield ("training", "fp16"), "excludes training.bf16", "Keep one of them."
+    new_name = training.extra_arguments.get("activation_checkpointing")
+    if new_name is not None and training.gradient_checkpointing:
+        yield (
+            ("training", "activation_checkpointing"),
+            "is the new name of gradient_checkpointing",
+            "Keep one of them.",
+        )
+
+
+def _check_evaluation(recipe: "Recipe") -> Iterator[Contradiction]:
+    training = recipe.training
+    metric, evaluates = training.metric_for_best_model, training.eval_strategy != "no"
+    if evaluates and not recipe.data.eval:
+        yield ("training", "eval_strategy"), "needs data.eval", "Name a prepared folder there."
+    if training.extra_arguments.get("eval_on_start") and not recipe.data.eval:
+        yield ("training", "eval_on_start"), "needs data.eval", "Name a prepared folder there."
+    if training.load_best_model_at_end and not evaluates:
+        yield ("training", "load_best_model_at_end"), "needs evaluations", "Set training.eval_strategy."
+    if metric is not None and not evaluates:
+        yield (
+            ("training", "metric_for_best_model"),
+            "is measured in evaluations, and there are none",
+            "Set training.eval_strategy.",
+        )
+    if training.save_strategy == "best" and metric is None:
+        yield (
+            ("training", "save_strategy"),
+            "is best, but no metric says what is best",
+            "Set training.metric_for_best_model.",
+        )
+    if recipe.early_stopping is not None and metric is None:
+        yield ("early_stopping",), "needs a metric", "Set training.metric_for_best_model."
+    if training.greater_is_better and (metric or "").endswith(ERROR_RATES):
+        yield (
+            ("training", "greater_is_better"),
+            f"is true, but {metric} is better the smaller it is",
+            "Leave it out.",
+        )
+
+
+def _check_samples(recipe: "Recipe") -> Iterator[Contradiction]:
+    samples = recipe.samples
+    if samples.judged and not samples.held_out:
+        yield ("samples", "judged"), "has nothing to judge", "Set samples.held_out to a number of sentences."
+    if samples.held_out and not recipe.data.eval:
+        yield ("samples", "held_out"), "needs data.eval", "Name a prepared folder there."
+    if (samples.ref_audio is None) != (samples.ref_text is None):
+        given = "ref_audio" if samples.ref_text is None else "ref_text"
+        yield (
+            ("samples", given),
+            "is half of a reference: samples.ref_audio is a recording and samples.ref_text its words",
+            "Give both or neither.",
+        )

@@ -1,0 +1,129 @@
+"""Fields that the command line sets over those of a recipe's file."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from higgs_trainer.errors import suggest_name
+from higgs_trainer.recipe.problems import Place
+from higgs_trainer.recipe.schema import Recipe, TrainingRecipe
+from higgs_trainer.recipe.training_fields import REFUSED, build_adapter, list_extra_names
+from higgs_trainer.recipe.values import CommandLineText, Section
+from higgs_trainer.recipe.yaml_file import YAMLError, parse_yaml
+
+
+@dataclass(frozen=True)
+class Override:
+    """One field and the value that the command line gives it."""
+
+    place: tuple[str, ...]
+    value: Any
+
+
+@dataclass(frozen=True)
+class WrongOverride:
+    """An argument that sets no field."""
+
+    what: str
+    what_to_do: str
+
+
+def parse_overrides(arguments: Sequence[str]) -> Iterator[Override | WrongOverride]:
+    """Parse `--section.field value`, `--field=value` if only one section has such a field, and `--field` for true."""
+    position = 0
+    while position < len(arguments):
+        argument = arguments[position]
+        position += 1
+        if not argument.startswith("--"):
+            yield WrongOverride(f"{argument!r} does not name a field", "Write --field value.")
+            continue
+        name, equals, given = argument[2:].partition("=")
+        value: str | bool = given if equals else True
+        if not equals and position < len(arguments) and not arguments[position].startswith("--"):
+            value = arguments[position]
+            position += 1
+        place = _find_place(name.replace("-", "_"))
+        yield place if isinstance(place, WrongOverride) else Override(place, _parse_value(place, value))
+
+
+def find_section(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the model of a field such as `adapter: AdapterRecipe | None`; None for a field that is no section."""
+    options = (field.annotation, *get_args(field.annotation))
+    return next((cls for cls in options if isinstance(cls, type) and issubclass(cls, BaseModel)), None)
+
+
+def list_places(model: type[BaseModel] = Recipe, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the place of every section and field that the schema lists."""
+    for name, field in model.model_fields.items():
+        if name == "extra_arguments":
+            continue
+        yield (*prefix, name)
+        section = find_section(field)
+        if section is not None:
+            yield from list_places(section, (*prefix, name))
+
+
+def _find_place(name: str) -> tuple[str, ...] | WrongOverride:
+    """Return the place that a dotted path, or the last part of one, names."""
+    places = {".".join(place): place for place in list_places()}
+    if name in places:
+        return places[name]
+    matches = [dotted for dotted in places if dotted.endswith(f".{name}")]
+    if len(matches) == 1:
+        return places[matches[0]]
+    if matches:
+        return WrongOverride(
+            f"--{name} may be {' or '.join('--' + dotted for dotted in matches)}", "Write one of them."
+        )
+    last = name.removeprefix("training.")
+    extra = list_extra_names(TrainingRecipe.list_own_fields())
+    if last in extra or last in REFUSED:
+        return ("training", last)
+    known = [dotted for dotted in places if "." in dotted] + [
+        f"training.{extra_name}" for extra_name in extra
+    ]
+    if "." not in name:
+        known = [dotted.rpartition(".")[2] for dotted in known]
+    return WrongOverride(f"--{name} is not a field of a recipe", suggest_name(name, known))
+
+
+def _parse_value(place: Place, given: str | bool) -> Any:
+    """Return what the text means as YAML if the field takes that, otherwise the text: `--run_name 7` is text."""
+    if isinstance(given, bool):
+        return given
+    try:
+        value = parse_yaml(given)
+    except YAMLError:
+        return CommandLineText(given)
+    return CommandLineText(given) if isinstance(value, str) or not _fits(place, value) else _mark_texts(value)
+
+
+def _fits(place: Place, value: Any) -> bool:
+    """Return whether a field takes the value; of a section, this is decided later."""
+    model: type[BaseModel] = Recipe
+    for name in place[:-1]:
+        model = find_section(model.model_fields[str(name)]) or model
+    name = str(place[-1])
+    if name in REFUSED:
+        return True
+    try:
+        if name not in model.model_fields:
+            build_adapter(name).validate_python(value)
+        elif find_section(model.model_fields[name]) is None:
+            annotation = model.model_fields[name].rebuild_annotation()
+            TypeAdapter(annotation, config=Section.model_config).validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+def _mark_texts(value: Any) -> Any:
+    """Mark every text in a value as one from the command line."""
+    if isinstance(value, dict):
+        return {key: _mark_texts(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_mark_texts(item) for item in value]
+    return CommandLineText(value) if isinstance(value, str) else value

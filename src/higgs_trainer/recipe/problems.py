@@ -1,0 +1,93 @@
+"""Problems found inside a pydantic model, and the words for those that pydantic itself finds."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+
+Place = tuple[str | int, ...]
+"""Where a value is, as a path of keys: ("training", "seed") or ("data", "train", 0, "weight")."""
+
+FOUND_HERE = "found_here"
+"""Type of the errors that this package raises: they carry their own words. pydantic's own types are in `EXPECTED`."""
+
+WRONG_VALUE = "wrong_value"
+"""Type of an error of this package that says only what was expected."""
+
+EXPECTED = {
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a number",
+    "string_type": "text (put it in quotes)",
+    "string_pattern_mismatch": "text (put it in quotes)",
+    "none_required": "null",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "names with values",
+    "model_type": "a section with fields",
+    "model_attributes_type": "a section with fields",
+}
+
+
+def expect(what: str) -> PydanticCustomError:
+    """Return the error that a validator raises for a value of the wrong kind."""
+    return PydanticCustomError(WRONG_VALUE, "write {expected}", {"expected": what})
+
+
+def raise_problems(title: str, problems: Iterable[tuple[Place, str, str]]) -> None:
+    """Raise all problems as one ValidationError, if there are any.
+
+    Args:
+        title: name of the model.
+        problems: place, what is wrong (without a full stop), and what to do about it (a sentence).
+    """
+    errors = [
+        InitErrorDetails(
+            type=PydanticCustomError(
+                FOUND_HERE, "{what}. {what_to_do}", {"what": what, "what_to_do": remedy}
+            ),
+            loc=place,
+            input=None,
+        )
+        for place, what, remedy in problems
+    ]
+    if errors:
+        raise ValidationError.from_exception_data(title, errors)
+
+
+def expected_by(error: ErrorDetails) -> str | None:
+    """Return what a value should have been, in words; None for an error that is not about the kind of a value."""
+    if error["type"] in ("literal_error", WRONG_VALUE):
+        return str(error["ctx"]["expected"])
+    return EXPECTED.get(error["type"])
+
+
+def describe_wrong_value(value: Any, errors: Iterable[ErrorDetails]) -> tuple[str, str]:
+    """Return what is wrong with one value and what to do, from all of pydantic's errors about it.
+
+    A value that may have several types has an error for each of them.
+    """
+    errors = list(errors)
+    for error in errors:
+        context = error.get("ctx", {})
+        if error["type"] == FOUND_HERE:
+            return context["what"], context["what_to_do"]
+        if error["type"] == "missing":
+            return "is missing", "Add it, it has no default."
+        if error["type"] in ("greater_than_equal", "greater_than"):
+            bound = f"of at least {context['ge']:g}" if "ge" in context else f"above {context['gt']:g}"
+            return f"is {show(value)}", f"Write a number {bound}."
+    expected = dict.fromkeys(expected_by(error) or error["msg"] for error in errors)
+    if "a number" in expected:
+        expected.pop("a whole number", None)
+    return f"is {show(value)}", f"Write {' or '.join(expected)}."
+
+
+def show(value: Any) -> str:
+    """Return a value as YAML would name it, shortened to one line."""
+    known = {None: "null", True: "true", False: "false"}
+    text = known[value] if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

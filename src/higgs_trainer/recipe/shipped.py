@@ -1,0 +1,54 @@
+"""The recipes that come with the package, to start from."""
+
+from pathlib import Path
+
+from higgs_trainer.errors import RecipeError, suggest_name
+
+PACKAGE = Path(__file__).resolve().parents[1]
+PLACES = (PACKAGE / "recipes", PACKAGE.parents[1] / "recipes")
+"""In an installed package, and in a clone of the repository."""
+
+
+def find_recipes() -> dict[str, Path]:
+    """Return the shipped recipes by name: the path in the folder of recipes, without ".yaml".
+
+    Raises:
+        RecipeError: the folder of recipes is not there.
+    """
+    folder = next((place for place in PLACES if place.is_dir()), None)
+    if folder is None:
+        raise RecipeError(f"{PLACES[0]} is missing. Install higgs-trainer again.")
+    paths = sorted(folder.rglob("*.yaml"), key=lambda path: (path.parent != folder, path))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+
+
+def read_title(path: Path) -> str:
+    """Return the first line of a recipe, a comment that says what it is for."""
+    first, *_ = path.read_text(encoding="utf-8").splitlines()
+    return first.removeprefix("#").strip()
+
+
+def copy_recipe(name: str, output: Path | None = None) -> Path:
+    """Copy a shipped recipe and return the copy's path.
+
+    Args:
+        output: the new file. Default: the recipe's file name, in the working directory.
+
+    Raises:
+        RecipeError: there is no such recipe, or the file exists already or cannot be written.
+    """
+    recipes = find_recipes()
+    name = name.removesuffix(".yaml")
+    if name not in recipes:
+        raise RecipeError(f"{name} is not a shipped recipe. {suggest_name(name, list(recipes))}")
+    output = Path(recipes[name].name) if output is None else output
+    try:
+        with output.open("x", encoding="utf-8") as file:
+            file.write(recipes[name].read_text(encoding="utf-8"))
+    except FileExistsError as error:
+        raise RecipeError(f"{output} exists already. Choose another file with -o FILE.") from error
+    except OSError as error:
+        raise RecipeError(
+            f"{output} cannot be written ({error.strerror}). Choose another file with -o FILE."
+        ) from error
+    return output

@@ -1,0 +1,95 @@
+"""The types of a recipe's fields: strict, as YAML 1.2 writes them, and paths relative to the recipe's file."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationInfo
+
+from higgs_trainer.recipe.problems import expect
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, and an unknown field or a value of another type is an error."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        validate_default=False,
+        use_attribute_docstrings=True,
+    )
+
+
+class CommandLineText(str):
+    """Text from the command line. A path in it is relative to the working directory, not to the recipe's file."""
+
+
+def _make_whole(value: Any) -> Any:
+    """Turn 1e3 and 8.0 into whole numbers; leave everything else."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def resolve_text(text: str, folder: Path | None) -> Path:
+    """Return the path that a text names.
+
+    Args:
+        folder: the one of the recipe's file; None outside of a file. Paths from the command line do not depend on it.
+    """
+    start = Path.cwd() if folder is None or isinstance(text, CommandLineText) else folder
+    return Path(os.path.normpath(start / Path(text).expanduser()))
+
+
+def _resolve_path(value: Any, info: ValidationInfo) -> Path:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value.strip():
+        raise expect("a path")
+    return resolve_text(value, get_folder(info))
+
+
+def _resolve_name(value: Any, info: ValidationInfo) -> Any:
+    """Resolve what is a folder or looks like one; everything else is a name on the hub."""
+    if isinstance(value, Path):
+        return str(value)
+    folder = get_folder(info)
+    if folder is None or not isinstance(value, str) or not value.strip():
+        return value
+    path = resolve_text(value, folder)
+    return str(path) if value.startswith((".", "/", "~")) or path.exists() else str(value)
+
+
+def get_folder(info: ValidationInfo) -> Path | None:
+    """Return the folder of the recipe's file; None for a model that is built in Python."""
+    return None if info.context is None else info.context["folder"]
+
+
+Text = Annotated[str, Field(pattern=r"\S")]
+Whole = Annotated[int, BeforeValidator(_make_whole)]
+Count = Annotated[int, Field(ge=1), BeforeValidator(_make_whole)]
+NotNegative = Annotated[float, Field(ge=0)]
+NotNegativeWhole = Annotated[int, Field(ge=0), BeforeValidator(_make_whole)]
+Steps = Annotated[int | float, BeforeValidator(_make_whole)]
+"""A number of steps or, below 1, a share of all steps."""
+NotNegativeSteps = Annotated[NotNegativeWhole | NotNegative, BeforeValidator(_make_whole)]
+Names = Annotated[tuple[Text, ...], Strict(False)]
+FilePath = Annotated[Path, BeforeValidator(_resolve_path, json_schema_input_type=str)]
+FolderOrName = Annotated[Text, BeforeValidator(_resolve_name, json_schema_input_type=str)]
+"""A folder, or the name of a repository on the Hugging Face hub."""
+
+Scheduler = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "reduce_lr_on_plateau",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "warmup_stable_decay",
+    "greedy",
+]
+When = Literal["no", "steps", "epoch"]
