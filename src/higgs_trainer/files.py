@@ -5,6 +5,7 @@ under the name that readers look for. Names of what is not complete, or no longe
 transformers uploads nothing of that kind to the hub.
 
     whole_file, write_text, write_bytes, write_json, write_json_lines     a file
+    read_json_object                                                      what `write_json` wrote
     new_folder                                                            a folder that must not exist yet
     whole_folder, move_into_place                                         a folder that may replace another
     remove_folder, restore_folders                                        deletion, and recovery after a kill
@@ -111,6 +112,23 @@ def check_is_empty(folder: str | Path) -> None:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not empty; give another folder")
+
+
+def read_json_object(path: str | Path) -> dict[str, Any]:
+    """Read a file that contains one JSON object.
+
+    Raises:
+        UserError: the file is missing or damaged, or contains another value.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); write it again, or remove it") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); write it again, or remove it") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} does not contain a JSON object; write it again, or remove it")
+    return value
 
 
 @contextmanager

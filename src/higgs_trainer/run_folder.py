@@ -1,6 +1,9 @@
-"""The name of every file and folder that training, speaking and judging write.
+"""The name and the content of every file that training, speaking and judging write.
 
-Writers and readers both import the names from here, so that neither can look for a file that the other does not write.
+Writers and readers both import from here, so that neither can look for a file or a field that the other does not write.
+The types at the end say what is in the JSON files. guard_report.json belongs to label-guard, trainer_state.json to
+transformers, and the cards of prepared datasets to `dataset/prepared.py`.
+
 A run folder is the output folder of one training run:
 
     recipe.yaml, environment.json,          written before the first step
@@ -16,6 +19,7 @@ A run folder is the output folder of one training run:
 
 import re
 from pathlib import Path
+from typing import Literal, NotRequired, TypedDict
 
 # Before the first step.
 RECIPE_FILE = "recipe.yaml"
@@ -94,3 +98,75 @@ def list_samples(run: Path) -> dict[int, Path]:
         (re.fullmatch(r"step-(\d+)", path.name), path) for path in (run / SAMPLES_FOLDER).glob("step-*")
     )
     return dict(sorted((int(match[1]), path) for match, path in matches if match))
+
+
+class TrainedCount(TypedDict):
+    """How many parameters of one kind of layer are trained, and how many there are."""
+
+    trained: int
+    all: int
+
+
+TrainableParameters = dict[str, TrainedCount]
+"""``trainable_parameters.json``: the counts by kind of layer, such as "q_proj"."""
+
+Metrics = dict[str, float]
+"""``metrics.json``: the last value of each logged metric, and transformers' own figures of the run. A line of
+``metrics.jsonl`` is the same for one log, with its ``step``."""
+
+
+class Environment(TypedDict):
+    """``environment.json``: where a run ran. ``packages`` are versions by package, ``cuda`` is None without CUDA."""
+
+    device: str
+    processes: int
+    distributed: str
+    mixed_precision: str
+    cpu_threads: int
+    cpus: int | None
+    platform: str
+    python: str
+    cuda: str | None
+    higgs_trainer: str
+    packages: dict[str, str]
+
+
+class DatasetSummary(TypedDict):
+    """Counts of one dataset, without names of people or folders. ``tasks`` and ``languages`` count utterances."""
+
+    utterances: int
+    hours: float
+    tasks: dict[str, int]
+    languages: dict[str, int]
+    speakers: int
+
+
+DataSummary = dict[str, DatasetSummary]
+"""``data_summary.json``: the summaries of "train" and, if there is one, "eval"."""
+
+
+class ClipLine(TypedDict):
+    """A line of ``index.jsonl`` in a folder of generated clips.
+
+    ``audio`` is a path from that folder. ``seconds`` is 0 if the model generated nothing. ``stopped`` is whether the
+    model ended the clip itself, before the time limit. ``parts`` counts the parts into which a long text was cut.
+    """
+
+    text: str
+    audio: str
+    seconds: float
+    stopped: bool
+    parts: int
+    seed: NotRequired[int]
+
+
+class RecordingLine(TypedDict):
+    """A line of ``index.jsonl`` in ``_recordings``: real speech to compare with the samples of ``sentence``.
+
+    A "reference" is a clip from the prompt with its own ``text``, if that is known. A "recording" says the sentence.
+    """
+
+    sentence: str
+    kind: Literal["reference", "recording"]
+    text: str | None
+    audio: str

@@ -64,6 +64,25 @@ def test_json_is_read_back_with_every_letter_and_one_row_a_line(tmp_path):
     assert lines[-1] == ""
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        (b"\xff", "cannot be read"),
+        (b"{", "is not valid JSON"),
+        (b"[]", "does not contain a JSON object"),
+    ],
+)
+def test_a_damaged_json_file_is_named(tmp_path, content, message):
+    path = tmp_path / "some.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=f"some.json {message}.*; write it again"):
+        files.read_json_object(path)
+    files.write_json(path, {"a": 1})
+    assert files.read_json_object(path) == {"a": 1}
+
+
 def test_a_file_that_cannot_be_written_is_named_with_its_remedy(tmp_path):
     (tmp_path / "file").write_text("")
     expected = r"file/below could not be written \(.*; [\d,.]+ MB were free\); think again"

@@ -1,13 +1,12 @@
 """What can be said of a prepared dataset to somebody who is not given it: counts, and nobody's name."""
 
-from typing import Any
-
 import pyarrow.compute
 
 from higgs_trainer.dataset.prepared import PreparedRows
+from higgs_trainer.run_folder import DatasetSummary
 
 
-def summarize(rows: PreparedRows) -> dict[str, Any]:
+def summarize(rows: PreparedRows) -> DatasetSummary:
     """Utterances, hours, tasks and languages with their counts, and how many speakers are named."""
     return {
         "utterances": len(rows),

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from higgs_trainer.errors import UserError
+from higgs_trainer.files import read_json_object
+
 BEFORE, AFTER = "before", "after"  # training: the names of clips, and of sets of clips
 
 T = TypeVar("T")
@@ -29,24 +32,24 @@ def read_text(path: Path, *, otherwise: str) -> Part[str]:
     try:
         return Part(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return Part(None, f"{path.name} is not in {path.parent}; {otherwise}.")
+        return Part(None, _describe_missing(path, otherwise))
     except (OSError, UnicodeDecodeError) as error:
         return Part(None, f"{path} cannot be read ({error}).")
+
+
+def _describe_missing(path: Path, otherwise: str) -> str:
+    return f"{path.name} is not in {path.parent}; {otherwise}."
 
 
 def read_object(path: Path, *, otherwise: str) -> Part[dict[str, Any]]:
     """Read a file that contains one JSON object."""
 
-    def parse(text: str) -> Part[dict[str, Any]]:
-        try:
-            value = json.loads(text)
-        except ValueError as error:
-            return Part(None, f"{path} is not valid JSON ({error}).")
-        return (
-            Part(value) if isinstance(value, dict) else Part(None, f"{path} does not contain a JSON object.")
-        )
-
-    return read_text(path, otherwise=otherwise).then(parse)
+    if not path.exists():
+        return Part(None, _describe_missing(path, otherwise))
+    try:
+        return Part(read_json_object(path))
+    except UserError as error:
+        return Part(None, f"{error}.")
 
 
 def read_lines(path: Path, *, otherwise: str) -> Part[list[dict[str, Any]]]:

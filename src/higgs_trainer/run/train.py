@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback
 
@@ -43,6 +42,8 @@ from higgs_trainer.run_folder import (
     SAMPLES_FOLDER,
     TRAINER_STATE_FILE,
     UNFINISHED_FOLDER,
+    DataSummary,
+    TrainableParameters,
 )
 from higgs_trainer.sharing.model_card import write_model_card
 from higgs_trainer.speech.clip_folder import ClipFolder
@@ -130,7 +131,9 @@ def _write_plan(run: Run) -> None:
     write_recipe(run.recipe, output_dir / RECIPE_FILE)
     trainable = count_trainable(run.checkpoint.model)
     print(format_trainable(trainable), flush=True)
-    counts = {kind: {"trained": trained, "all": total} for kind, (trained, total) in trainable.items()}
+    counts: TrainableParameters = {
+        kind: {"trained": trained, "all": total} for kind, (trained, total) in trainable.items()
+    }
     write_json(output_dir / PARAMETERS_FILE, counts)
     write_json(output_dir / ENVIRONMENT_FILE, describe_environment(run.trainer.accelerator))
     if run.recipe.samples.texts or run.recipe.samples.held_out:
@@ -273,8 +276,8 @@ def _list_recordings(run: Run) -> Iterator[ComparisonRecording]:
         yield from decode_row(sets[0][i], run.codec, with_references=True)
 
 
-def _summarize_data(run: Run) -> dict[str, Any]:
-    summary = {}
+def _summarize_data(run: Run) -> DataSummary:
+    summary: DataSummary = {}
     for name, examples in (("train", run.train_examples), ("eval", run.held_out)):
         if examples is not None:
             assert isinstance(examples.rows, PreparedRows)  # `_load_examples`

@@ -4,7 +4,6 @@ The card is a function of the files in the folder, so a merged folder's says the
 machine goes into it: of a base model or a data set in a local folder not even the name.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
@@ -17,7 +16,7 @@ from higgs_trainer import __version__
 from higgs_trainer.audio.codec import HUB_NAME
 from higgs_trainer.errors import UserError
 from higgs_trainer.evaluation.evaluation_file import SCHEMA
-from higgs_trainer.files import write_text
+from higgs_trainer.files import read_json_object, write_text
 from higgs_trainer.model.loading import ADAPTER_CONFIG
 from higgs_trainer.recipe.yaml_file import read_yaml
 from higgs_trainer.run_folder import (
@@ -218,10 +217,7 @@ def _read_evaluation(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return read_json_object(path) if path.is_file() else {}
 
 
 def _find(name: str, *places: Path) -> Path:

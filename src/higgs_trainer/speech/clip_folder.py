@@ -7,7 +7,6 @@ index is then in the order in which the clips were finished; a job that succeeds
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch import Tensor
 from higgs_trainer.audio.codec import Codec
 from higgs_trainer.audio.files import write_audio
 from higgs_trainer.files import to_json_line, write_text
-from higgs_trainer.run_folder import CLIP_INDEX_FILE, name_clip
+from higgs_trainer.run_folder import CLIP_INDEX_FILE, ClipLine, name_clip
 
 
 @dataclass(frozen=True)
@@ -53,25 +52,24 @@ class ClipFolder:
         (self.folder / CLIP_INDEX_FILE).write_text("", encoding="utf-8")
         return self
 
-    def write(self, number: int, clip: GeneratedCodes, **fields: Any) -> Tensor:
+    def write(self, number: int, clip: GeneratedCodes, *, seed: int | None = None) -> Tensor:
         """Write one clip as ``NNNN.wav``, then its line in the index, and return its waveform (S,).
 
-        The line has text, audio, seconds (0 for a clip without codes), stopped and parts.
-
         Args:
-            fields: further fields of the line.
+            seed: the seed of the clip, noted in its line.
         """
         waveform_S = decode_generated(clip, self.codec)
         name = name_clip(number)
         write_audio(self.folder / name, waveform_S)
-        line = {
+        line: ClipLine = {
             "text": clip.text,
             "audio": name,
             "seconds": len(clip.codes_FK) / self.codec.frames_per_second,
             "stopped": clip.stopped,
             "parts": clip.num_parts,
-            **fields,
         }
+        if seed is not None:
+            line["seed"] = seed
         self.lines[number] = to_json_line(line)
         with (self.folder / CLIP_INDEX_FILE).open("a", encoding="utf-8") as index:
             index.write(self.lines[number])

@@ -18,7 +18,7 @@ from higgs_trainer.dataset.context import read_context
 from higgs_trainer.dataset.examples import Rows
 from higgs_trainer.dataset.prepared import PreparedRows
 from higgs_trainer.files import whole_folder, write_json_lines
-from higgs_trainer.run_folder import CLIP_INDEX_FILE, RECORDINGS_FOLDER, name_clip
+from higgs_trainer.run_folder import CLIP_INDEX_FILE, RECORDINGS_FOLDER, RecordingLine, name_clip
 
 REFERENCE: Literal["reference"] = "reference"
 RECORDING: Literal["recording"] = "recording"
@@ -74,17 +74,16 @@ def write_recordings(folder: Path, recordings: Iterable[ComparisonRecording]) ->
         write_json_lines(place / CLIP_INDEX_FILE, _write_clips(place, recordings))
 
 
-def _write_clips(place: Path, recordings: Iterable[ComparisonRecording]) -> Iterator[dict[str, Any]]:
+def _write_clips(place: Path, recordings: Iterable[ComparisonRecording]) -> Iterator[RecordingLine]:
     for number, recording in enumerate(recordings):
         name = name_clip(number)
         write_audio(place / name, recording.waveform_S)
-        line = {
+        yield {
             "sentence": recording.sentence,
             "kind": recording.kind,
             "text": recording.words,
             "audio": name,
         }
-        yield line
 
 
 def _read_texts(rows: Rows) -> Iterable[str]:
