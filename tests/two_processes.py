@@ -19,7 +19,7 @@ from higgs_trainer.dataset.packing import BatchPlan, PackPlan, PlannedExamples, 
 from higgs_trainer.errors import LossError
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import family_of
-from higgs_trainer.model.indexed_layers import index_layers
+from higgs_trainer.model.indexed_layers import IndexedDecoderLayer, index_layers
 from higgs_trainer.training.stopping import FiniteGradients
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 from tiny import NUM_CODEBOOKS, encode_rows, make_row, tiny_checkpoint
@@ -70,8 +70,10 @@ def build_trainer(kind, folder, *, epochs=1):
         for frames in (FRAMES, HELD_OUT_FRAMES)
     )
     ranks = args.world_size
-    if ranks > 1:  # so that two processes with our layers are held against one with transformers' own
-        assert index_layers(model) == 2
+    if ranks > 1:
+        # Two processes with our layers are compared with one that has transformers' layers.
+        index_layers(model)
+        assert sum(isinstance(module, IndexedDecoderLayer) for module in model.modules()) == 2
     if "packed" in kind:
         lengths = measure_tokens(examples, tokens_per_pack=TOKENS_PER_PACK)
         plan = PackPlan(lengths, tokens_per_pack=TOKENS_PER_PACK, seed=0, num_ranks=ranks)

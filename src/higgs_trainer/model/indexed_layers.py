@@ -1,15 +1,17 @@
-"""transformers' decoder layer with another ``forward``, for training on a CPU: the same numbers in less time.
+"""A faster ``forward`` for transformers' decoder layers, for training on a CPU. The numbers are the same.
 
-A layer has two norms before attention, two behind it and two FFNs, one for text and one for columns of audio.
-transformers takes the positions apart and puts them together by a mask, six times a layer, and each backward first
-fills zeros for all positions. Here a layer makes the order "columns first" once, moves rows by index, and normalises
-text and audio in one pass; its attention turns queries and keys by their positions with no copy of their halves.
-Weights, their names and every call of a linear layer are transformers' own, so PEFT, checkpoints and gradient
-checkpointing find what they look for.
+A layer has two norms before attention, two after it, and two FFNs: one of each for text and one for columns of audio.
+transformers separates the positions and joins them again by a boolean mask, six times per layer, and each backward pass
+first fills zeros for all positions. Here the order "columns first" is computed once per forward of the model; a layer
+moves rows by index and normalizes text and audio in one pass, and its attention rotates queries and keys without
+copying their halves. Weights, their names and every call of a linear layer stay as in transformers, so PEFT,
+checkpoints and gradient checkpointing work as before.
 
-On a GPU this has not been run, and transformers' layers stay.
+This has not been run on a GPU; there, transformers' layers stay.
 """
 
+import logging
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.higgs_audio_v2.modeling_higgs_audio_v2 import (
     HiggsAudioV2Attention,
     HiggsAudioV2DecoderLayer,
+    HiggsAudioV2Model,
     HiggsAudioV2RMSNorm,
     eager_attention_forward,
 )
@@ -30,6 +33,45 @@ NORMS = (
     "audio_post_attention_layernorm",
 )
 
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RowOrder:
+    """The M = B * T positions of a batch in the order "columns of audio first, then text".
+
+    Attributes:
+        is_audio_M: 1 at columns of audio, 0 at text.
+        order_M: the position of each row in this order; ``inverse_M`` is its inverse.
+        num_audio: the number of columns of audio.
+    """
+
+    is_audio_M: Tensor
+    order_M: Tensor
+    inverse_M: Tensor
+    num_audio: int
+
+    @classmethod
+    def of(cls, audio_token_mask: Tensor) -> "RowOrder":
+        """Compute the order from a mask (B, T) that is True at columns of audio."""
+        is_audio_M = audio_token_mask.flatten().long()
+        order_M = is_audio_M.argsort(descending=True, stable=True)
+        inverse_M = torch.empty_like(order_M)
+        inverse_M[order_M] = torch.arange(len(order_M), device=order_M.device)
+        return cls(is_audio_M, order_M, inverse_M, int(is_audio_M.sum()))
+
+
+def add_row_order(
+    model: HiggsAudioV2Model, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Compute the row order before a forward of the model, which passes it on to its layers (a forward pre-hook)."""
+    names = ("input_ids", "audio_input_ids", "attention_mask", "audio_input_ids_mask")
+    given = dict(zip(names, args, strict=False)) | kwargs
+    mask = model.get_placeholder_mask(
+        given.get("input_ids"), given.get("inputs_embeds"), given.get("audio_input_ids_mask")
+    )
+    return args, kwargs if mask is None else {**kwargs, "row_order": RowOrder.of(mask)}
+
 
 class IndexedDecoderLayer(HiggsAudioV2DecoderLayer):
     """``HiggsAudioV2DecoderLayer`` that moves rows by index."""
@@ -40,18 +82,19 @@ class IndexedDecoderLayer(HiggsAudioV2DecoderLayer):
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         attention_mask: Tensor | None = None,
         audio_token_mask: Tensor | None = None,
+        row_order: RowOrder | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Hidden states (B, T, D) -> (B, T, D). ``audio_token_mask`` (B, T): True at columns of audio; without one,
-        every position is a column, and transformers' own forward has nothing to take apart."""
-        if audio_token_mask is None:
-            whole: Tensor = super().forward(hidden_states, position_embeddings, attention_mask, **kwargs)
-            return whole
-        is_audio_M = audio_token_mask.flatten().long()
-        order_M = is_audio_M.argsort(descending=True, stable=True)  # columns first
-        back_M = order_M.argsort()
-        num_audio = int(is_audio_M.sum())
+        """Compute hidden states (B, T, D) from hidden states (B, T, D).
 
+        Without ``row_order``, every position is a column of audio and there is nothing to separate.
+        """
+        if row_order is None:
+            states: Tensor = super().forward(
+                hidden_states, position_embeddings, attention_mask, audio_token_mask, **kwargs
+            )
+            return states
+        is_audio_M, num_audio = row_order.is_audio_M, row_order.num_audio
         normal_BTD = _normalize(hidden_states, self.input_layernorm, self.audio_input_layernorm, is_audio_M)
         attended_BTD, _ = self.self_attn(
             hidden_states=normal_BTD,
@@ -64,15 +107,15 @@ class IndexedDecoderLayer(HiggsAudioV2DecoderLayer):
         normal_BTD = _normalize(
             hidden_BTD, self.post_attention_layernorm, self.audio_post_attention_layernorm, is_audio_M
         )
-        rows_MD = _Reorder.apply(normal_BTD.flatten(0, 1), order_M, back_M)
+        rows_MD = _Reorder.apply(normal_BTD.flatten(0, 1), row_order.order_M, row_order.inverse_M)
         audio_AD, text_XD = rows_MD.split([num_audio, len(rows_MD) - num_audio])
         rows_MD = torch.cat([self.audio_mlp(audio_AD), self.mlp(text_XD)])
-        rows_MD = _add(_Reorder.apply(rows_MD, back_M, order_M), hidden_BTD.flatten(0, 1))
-        return rows_MD.view_as(hidden_BTD)
+        rows_MD = _Reorder.apply(rows_MD, row_order.inverse_M, row_order.order_M)
+        return _add(rows_MD, hidden_BTD.flatten(0, 1)).view_as(hidden_BTD)
 
 
-class TurningAttention(HiggsAudioV2Attention):
-    """``HiggsAudioV2Attention`` that turns queries and keys in one copy each."""
+class RotatingAttention(HiggsAudioV2Attention):
+    """``HiggsAudioV2Attention`` that rotates queries and keys with one copy each."""
 
     def forward(
         self,
@@ -82,7 +125,7 @@ class TurningAttention(HiggsAudioV2Attention):
         past_key_values: Any = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Hidden states (B, T, D) -> (B, T, D) and, where the attention function returns them, its weights."""
+        """Compute attention (B, T, D) of hidden states (B, T, D), and its weights if the attention function does."""
         if past_key_values is not None:
             return super().forward(
                 hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
@@ -97,8 +140,8 @@ class TurningAttention(HiggsAudioV2Attention):
         )
         attended_BTHE, weights = attend(
             self,
-            _Turn.apply(query_BHTE, cos_B1TE, sin_B1TE),
-            _Turn.apply(key_BHTE, cos_B1TE, sin_B1TE),
+            _Rotate.apply(query_BHTE, cos_B1TE, sin_B1TE),
+            _Rotate.apply(key_BHTE, cos_B1TE, sin_B1TE),
             value_BHTE,
             attention_mask,
             dropout=self.attention_dropout if self.training else 0.0,
@@ -108,27 +151,41 @@ class TurningAttention(HiggsAudioV2Attention):
         return self.o_proj(attended_BTHE.flatten(2)), weights
 
 
-# FSDP finds the layers to wrap by this name, in transformers' `_no_split_modules` and in launch files.
+# transformers' `_no_split_modules` and launch files name the layers that FSDP wraps by their class.
 IndexedDecoderLayer.__name__ = HiggsAudioV2DecoderLayer.__name__
-TurningAttention.__name__ = HiggsAudioV2Attention.__name__
+RotatingAttention.__name__ = HiggsAudioV2Attention.__name__
 
 
-def index_layers(model: nn.Module) -> int:
-    """Give the decoder layers of a native model, adapted or not, the ``forward`` above; returns how many have it now.
+def index_layers(model: nn.Module) -> None:
+    """Give the decoder layers of a native model, with or without adapters, the faster ``forward``.
 
-    A layer whose norms are not transformers' own (PEFT wraps what is in ``modules_to_save``) stays as it is.
+    A layer whose norms are wrapped by PEFT (``modules_to_save``) keeps transformers' ``forward``, and a warning is
+    logged.
     """
     layers = [module for module in model.modules() if isinstance(module, HiggsAudioV2DecoderLayer)]
-    for layer in layers:
-        if all(type(getattr(layer, name)) is HiggsAudioV2RMSNorm for name in NORMS):
-            layer.__class__ = IndexedDecoderLayer
-            if type(layer.self_attn) is HiggsAudioV2Attention:
-                layer.self_attn.__class__ = TurningAttention
-    return sum(isinstance(layer, IndexedDecoderLayer) for layer in layers)
+    indexed = [layer for layer in layers if _has_plain_norms(layer)]
+    for layer in indexed:
+        layer.__class__ = IndexedDecoderLayer
+        if type(layer.self_attn) is HiggsAudioV2Attention:
+            layer.self_attn.__class__ = RotatingAttention
+    for module in model.modules() if indexed else ():
+        if isinstance(module, HiggsAudioV2Model) and add_row_order not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(add_row_order, with_kwargs=True)
+    if len(indexed) < len(layers):
+        logger.warning(
+            "%d of %d layers keep transformers' forward, which is slower, because PEFT wraps their norms "
+            "(adapter.modules_to_save)",
+            len(layers) - len(indexed),
+            len(layers),
+        )
+
+
+def _has_plain_norms(layer: HiggsAudioV2DecoderLayer) -> bool:
+    return all(type(getattr(layer, name)) is HiggsAudioV2RMSNorm for name in NORMS)
 
 
 def _add(update: Tensor, residual: Tensor) -> Tensor:
-    """Their sum, in the update's memory; not under autocast, where the update is of a narrower dtype."""
+    """Add in the memory of the update, unless autocast has made its dtype narrower than the residual's."""
     return update.add_(residual) if update.dtype == residual.dtype else residual + update
 
 
@@ -143,50 +200,50 @@ def _normalize(
 
 
 class _Reorder(torch.autograd.Function):
-    """Rows (M, D) in another order, whose inverse is given: the backward is a gather too, with no zeros to add to."""
+    """Reorder rows (M, D). The inverse order is given, so the backward pass gathers too and fills no zeros."""
 
     @staticmethod
-    def forward(ctx: Any, rows_MD: Tensor, order_M: Tensor, back_M: Tensor) -> Tensor:
-        ctx.save_for_backward(back_M)
+    def forward(ctx: Any, rows_MD: Tensor, order_M: Tensor, inverse_M: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse_M)
         return rows_MD.index_select(0, order_M)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_MD: Tensor) -> tuple[Tensor, None, None]:
-        (back_M,) = ctx.saved_tensors
-        return grad_MD.index_select(0, back_M), None, None
+        (inverse_M,) = ctx.saved_tensors
+        return grad_MD.index_select(0, inverse_M), None, None
 
 
-class _Turn(torch.autograd.Function):
-    """Rotary position embedding of states (B, H, T, E) by cosines and sines (B, 1, T, E), whose halves are alike."""
+class _Rotate(torch.autograd.Function):
+    """Rotary position embedding of states (B, H, T, E) by cosines and sines (B, 1, T, E) with two equal halves."""
 
     @staticmethod
     def forward(ctx: Any, states_BHTE: Tensor, cos_B1TE: Tensor, sin_B1TE: Tensor) -> Tensor:
         ctx.save_for_backward(cos_B1TE, sin_B1TE)
-        return _turn(states_BHTE, cos_B1TE, sin_B1TE)
+        return _rotate(states_BHTE, cos_B1TE, sin_B1TE)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BHTE: Tensor) -> tuple[Tensor, None, None]:
         cos_B1TE, sin_B1TE = ctx.saved_tensors
-        return _turn(grad_BHTE, cos_B1TE, -sin_B1TE), None, None
+        return _rotate(grad_BHTE, cos_B1TE, -sin_B1TE), None, None
 
 
-def _turn(states_BHTE: Tensor, cos_B1TE: Tensor, sin_B1TE: Tensor) -> Tensor:
-    """(a, b), a state's halves, to (a cos - b sin, b cos + a sin)."""
+def _rotate(states_BHTE: Tensor, cos_B1TE: Tensor, sin_B1TE: Tensor) -> Tensor:
+    """Rotate the halves (a, b) of the states to (a cos - b sin, b cos + a sin)."""
     a_BHTE, b_BHTE = states_BHTE.chunk(2, dim=-1)
-    turned_BHTE = states_BHTE * cos_B1TE
-    turned_a_BHTE, turned_b_BHTE = turned_BHTE.chunk(2, dim=-1)
+    rotated_BHTE = states_BHTE * cos_B1TE
+    rotated_a_BHTE, rotated_b_BHTE = rotated_BHTE.chunk(2, dim=-1)
     sin_a_B1TE, sin_b_B1TE = sin_B1TE.chunk(2, dim=-1)
-    turned_a_BHTE.addcmul_(b_BHTE, sin_a_B1TE, value=-1)
-    turned_b_BHTE.addcmul_(a_BHTE, sin_b_B1TE)
-    return turned_BHTE
+    rotated_a_BHTE.addcmul_(b_BHTE, sin_a_B1TE, value=-1)
+    rotated_b_BHTE.addcmul_(a_BHTE, sin_b_B1TE)
+    return rotated_BHTE
 
 
 class _DualRMSNorm(torch.autograd.Function):
-    """RMSNorm of rows (M, D), each with one of two weights (2, D), in float32 at least, as transformers does it.
+    """RMSNorm of rows (M, D), each with one of two weights (2, D), in float32 or wider, as in transformers.
 
-    Only the rows and a scale for each are kept for the backward.
+    The backward pass needs only the rows and one scale per row.
     """
 
     @staticmethod
@@ -205,7 +262,7 @@ class _DualRMSNorm(torch.autograd.Function):
         rows_MD, weights_2D, which_M, scale_M1 = ctx.saved_tensors
         dtypes, wide = (rows_MD.dtype, weights_2D.dtype), scale_M1.dtype
         rows_MD, weights_2D, grad_MD = rows_MD.to(wide), weights_2D.to(wide), grad_MD.to(wide)
-        # Its sums over rows are the weights' gradient, those over columns that of the scale.
+        # Summed over rows, these give the gradient of the weights; summed over columns, that of the scale.
         slopes_MD = grad_MD * rows_MD
         grad_weights_2D = None
         if ctx.needs_input_grad[1]:

@@ -1,9 +1,11 @@
-"""The layers that training on a CPU takes: transformers' numbers under transformers' names."""
+"""The layers for training on a CPU compute transformers' numbers under transformers' names."""
 
 import copy
+import logging
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.higgs_audio_v2.modeling_higgs_audio_v2 import HiggsAudioV2DecoderLayer
 
@@ -12,17 +14,18 @@ from higgs_trainer.dataset.collator import PackingCollator, PaddingCollator
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.attention import PACKED_SDPA, attend_by_example
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
-from higgs_trainer.model.indexed_layers import IndexedDecoderLayer, TurningAttention, index_layers
+from higgs_trainer.model.indexed_layers import IndexedDecoderLayer, RotatingAttention, RowOrder, index_layers
 from higgs_trainer.model.loading import Checkpoint
 from higgs_trainer.speech.sampling import Sampling
 from tiny import NUM_CODEBOOKS, encode_rows, make_row, talkative_checkpoint, tiny_checkpoint
 
 FRAMES = (5, 23, 2)
-EXACT = 1e-6  # in float64, but transformers' norms go through float32
+# The models are in float64, but transformers' norms compute in float32.
+EXACT = 1e-6
 
 
 def build_pair(*, dtype=torch.float64, lora=False, **adapter):
-    """transformers' model, and the same with our layers; weights and adapters at random."""
+    """Build transformers' model, and a copy with our layers; weights and adapters are random."""
     checkpoint = tiny_checkpoint()
     torch.manual_seed(1)
     for parameter in checkpoint.model.parameters():
@@ -39,6 +42,10 @@ def build_pair(*, dtype=torch.float64, lora=False, **adapter):
     return checkpoint, model, indexed
 
 
+def count_indexed(model):
+    return sum(type(module) is IndexedDecoderLayer for module in model.modules())
+
+
 def make_batch(checkpoint, kind):
     rows = [make_row(seed, num_frames=frames, ref_frames=3) for seed, frames in enumerate(FRAMES)]
     examples = encode_rows(rows, checkpoint)
@@ -52,7 +59,7 @@ def make_batch(checkpoint, kind):
 
 
 def run(model, inputs):
-    """The logits, and every gradient of a loss that weighs each logit otherwise."""
+    """Compute the logits, and the gradients of a loss that gives each logit another weight."""
     model.zero_grad()
     logits = model(**inputs).logits
     generator = torch.Generator().manual_seed(2)
@@ -80,8 +87,8 @@ def check_near(expected, found, tolerance):
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_logits_and_gradients_are_transformers_own(kind, lora, gradient_checkpointing):
     checkpoint, theirs, ours = build_pair(lora=lora)
-    for ours_alone in (IndexedDecoderLayer, TurningAttention):
-        assert sum(type(module) is ours_alone for module in ours.modules()) == 2
+    assert count_indexed(ours) == 2
+    assert sum(type(module) is RotatingAttention for module in ours.modules()) == 2
     if gradient_checkpointing:
         ours.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     inputs = make_batch(checkpoint, kind)
@@ -126,6 +133,41 @@ def test_gradients_under_autocast_are_as_near_to_float32_as_transformers_are():
     assert 0 < errors[1] < 1.2 * errors[0]
 
 
+class CountSorts(TorchDispatchMode):
+    """Counts calls of argsort and sort."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func._schema.name in ("aten::argsort", "aten::sort")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_the_row_order_is_computed_once_in_a_forward_and_its_backward(gradient_checkpointing):
+    checkpoint, _, ours = build_pair()
+    index_layers(ours)  # again, as a benchmark does
+    if gradient_checkpointing:
+        ours.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    inputs = make_batch(checkpoint, "packed")
+    with CountSorts() as sorts:
+        run(ours, inputs)
+    assert sorts.count == 1
+    assert count_indexed(ours) == 2
+
+
+def test_positional_arguments_of_the_inner_model_are_ordered_too():
+    checkpoint, theirs, ours = build_pair()
+    inputs = make_batch(checkpoint, "packed")
+    given = [inputs[name] for name in ("input_ids", "audio_input_ids")]
+    with CountSorts() as sorts:
+        found = ours.model(*given).last_hidden_state
+    assert sorts.count == 1
+    check_near(theirs.model(*given).last_hidden_state, found, EXACT)
+
+
 @pytest.mark.parametrize("implementation", ["eager", PACKED_SDPA])
 def test_attention_drops_out_what_transformers_drops_out(implementation):
     checkpoint, theirs, ours = build_pair()
@@ -167,15 +209,17 @@ def test_a_sequence_of_text_alone_or_of_columns_alone(share):
     hidden_BTD = torch.randn(2, 7, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     positions = theirs.model.rotary_emb(hidden_BTD, torch.arange(7)[None])
     mask = torch.full((2, 7), bool(share))
-    outputs = [layer(hidden_BTD.clone(), positions, audio_token_mask=mask) for layer in layers]
-    check_near(*outputs, EXACT)
+    expected = layers[0](hidden_BTD.clone(), positions, audio_token_mask=mask)
+    found = layers[1](hidden_BTD.clone(), positions, audio_token_mask=mask, row_order=RowOrder.of(mask))
+    check_near(expected, found, EXACT)
     check_near(*(model(**inputs).logits for model in (theirs, ours)), EXACT)
 
 
 def test_speech_is_the_same():
     checkpoint = talkative_checkpoint()
     indexed = copy.deepcopy(checkpoint.model)
-    assert index_layers(indexed) == 2
+    index_layers(indexed)
+    assert count_indexed(indexed) == 2
     spoken = [
         generate_texts(
             Checkpoint("tiny", model, checkpoint.tokenizer), ["one two"], sampling=Sampling(max_seconds=1)
@@ -185,11 +229,11 @@ def test_speech_is_the_same():
     assert torch.equal(spoken[0][0].codes_FK, spoken[1][0].codes_FK)
 
 
-def test_nobody_else_sees_a_difference():
+def test_names_hidden_states_and_attention_weights_stay():
     checkpoint, theirs, ours = build_pair()
     layer = ours.model.layers[0]
     assert isinstance(layer, HiggsAudioV2DecoderLayer)
-    assert type(layer).__name__ in theirs._no_split_modules  # what FSDP wraps
+    assert type(layer).__name__ in theirs._no_split_modules
     assert list(theirs.state_dict()) == list(ours.state_dict())
     hidden = [
         model(**make_batch(checkpoint, "packed"), output_hidden_states=True) for model in (theirs, ours)
@@ -206,8 +250,10 @@ def test_nobody_else_sees_a_difference():
         check_near(expected, found, EXACT)
 
 
-def test_a_layer_with_norms_of_somebody_elses_stays_transformers_own():
-    checkpoint, theirs, ours = build_pair(lora=True, modules_to_save=["input_layernorm"])
-    assert index_layers(ours) == 0
+def test_layers_whose_norms_peft_wraps_stay_and_a_warning_says_so(caplog):
+    with caplog.at_level(logging.WARNING):
+        checkpoint, theirs, ours = build_pair(lora=True, modules_to_save=["input_layernorm"])
+    assert "2 of 2 layers keep transformers' forward" in caplog.text
+    assert count_indexed(ours) == 0
     inputs = make_batch(checkpoint, "packed")
     check_same(run(theirs, inputs), run(ours, inputs), EXACT)
