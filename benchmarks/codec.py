@@ -32,8 +32,12 @@ from torch import Tensor
 
 from higgs_trainer.audio.codec import Codec, load_codec
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ, read_audio
-from higgs_trainer.evaluation.judges import Transcriber, load_asr, score_speech, speaker_similarity
+from higgs_trainer.evaluation.figures import ModelFigures, compute_figures
+from higgs_trainer.evaluation.judging import ClipToJudge, Judges, judge_clips, load_judges
+from higgs_trainer.evaluation.sentences import EvaluationSentence
+from higgs_trainer.evaluation.voices import embed_one_voice
 from higgs_trainer.manifest.rows import read_rows
+from higgs_trainer.speech.generate import Request
 
 LIBRIVOX = Path("/usr/share/pocketsphinx/test/data/librivox")
 ASTERISK = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
@@ -95,7 +99,18 @@ def measure_stoi(clean_S: Tensor, degraded_S: Tensor) -> float:
     return float(stoi(clean, degraded, STOI_RATE_HZ))
 
 
-def measure_set(name: str, clips: Clips, codec: Codec, asr: Transcriber) -> dict[str, Any]:
+def judge_waveforms(
+    texts: list[str], waveforms: list[Tensor], voice: list[Tensor], judges: Judges
+) -> ModelFigures:
+    """Judge clips of one voice. Its mean embedding is that of all recordings in ``voice``."""
+    sentences = [EvaluationSentence(Request(text), "", None, ()) for text in texts]
+    voices = embed_one_voice(voice, judges.encoder, SAMPLE_RATE_HZ, num_sentences=len(texts))
+    return compute_figures(
+        judge_clips("", sentences, [ClipToJudge(wave_S) for wave_S in waveforms], voices, judges)
+    )
+
+
+def measure_set(name: str, clips: Clips, codec: Codec, judges: Judges) -> dict[str, Any]:
     """One row of the table."""
     texts, originals = map(list, zip(*clips, strict=True))
     seconds = sum(map(len, originals)) / SAMPLE_RATE_HZ
@@ -104,19 +119,21 @@ def measure_set(name: str, clips: Clips, codec: Codec, asr: Transcriber) -> dict
     encoded = time.process_time()
     decoded = [codec.decode(codes_FK) for codes_FK in codes]
     done = time.process_time()
+    of_originals = judge_waveforms(texts, originals, originals, judges).figures
+    of_decoded = judge_waveforms(texts, decoded, originals, judges).figures
     return {
         "set": name,
         "clips": len(clips),
         "seconds": round(seconds, 1),
-        "wer_originals": score_speech(texts, originals, asr=asr).wer,
-        "wer_round_trip": score_speech(texts, decoded, asr=asr).wer,
+        "wer_originals": of_originals["wer"].value,
+        "wer_round_trip": of_decoded["wer"].value,
         "stoi": (
             float(np.mean([measure_stoi(*pair) for pair in zip(originals, decoded, strict=True)]))
             if find_spec("pystoi")
             else None
         ),
-        "similarity_originals": speaker_similarity(originals, originals),
-        "similarity_round_trip": speaker_similarity(decoded, originals),
+        "similarity_originals": of_originals["similarity"].value,
+        "similarity_round_trip": of_decoded["similarity"].value,
         "encode_cpu_seconds_per_second": (encoded - start) / seconds,
         "decode_cpu_seconds_per_second": (done - encoded) / seconds,
     }
@@ -150,12 +167,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="the figures once more, in the last line")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    codec, asr = load_codec(arguments.codec), load_asr()
+    codec, judges = load_codec(arguments.codec), load_judges("whisper-tiny.en", with_quality=False)
     if codec.sample_rate_hz != SAMPLE_RATE_HZ:
         parser.error(
             f"{codec.name} works at {codec.sample_rate_hz} Hz, the recordings are at {SAMPLE_RATE_HZ}"
         )
-    rows = [measure_set(name, read_set(name, arguments.sample), codec, asr) for name in arguments.sets]
+    rows = [measure_set(name, read_set(name, arguments.sample), codec, judges) for name in arguments.sets]
     print_table(rows)
     if arguments.json:
         print(json.dumps({"codec": codec.name, "fingerprint": codec.fingerprint, "sets": rows}))

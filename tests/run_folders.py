@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from higgs_trainer.audio.files import write_audio
-from higgs_trainer.evaluation.evaluation_file import JudgedClip, JudgedSet, write_evaluation
+from higgs_trainer.run_folder import EVALUATION_SCHEMA
 
 EVIL = (
     "<script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\"> \"&' {{ 7 * 7 }}"
@@ -88,12 +88,31 @@ def write_run(folder: Path, *, shift: float = 0.0, texts: tuple[str, ...] = ("on
     )
     write_json(folder / "metrics.json", {"train_runtime": 12.5})
     write_json(folder / "guard_report.json", make_guard_report())
-    scores = {"wer": (0.125, 0.05, 0.25), "similarity": 0.75, "stopped_share": 1.0, "n": 2}
-    spoken = [JudgedClip(texts[0], folder / "samples/step-12/0000.wav", f"one too {EVIL}")]
-    heard = [JudgedClip(texts[0], folder / "samples/step-0/0000.wav", "One, two.", stopped=False)]
-    before = JudgedSet("before", {"wer": 0.5, "similarity": 0.5, "stopped_share": 1.0, "n": 2}, heard)
-    write_evaluation(folder, [before, JudgedSet("after", scores, spoken)])
+    before = {"wer": {"value": 0.5}, "similarity": {"value": 0.5}, "stopped": {"value": 1.0}}
+    after = {
+        "wer": {"value": 0.125, "low": 0.05, "high": 0.25},
+        "similarity": {"value": 0.75},
+        "stopped": {"value": 1.0},
+    }
+    heard = {
+        "audio": "../samples/step-0/0000.wav",
+        "transcript": "One, two.",
+        "stopped": False,
+        "word_errors": 0,
+    }
+    spoken = {"audio": "../samples/step-12/0000.wav", "transcript": f"one too {EVIL}", "word_errors": 3}
+    rows = [{"model": "before", "text": texts[0]} | heard, {"model": "after", "text": texts[0]} | spoken]
+    write_evaluation_folder(folder, [{"model": "before"} | before, {"model": "after"} | after], rows)
     return folder
+
+
+def write_evaluation_folder(
+    run: Path, models: list[dict[str, Any]], rows: list[dict[str, Any]], **fields: Any
+) -> None:
+    """Write what ``evaluate`` leaves in a run folder, as far as readers need it."""
+    figures = {"schema": EVALUATION_SCHEMA, "models": models, **fields}
+    write_json(run / "evaluation" / "figures.json", figures)
+    write_lines(run / "evaluation" / "rows.jsonl", rows)
 
 
 def make_guard_report() -> dict[str, Any]:

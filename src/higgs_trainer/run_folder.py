@@ -14,7 +14,24 @@ A run folder is the output folder of one training run:
     trainer_state.json, guard_report.json,
     data_summary.json, README.md, metrics.json
     report.html                             written at the end, and by `higgs-trainer report`
-    evaluation/                             written by `higgs-trainer evaluate -o RUN/evaluation`
+    evaluation/                             written by `higgs-trainer evaluate RUN`, and by the demo
+
+``evaluation/`` holds the generated clips and two files. ``figures.json`` is one object:
+
+    schema                "higgs-trainer/evaluation/2"
+    models                a list; of each model:
+        model             its name as it was given, or the name of a set of recordings
+        role              "after": the model of this run; "before": its base model; or null
+        clips             how many clips were judged
+        audio_seconds_per_second   how fast it generated, or null
+        wer, cer, ...     {"value", "low", "high", "n"} or null; low and high are the ends of the 95% interval
+    second_minus_first    differences between the first two models, {"value", "low", "high", "p", "n"} or null by
+                          figure; null if they were not judged on the same sentences
+    note                  what readers must know about the figures, often empty
+    sentences, seed, normaliser, test    how the figures were made
+
+``rows.jsonl`` has one line for each clip: a ``JudgedClip`` of ``evaluation/judging.py``. ``audio`` is relative to the
+folder. Readers need ``schema``, ``models`` with ``model`` and figures with ``value``; in rows, ``model`` and ``text``.
 """
 
 import re
@@ -42,11 +59,14 @@ MODEL_CARD_FILE = "README.md"
 METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.html"
 
-# The judges' verdict: `evaluate` writes a folder with two files, the demo one file.
+# The figures of the judges.
 EVALUATION_FOLDER = "evaluation"
 ROWS_FILE = "rows.jsonl"
 FIGURES_FILE = "figures.json"
-EVALUATION_FILE = "evaluation.json"
+EVALUATION_SCHEMA = "higgs-trainer/evaluation/2"
+
+# The names of clips and figures from before and after training.
+BEFORE, AFTER = "before", "after"
 
 # In each folder of spoken clips.
 CLIP_INDEX_FILE = "index.jsonl"
@@ -63,10 +83,10 @@ RUN_RECORD = (
     PARAMETERS_FILE,
     DATA_SUMMARY_FILE,
     ENVIRONMENT_FILE,
-    EVALUATION_FILE,
+    EVALUATION_FOLDER,
     SAMPLES_FOLDER,
 )
-"""What describes a run. `merge` copies these files next to the merged weights."""
+"""What describes a run. `merge` copies these files and folders next to the merged weights."""
 
 # Training writes these, and nothing else does. A recipe alone is no sign: users keep theirs anywhere.
 SIGNS_OF_A_RUN = (ENVIRONMENT_FILE, PARAMETERS_FILE, LOG_FILE, METRICS_FILE, GUARD_REPORT_FILE)

@@ -1,7 +1,8 @@
-"""evaluate: judge the speech of one model or two."""
+"""The verb `evaluate`."""
 
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +31,7 @@ from higgs_trainer.cli.voice_options import (
     read_voice,
 )
 from higgs_trainer.errors import UserError
-from higgs_trainer.run_folder import EVALUATION_FOLDER, FIGURES_FILE, ROWS_FILE
+from higgs_trainer.run_folder import EVALUATION_FOLDER, FIGURES_FILE, ROWS_FILE, is_run
 
 
 @app.command(rich_help_panel=SPEECH_PANEL)
@@ -38,29 +39,38 @@ def evaluate(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL [MODEL]", help="One model, or two side by side; 'recordings': those of the texts."
+            metavar="MODEL [MODEL]",
+            help="One model, or two to compare. 'recordings' stands for the recordings of the texts.",
         ),
     ],
     text_file: TextFile = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A held-out set, prepared, in place of --text-file.")
+        Path | None,
+        typer.Option(metavar="DIR", help="A prepared held-out set, instead of --text-file."),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", help="For speech and rows. Default: a new 'evaluation'."
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder for clips, rows and figures; nothing is overwritten. Default: RUN/evaluation for one model "
+            "that is a run folder, else a new folder 'evaluation' in the working directory.",
         ),
     ] = None,
     other_voice: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Somebody else. Default: the other voices among the texts."),
+        typer.Option(
+            metavar="FILE",
+            help="A recording of another person, for comparison. Default: the other voices among the texts.",
+        ),
     ] = None,
     asr: Annotated[
-        str, typer.Option(metavar="NAME", help="A recogniser, or the folder of one.")
+        str, typer.Option(metavar="NAME", help="A speech recogniser, or the folder of a Whisper model.")
     ] = "whisper-tiny.en",
     quality: Annotated[bool, typer.Option(help="Predict quality (needs the extra 'evaluate').")] = True,
     json_line: Annotated[
-        bool, typer.Option("--json", help="All figures once more, as one object in the last line.")
+        bool, typer.Option("--json", help="Print all figures as one JSON object on the last line.")
     ] = False,
     codec: CodecName = None,
     ref_audio: RefAudio = None,
@@ -79,23 +89,26 @@ def evaluate(
     dtype: ComputeDtype = "float32",
     device: Device = None,
 ) -> None:
-    """Let models speak the same texts, and say how well: words, voice, quality, with intervals and a paired test.
+    """Generate the same texts with one model or two, and score the speech.
 
-    A recogniser, a speaker encoder and a quality predictor judge every clip. Rows of FILE may have **audio**, a
-    recording of the same sentence: then lengths and voices are compared with it.
+    A speech recogniser, a speaker encoder and a quality predictor judge every clip. Figures have 95% intervals, and two
+    models are compared by a paired test. A row of FILE may have **audio**, a recording of the same sentence: its length
+    and voice are then compared with the model's. The report page, the model card and `merge` read the figures in
+    RUN/evaluation.
     """
     if len(models) > 2:
-        raise UserError(f"{len(models)} models; give one, or two to compare")
+        raise UserError(f"{len(models)} models were given. Give one, or two to compare.")
     if (text_file is None) == (data is None):
-        raise UserError("on what? give --text-file or --data, one of them")
+        raise UserError("Give the texts to evaluate: either --text-file or --data.")
+    output = _choose_output(models) if output is None else output
     script = [] if text_file is None else read_texts(None, text_file)
     voice = read_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
-    from higgs_trainer.evaluation.comparison import Evaluation, build_tables, evaluate_models
+    from higgs_trainer.evaluation.comparison import EvaluationSettings, evaluate_models
     from higgs_trainer.evaluation.judging import load_judges
+    from higgs_trainer.evaluation.tables import build_tables
     from higgs_trainer.speech.sampling import Sampling
 
-    output = _find_new_folder() if output is None else output
-    evaluation = Evaluation(
+    settings = EvaluationSettings(
         script,
         data,
         voice,
@@ -115,17 +128,25 @@ def evaluate(
         batch_size=batch_size,
     )
     judges = load_judges(asr, language=language, with_quality=quality)
-    report = evaluate_models(models, evaluation, judges, output, other_voice=other_voice or (), seed=seed)
+    report = evaluate_models(models, settings, judges, output, other_voice=other_voice or (), seed=seed)
     console = open_console()
     for table in build_tables(report):
         console.print(table)
-    typer.echo(f"{output}: {ROWS_FILE} has a row a clip, {FIGURES_FILE} all figures")
+    typer.echo(f"{output}: {FIGURES_FILE} holds all figures, {ROWS_FILE} a row for each clip")
     if json_line:
         typer.echo(json.dumps(report))
 
 
-def _find_new_folder() -> Path:
-    """'evaluation' or, where that is taken, 'evaluation-2' and so on."""
+def _choose_output(models: Sequence[str]) -> Path:
+    """Return ``RUN/evaluation`` for one run folder, else 'evaluation', 'evaluation-2' ... in the working directory."""
+    if len(models) == 1 and is_run(Path(models[0])):
+        output = Path(models[0]) / EVALUATION_FOLDER
+        if output.exists():
+            raise UserError(
+                f"{output} exists. Remove or rename it to replace this run's figures, or name another folder with "
+                "--output."
+            )
+        return output
     names = (
         EVALUATION_FOLDER if number == 1 else f"{EVALUATION_FOLDER}-{number}" for number in itertools.count(1)
     )

@@ -40,7 +40,7 @@ def merge(
         base=base,
         dtype=dtype,
         max_shard_size=max_shard_size,
-        describe=lambda folder: write_model_card(folder, earlier=adapter, name=output.name),
+        write_card=lambda folder: write_model_card(folder, earlier=adapter, name=output.name),
     )
     typer.echo(f"{output}: merged, in {merged.dtype}")
     if merged.left_out:

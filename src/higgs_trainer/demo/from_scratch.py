@@ -27,11 +27,18 @@ from higgs_trainer.demo.new_voice import (
     print_heading,
     quiet_transformers,
 )
-from higgs_trainer.demo.outcome import ClipSet, judge, print_outcome, write_page, write_summary
-from higgs_trainer.evaluation.judges import load_asr
+from higgs_trainer.demo.outcome import (
+    evaluate_sets,
+    print_outcome,
+    read_value,
+    write_page,
+    write_recordings,
+    write_summary,
+)
+from higgs_trainer.evaluation.recogniser import load_recogniser
 from higgs_trainer.recipe.reading import read_recipe
 from higgs_trainer.run.train import check, train
-from higgs_trainer.run_folder import DEMO_SUMMARY_FILE, RECIPE_FILE
+from higgs_trainer.run_folder import AFTER, DEMO_SUMMARY_FILE, RECIPE_FILE
 
 HELD_OUT = 40
 MODEL_SIZES = {"hidden_size": 160, "intermediate_size": 384, "num_layers": 3, "num_heads": 4}
@@ -43,7 +50,7 @@ def learn_to_speak(output: Path) -> None:
     console = Console(stderr=True)
     quiet_transformers()
     make_empty(output)
-    asr = load_asr()
+    recogniser = load_recogniser()
     with as_file(files("higgs_trainer_demo")) as assets:
         codec = MelCodec.from_pretrained(assets / "codec")
         clips = read_digits(assets / "digits")
@@ -67,37 +74,33 @@ def learn_to_speak(output: Path) -> None:
     spoken = generate_set(Path(recipe.training.output_dir), strings, output / "wav" / "after")
     held_out = clips[-HELD_OUT:]
     sets = {
-        "after": spoken,
-        "the corpus through the codec": ClipSet.of_recordings(
-            [text for _, text, _ in held_out], [decode(codec, codes_FK) for _, _, codes_FK in held_out]
+        AFTER: spoken,
+        "the corpus through the codec": write_recordings(
+            [text for _, text, _ in held_out],
+            [decode(codec, codes_FK) for _, _, codes_FK in held_out],
+            output / "wav" / "the-corpus-through-the-codec",
         ),
     }
     references = [decode(codec, codes_FK) for _, _, codes_FK in clips[:NUM_REFERENCES]]
     print_heading(console, "listen", "a speech recogniser and a speaker encoder judge every clip")
-    scores = judge(sets, asr=asr, reference_waveforms=references, console=console)
-    page = write_page(
-        output,
-        Path(recipe.training.output_dir),
-        "Higgs Trainer: speech from nothing",
-        sets,
-        scores,
-        {"the corpus through the codec": 5},
-    )
+    run = Path(recipe.training.output_dir)
+    report = evaluate_sets(sets, run, recogniser=recogniser, voice=references)
+    page = write_page(output, run, "Higgs Trainer: speech from nothing")
     write_summary(
         output / DEMO_SUMMARY_FILE,
         {
             "train_seconds": summary.metrics["train_runtime"],
             "total_seconds": time.perf_counter() - started,
-            "wer_after": scores["after"].wer,
-            "wer_codec": scores["the corpus through the codec"].wer,
-            "similarity_after": scores["after"].similarity,
-            "similarity_codec": scores["the corpus through the codec"].similarity,
-            "stopped_share": scores["after"].stopped_share,
+            "wer_after": read_value(report, AFTER, "wer"),
+            "wer_codec": read_value(report, "the corpus through the codec", "wer"),
+            "similarity_after": read_value(report, AFTER, "similarity"),
+            "similarity_codec": read_value(report, "the corpus through the codec", "similarity"),
+            "stopped_share": read_value(report, AFTER, "stopped"),
             "codebook0_accuracy": summary.metrics["eval_codebook_0_accuracy"],
-            "n": scores["after"].n,
+            "n": len(spoken.clips),
         },
     )
-    print_outcome(scores, page)
+    print_outcome(report, page)
 
 
 def read_digits(folder: Path) -> list[tuple[str, str, np.ndarray]]:

@@ -11,25 +11,32 @@ from pathlib import Path
 
 import transformers
 from rich.console import Console
-from torch import Tensor
 
 from higgs_trainer.audio.codec import load_codec
 from higgs_trainer.audio.files import read_audio
 from higgs_trainer.corpus.prepare import prepare
-from higgs_trainer.demo.outcome import ClipSet, judge, print_outcome, write_page, write_summary
+from higgs_trainer.demo.outcome import (
+    ClipSet,
+    evaluate_sets,
+    print_outcome,
+    read_value,
+    write_page,
+    write_recordings,
+    write_summary,
+)
 from higgs_trainer.errors import HiggsTrainerError, UserError
-from higgs_trainer.evaluation.judges import load_asr
+from higgs_trainer.evaluation.comparison import generate_clips
+from higgs_trainer.evaluation.recogniser import load_recogniser
+from higgs_trainer.evaluation.sentences import EvaluationSentence
 from higgs_trainer.manifest.rows import read_rows
 from higgs_trainer.model.loading import CODEC_FOLDER
 from higgs_trainer.recipe.reading import read_recipe
 from higgs_trainer.run.train import CheckReport, check, train
-from higgs_trainer.run_folder import DEMO_SUMMARY_FILE, RECIPE_FILE
-from higgs_trainer.speech.clip_folder import GeneratedCodes
+from higgs_trainer.run_folder import AFTER, BEFORE, DEMO_SUMMARY_FILE, RECIPE_FILE
 from higgs_trainer.speech.generate import Request
 from higgs_trainer.speech.sampling import Sampling
-from higgs_trainer.speech.speech_model import generate_into_folder, load_speech_model
+from higgs_trainer.speech.speech_model import load_speech_model
 
-RECORDINGS_SHOWN = 5  # of the real voice, on the page
 NUM_REFERENCES = 20  # recordings whose mean embedding stands for the voice
 SAMPLING = Sampling(greedy=True, max_seconds=8.0)
 
@@ -40,7 +47,7 @@ def learn_a_voice(output: Path) -> None:
     console = Console(stderr=True)
     quiet_transformers()
     make_empty(output)
-    asr = load_asr()  # before anything is trained: a missing extra shows at once
+    recogniser = load_recogniser()  # a missing extra must show before anything is trained
 
     with as_file(files("higgs_trainer_demo")) as assets:
         base, voice = output / "base", output / "recordings"
@@ -73,37 +80,38 @@ def learn_a_voice(output: Path) -> None:
     recordings = [read_audio(u.recording) for u in held_out]
     texts = [u.text for u in held_out]
     sets = {
-        "the real voice": ClipSet.of_recordings(texts, recordings),
-        "the real voice through the codec": ClipSet.of_recordings(
-            texts, [codec.decode(codec.encode(waveform_S)) for waveform_S in recordings]
+        BEFORE: before,
+        AFTER: after,
+        "the real voice": write_recordings(texts, recordings, output / "wav" / "the-real-voice"),
+        "the real voice through the codec": write_recordings(
+            texts,
+            [codec.decode(codec.encode(waveform_S)) for waveform_S in recordings],
+            output / "wav" / "the-real-voice-through-the-codec",
         ),
-        "before": before,
-        "after": after,
     }
     print_heading(console, "listen", "a speech recogniser and a speaker encoder judge every clip")
     references = [read_audio(u.recording) for u in read_rows(voice / "train.jsonl")[:NUM_REFERENCES]]
-    scores = judge(sets, asr=asr, reference_waveforms=references, console=console)
-    limits = {"the real voice": RECORDINGS_SHOWN, "the real voice through the codec": RECORDINGS_SHOWN}
-    page = write_page(output, after_folder, "Higgs Trainer: a new voice", sets, scores, limits)
+    report = evaluate_sets(sets, after_folder, recogniser=recogniser, voice=references)
+    page = write_page(output, after_folder, "Higgs Trainer: a new voice")
     write_summary(
         output / DEMO_SUMMARY_FILE,
         {
             "train_seconds": summary.metrics["train_runtime"],
             "total_seconds": time.perf_counter() - started,
-            "wer_before": scores["before"].wer,
-            "wer_after": scores["after"].wer,
-            "wer_real": scores["the real voice"].wer,
-            "wer_codec": scores["the real voice through the codec"].wer,
-            "similarity_before": scores["before"].similarity,
-            "similarity_after": scores["after"].similarity,
-            "similarity_real": scores["the real voice"].similarity,
-            "similarity_codec": scores["the real voice through the codec"].similarity,
-            "stopped_share": scores["after"].stopped_share,
+            "wer_before": read_value(report, BEFORE, "wer"),
+            "wer_after": read_value(report, AFTER, "wer"),
+            "wer_real": read_value(report, "the real voice", "wer"),
+            "wer_codec": read_value(report, "the real voice through the codec", "wer"),
+            "similarity_before": read_value(report, BEFORE, "similarity"),
+            "similarity_after": read_value(report, AFTER, "similarity"),
+            "similarity_real": read_value(report, "the real voice", "similarity"),
+            "similarity_codec": read_value(report, "the real voice through the codec", "similarity"),
+            "stopped_share": read_value(report, AFTER, "stopped"),
             "codebook0_accuracy": summary.metrics["eval_codebook_0_accuracy"],
-            "n": scores["after"].n,
+            "n": len(after.clips),
         },
     )
-    print_outcome(scores, page)
+    print_outcome(report, page)
 
 
 def make_empty(output: Path) -> None:
@@ -136,13 +144,7 @@ def print_checks(console: Console, report: CheckReport) -> None:
 
 
 def generate_set(model: Path, strings: list[str], folder: Path) -> ClipSet:
-    """What ``higgs-trainer generate`` would write for these strings."""
-    heard: dict[int, tuple[GeneratedCodes, Tensor]] = {}
-    generate_into_folder(
-        load_speech_model(model, sampling=SAMPLING),
-        [Request(string) for string in strings],
-        folder,
-        on_clip=lambda number, clip, waveform_S: heard.update({number: (clip, waveform_S)}),
-    )
-    spoken, waveforms = zip(*(heard[number] for number in range(len(strings))), strict=True)
-    return ClipSet.of_generated(spoken, waveforms)
+    """Generate clips of these strings, as ``higgs-trainer generate`` does."""
+    sentences = [EvaluationSentence(Request(string), "", None, ()) for string in strings]
+    clips, _ = generate_clips(load_speech_model(model, sampling=SAMPLING), sentences, folder)
+    return ClipSet(strings, clips)

@@ -1,29 +1,32 @@
-"""What the demo found: scores of each set of clips, as a table, ``summary.json`` and a page to listen with."""
+"""The outcome of the demo: an evaluation of its clips, a table, ``summary.json`` and a page to listen with."""
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from higgs_trainer.audio.files import write_audio
-from higgs_trainer.evaluation.evaluation_file import JudgedClip, JudgedSet, write_evaluation
-from higgs_trainer.evaluation.judges import SpeechScores, Transcriber, score_speech
+from higgs_trainer.audio.files import SAMPLE_RATE_HZ, write_audio
+from higgs_trainer.evaluation.evaluation_folder import write_evaluation
+from higgs_trainer.evaluation.figures import build_report, compute_differences, compute_figures
+from higgs_trainer.evaluation.judging import ClipToJudge, JudgedClip, Judges, judge_clips_with_progress
+from higgs_trainer.evaluation.recogniser import Recogniser
+from higgs_trainer.evaluation.sentences import EvaluationSentence
+from higgs_trainer.evaluation.speaker_encoder import load_speaker_encoder
+from higgs_trainer.evaluation.voices import embed_one_voice
 from higgs_trainer.files import write_json
 from higgs_trainer.report.run_page import write_report
-from higgs_trainer.run_folder import DEMO_PAGE_FILE, name_clip
-from higgs_trainer.speech.clip_folder import GeneratedCodes
+from higgs_trainer.run_folder import AFTER, BEFORE, DEMO_PAGE_FILE, EVALUATION_FOLDER, name_clip
+from higgs_trainer.speech.generate import Request
 
 DEMO_NOTE = (
-    "The model and the codec behind these clips are tiny, so that they train on a laptop: the sound is robotic, the "
-    "vocabulary is ten words, and the voices are synthetic. Listen for the words and for whose voice it is, not for "
-    "quality. The real checkpoint speaks far better and takes a GPU."
+    "The model and the codec that made these clips are tiny, so that they train on a laptop: the sound is robotic, the "
+    "vocabulary is ten words, and the voices are synthetic. Listen for the words and the voice, not for quality. The "
+    "real checkpoint sounds far better and needs a GPU."
 )
 
 WITH_THE_REAL_CHECKPOINT = {
@@ -34,46 +37,67 @@ WITH_THE_REAL_CHECKPOINT = {
 }
 
 
+CLIPS_SHOWN = 5
+"""Recordings on the page, of each set."""
+
+
 @dataclass(frozen=True)
 class ClipSet:
-    """Clips of one kind: "before", "after", "recordings". ``waveforms`` (S,) each, 24 kHz; ``stopped`` one a clip."""
+    """Clips of one kind, such as "before", "after" or recordings, and their texts."""
 
     texts: Sequence[str]
-    waveforms: Sequence[Tensor]
-    stopped: Sequence[bool]
-
-    @classmethod
-    def of_generated(cls, spoken: Sequence[GeneratedCodes], waveforms: Sequence[Tensor]) -> "ClipSet":
-        """What a model said."""
-        return cls([clip.text for clip in spoken], waveforms, [clip.stopped for clip in spoken])
-
-    @classmethod
-    def of_recordings(cls, texts: Sequence[str], waveforms: Sequence[Tensor]) -> "ClipSet":
-        """What a person or another synthesizer said; it always stopped."""
-        return cls(texts, waveforms, [True] * len(texts))
+    clips: Sequence[ClipToJudge]
 
 
-def judge(
-    sets: Mapping[str, ClipSet], *, asr: Transcriber, reference_waveforms: Sequence[Tensor], console: Console
-) -> dict[str, SpeechScores]:
-    """Score every set by the same judges, with a progress bar."""
-    scores = {}
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("listening", total=sum(len(clips.texts) for clips in sets.values()))
-        for name, clips in sets.items():
-            scores[name] = score_speech(
-                clips.texts,
-                clips.waveforms,
-                asr=asr,
-                stopped=clips.stopped,
-                reference_waveforms=reference_waveforms,
-                on_done=lambda count: progress.advance(task, count),
-            )
-    return scores
+def write_recordings(texts: Sequence[str], waveforms: Sequence[Tensor], folder: Path) -> ClipSet:
+    """Build a set of recordings (S,). The first `CLIPS_SHOWN` become WAV files, so that the page can play them."""
+    clips = [ClipToJudge(waveform_S) for waveform_S in waveforms]
+    for number, clip in enumerate(clips[:CLIPS_SHOWN]):
+        audio = folder / name_clip(number)
+        write_audio(audio, clip.waveform_S)
+        clips[number] = replace(clip, audio=str(audio))
+    return ClipSet(texts, clips)
 
 
-def build_table(scores: Mapping[str, SpeechScores]) -> Table:
-    """The scores, a line for each set."""
+def evaluate_sets(
+    sets: Mapping[str, ClipSet], run: Path, *, recogniser: Recogniser, voice: Sequence[Tensor]
+) -> dict[str, Any]:
+    """Judge all sets and write the evaluation into the run folder.
+
+    Numbers are compared digit by digit, because the demo's sentences are digits.
+
+    Args:
+        sets: by name. If the first two are "before" and "after", they are compared.
+        voice: recordings (S,) of the voice that all clips should have.
+
+    Returns:
+        The content of ``figures.json``.
+    """
+    judges = Judges(recogniser, load_speaker_encoder(), None, SAMPLE_RATE_HZ, digits_spelled=True)
+    rows: dict[str, list[JudgedClip]] = {}
+    for name, one in sets.items():
+        sentences = [EvaluationSentence(Request(text), "", None, ()) for text in one.texts]
+        voices = embed_one_voice(voice, judges.encoder, SAMPLE_RATE_HZ, num_sentences=len(sentences))
+        rows[name] = judge_clips_with_progress(name, sentences, one.clips, voices, judges)
+    figures = [
+        compute_figures(judged, role=name if name in (BEFORE, AFTER) else None)
+        for name, judged in rows.items()
+    ]
+    is_compared = list(rows)[:2] == [BEFORE, AFTER]
+    differences = compute_differences(rows[BEFORE], rows[AFTER]) if is_compared else None
+    report = build_report(figures, differences, digits_spelled=True)
+    write_evaluation(run / EVALUATION_FOLDER, report, [row for judged in rows.values() for row in judged])
+    return report
+
+
+def read_value(report: Mapping[str, Any], name: str, figure: str) -> float:
+    """Return a figure of the set with this name."""
+    (model,) = (model for model in report["models"] if model["model"] == name)
+    return float(model[figure]["value"])
+
+
+def build_table(report: Mapping[str, Any]) -> Table:
+    """Build a table with a line for each set."""
     table = Table(
         "",
         "word error rate",
@@ -83,60 +107,33 @@ def build_table(scores: Mapping[str, SpeechScores]) -> Table:
         "clips",
         box=None,
     )
-    for name, score in scores.items():
-        similarity = "" if score.similarity is None else f"{score.similarity:.3f}"
+    for model in report["models"]:
         table.add_row(
-            name,
-            f"{score.wer:.1%}",
-            f"{score.wer_homophones_forgiven:.1%}",
-            similarity,
-            f"{score.stopped_share:.0%}",
-            str(score.n),
+            model["model"],
+            f"{model['wer']['value']:.1%}",
+            f"{model['wer_homophones_forgiven']['value']:.1%}",
+            f"{model['similarity']['value']:.3f}",
+            f"{model['stopped']['value']:.0%}",
+            str(model["clips"]),
         )
     return table
 
 
-def print_outcome(scores: Mapping[str, SpeechScores], page: Path) -> None:
-    """The table, and where to listen, on stdout."""
-    console = Console() if sys.stdout.isatty() else Console(width=160)  # a file is not folded at 80 columns
-    console.print(build_table(scores))
+def print_outcome(report: Mapping[str, Any], page: Path) -> None:
+    """Print the table and the path of the page."""
+    # Give a file a fixed width, since rich would fold its lines at 80 columns.
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(build_table(report))
     console.print(f"Listen: {page}", soft_wrap=True)
 
 
 def write_summary(path: Path, figures: Mapping[str, Any]) -> None:
-    """``summary.json``: one flat object."""
+    """Write ``summary.json``, one flat object."""
     write_json(path, figures)
 
 
-def write_page(
-    output: Path,
-    run: Path,
-    title: str,
-    sets: Mapping[str, ClipSet],
-    scores: Mapping[str, SpeechScores],
-    limits: Mapping[str, int],
-) -> Path:
-    """Write ``evaluation.json`` into the run's folder, and the run's page into ``output``; returns the page's path.
-
-    What the model says comes first, then the recordings; of some sets only the first clips. Clips that no verb has
-    written yet are written to ``wav``, beside the others.
-    """
-    judged = []
-    for name, clips in sorted(sets.items(), key=lambda item: item[0] not in ("before", "after")):
-        folder = output / "wav" / name.replace(" ", "-")
-        heard = zip(clips.texts, clips.waveforms, scores[name].transcripts, clips.stopped, strict=True)
-        shown = []
-        for number, (text, waveform_S, transcript, stopped) in enumerate(islice(heard, limits.get(name))):
-            audio = folder / name_clip(number)
-            if not audio.exists():
-                write_audio(audio, waveform_S)
-            shown.append(JudgedClip(text, audio, transcript, stopped))
-        judged.append(JudgedSet(name, _list_scores(scores[name]), shown))
-    write_evaluation(run, judged)
+def write_page(output: Path, run: Path, title: str) -> Path:
+    """Write the page of the run into ``output``, and return its path."""
     page = output / DEMO_PAGE_FILE
     write_report([run], page, title=title, note=DEMO_NOTE, facts=WITH_THE_REAL_CHECKPOINT)
     return page
-
-
-def _list_scores(scores: SpeechScores) -> dict[str, float | None]:
-    return {name: value for name, value in asdict(scores).items() if name != "transcripts"}

@@ -1,121 +1,40 @@
-"""Models side by side: each speaks the same sentences, the same judges listen, figures come with their intervals."""
+"""Evaluate one model, or compare two: each generates the same sentences, and the same judges score the clips."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 from torch import Tensor
 
 from higgs_trainer.audio.codec import load_codec
 from higgs_trainer.audio.files import read_audio
 from higgs_trainer.errors import UserError
-from higgs_trainer.evaluation.judging import (
-    JudgedClip,
-    Judges,
-    generate_sentences,
-    judge_clips,
-    take_recordings,
+from higgs_trainer.evaluation.evaluation_folder import write_evaluation
+from higgs_trainer.evaluation.figures import (
+    ModelFigures,
+    build_report,
+    compute_differences,
+    compute_figures,
 )
-from higgs_trainer.evaluation.sentences import Sentence, build_sentences, embed_voices, read_sentences
-from higgs_trainer.evaluation.statistics import RESAMPLES, Difference, Figure, Ratio, compare, estimate
-from higgs_trainer.files import check_is_empty, write_json, write_json_lines
+from higgs_trainer.evaluation.judging import ClipToJudge, JudgedClip, Judges, judge_clips_with_progress
+from higgs_trainer.evaluation.sentences import EvaluationSentence, build_sentences, read_sentences
+from higgs_trainer.evaluation.voices import embed_voices
+from higgs_trainer.files import check_is_empty
 from higgs_trainer.manifest.utterance import Utterance, Voice
-from higgs_trainer.run_folder import FIGURES_FILE, ROWS_FILE
+from higgs_trainer.recipe.yaml_file import read_yaml
+from higgs_trainer.run_folder import AFTER, BEFORE, EVALUATION_FOLDER, RECIPE_FILE, name_clip
 from higgs_trainer.speech.generate import Request
 from higgs_trainer.speech.sampling import Sampling
-from higgs_trainer.speech.speech_model import SpeechModel, load_speech_model
+from higgs_trainer.speech.speech_model import SpeechModel, generate_into_folder, load_speech_model
 
 RECORDINGS = "recordings"
-"""In a model's place: the recordings of the sentences are judged."""
-
-NORMALISER = "lower case, no punctuation, numbers digit by digit (higgs_trainer.evaluation.judges.normalize_transcript)"
-TEST = f"paired permutation of utterances, {RESAMPLES} random swaps, two-sided; intervals: bootstrap of utterances"
+"""Given in place of a model, this evaluates the recordings of the sentences."""
 
 
 @dataclass(frozen=True)
-class ModelScores:
-    """The figures of one model by name (`FIGURES`), and how many seconds of audio it speaks in a second; None for
-    recordings."""
-
-    model: str
-    figures: Mapping[str, Figure | None]
-    audio_seconds_per_second: float | None
-
-
-def _column(name: str) -> Callable[[Sequence[JudgedClip]], Ratio]:
-    def read(rows: Sequence[JudgedClip]) -> Ratio:
-        values = [getattr(row, name) for row in rows]
-        return Ratio.of_values(np.array([np.nan if value is None else float(value) for value in values]))
-
-    return read
-
-
-def _rate(errors: str, total: str) -> Callable[[Sequence[JudgedClip]], Ratio]:
-    def read(rows: Sequence[JudgedClip]) -> Ratio:
-        above, below = (
-            np.array([getattr(row, name) for row in rows], dtype=float) for name in (errors, total)
-        )
-        return Ratio(above, below)
-
-    return read
-
-
-FIGURES: Mapping[str, Callable[[Sequence[JudgedClip]], Ratio]] = {
-    "wer": _rate("word_errors", "words"),
-    "cer": _rate("character_errors", "characters"),
-    "similarity": _column("similarity"),
-    "similarity_to_others": _column("similarity_to_others"),
-    "quality": _column("quality"),
-    "stopped": _column("stopped"),
-    "length_ratio": _column("length_ratio"),
-}
-"""Error rates are of all utterances together; the rest are means."""
-
-
-def summarize(rows: Sequence[JudgedClip], speed: float | None = None, *, seed: int = 0) -> ModelScores:
-    """The figures of one model's rows."""
-    figures = {name: estimate(read(rows), seed=seed) for name, read in FIGURES.items()}
-    return ModelScores(rows[0].model, figures, speed)
-
-
-def compare_rows(
-    first: Sequence[JudgedClip], second: Sequence[JudgedClip], *, seed: int = 0
-) -> dict[str, Difference | None]:
-    """The second's figures minus the first's, on the same sentences."""
-    return {name: compare(read(first), read(second), seed=seed) for name, read in FIGURES.items()}
-
-
-def build_report(
-    scores: Sequence[ModelScores], differences: Mapping[str, Difference | None] | None, **settings: Any
-) -> dict[str, Any]:
-    """All figures as one plain object, for JSON."""
-    return {
-        **settings,
-        "normaliser": NORMALISER,
-        "models": [
-            {
-                "model": score.model,
-                **{
-                    name: None if figure is None else asdict(figure) for name, figure in score.figures.items()
-                },
-                "audio_seconds_per_second": score.audio_seconds_per_second,
-            }
-            for score in scores
-        ],
-        "test": TEST,
-        "second_minus_first": differences
-        and {name: None if found is None else asdict(found) for name, found in differences.items()},
-    }
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What is evaluated: ``script`` or ``prepared``, a held-out set, and how it is spoken."""
+class EvaluationSettings:
+    """What is evaluated, a ``script`` or a ``prepared`` held-out set, and how models generate it."""
 
     script: Sequence[Utterance] = ()
     prepared: Path | None = None
@@ -128,7 +47,7 @@ class Evaluation:
     batch_size: int = 8
 
     def load_model(self, model: str) -> SpeechModel:
-        """A model to speak with."""
+        """Load a model that generates with these settings."""
         return load_speech_model(
             model,
             codec=self.codec,
@@ -139,115 +58,126 @@ class Evaluation:
             device=self.device,
         )
 
-    def read_sentences(self, speaker: SpeechModel | None) -> list[Sentence]:
-        """The sentences as ``speaker`` is asked for them; None: recordings are judged, and nobody is asked."""
+    def read_sentences(self, model: SpeechModel | None) -> list[EvaluationSentence]:
+        """Read the sentences as requests to a model. Give None to evaluate recordings."""
         if self.prepared is None:
-            build_request = (lambda line: Request(line.text)) if speaker is None else speaker.build_request
+            build_request = self._build_plain_request if model is None else model.build_request
             return build_sentences(self.script, build_request, self.voice)
-        if speaker is not None:
-            return read_sentences(self.prepared, speaker.codec)
+        if model is not None:
+            return read_sentences(self.prepared, model.codec)
         if self.codec is None:
             raise UserError(
-                f"{self.prepared} holds codes: name their codec with --codec, or give a model too"
+                f"{self.prepared} holds codes. Name the codec that decodes them with --codec, or give a model too."
             )
         return read_sentences(self.prepared, load_codec(self.codec))
+
+    def _build_plain_request(self, line: Utterance) -> Request:
+        return Request(line.text, language=line.language or self.language)
 
 
 def evaluate_models(
     models: Sequence[str],
-    evaluation: Evaluation,
+    settings: EvaluationSettings,
     judges: Judges,
     output: Path,
     *,
     other_voice: Sequence[Path] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Let one model or two speak, judge every clip, and write WAV files, a row a clip (`ROWS_FILE`) and the figures
-    (`FIGURES_FILE`) into ``output``. Returns the figures, as `build_report` lays them out.
+    """Evaluate one model or two, and write an evaluation folder: clips, ``rows.jsonl`` and ``figures.json``.
+
+    Args:
+        models: adapter folders, models or hub names; or `RECORDINGS`.
+        output: a folder that does not exist or is empty. Written to ``RUN/evaluation``, the evaluation belongs to the
+            run: its model is shown as "after" and its base model as "before".
+        other_voice: recordings of another person, to compare the voice with.
+
+    Returns:
+        The content of ``figures.json``.
 
     Raises:
-        UserError: ``output`` holds files already, or nothing can be judged; as `SpeechModel` and `Evaluation` raise.
+        UserError: ``output`` is not empty, a sentence cannot be judged, or a model cannot be loaded.
     """
     check_is_empty(output)
-    others = [read_audio(path) for path in other_voice]
+    strangers = [read_audio(path) for path in other_voice]
     all_rows: list[list[JudgedClip]] = []
-    scores: list[ModelScores] = []
-    for number, (name, model) in enumerate(zip(_name_apart(models), models, strict=True), start=1):
+    figures: list[ModelFigures] = []
+    for number, (name, model) in enumerate(zip(_number_repeated(models), models, strict=True), start=1):
         folder = output / f"{number}-{Path(model).name}"
-        rows, speed = _judge_model(name, model, evaluation, judges, folder, others)
+        rows, speed = _judge_model(name, model, settings, judges, folder, strangers)
         all_rows.append(rows)
-        scores.append(summarize(rows, speed, seed=seed))
-    differences = compare_rows(*all_rows, seed=seed) if len(all_rows) == 2 else None
-    report = build_report(scores, differences, sentences=len(all_rows[0]), seed=seed)
-    write_json_lines(output / ROWS_FILE, (asdict(row) for rows in all_rows for row in rows))
-    write_json(output / FIGURES_FILE, report)
+        figures.append(compute_figures(rows, speed=speed, role=_find_role(model, output), seed=seed))
+    differences = compute_differences(*all_rows, seed=seed) if len(all_rows) == 2 else None
+    report = build_report(figures, differences, digits_spelled=judges.digits_spelled, seed=seed)
+    write_evaluation(output, report, [row for rows in all_rows for row in rows])
     return report
 
 
 def _judge_model(
-    name: str, model: str, evaluation: Evaluation, judges: Judges, folder: Path, others: Sequence[Tensor]
+    name: str,
+    model_name: str,
+    settings: EvaluationSettings,
+    judges: Judges,
+    folder: Path,
+    strangers: Sequence[Tensor],
 ) -> tuple[list[JudgedClip], float | None]:
-    """The rows of one model, which is no longer in memory afterwards, and its speed."""
-    speaker = None if model == RECORDINGS else evaluation.load_model(model)
-    sentences = evaluation.read_sentences(speaker)
-    if speaker is None:
-        clips, speed = take_recordings(sentences), None
+    """Return one model's rows and its speed. The model is freed before the next one is loaded."""
+    model = None if model_name == RECORDINGS else settings.load_model(model_name)
+    sentences = settings.read_sentences(model)
+    if model is None:
+        clips, speed = _take_recordings(sentences), None
     else:
-        if speaker.codec.sample_rate_hz != judges.sample_rate_hz:
+        if model.codec.sample_rate_hz != judges.sample_rate_hz:
             raise UserError(
-                f"{model} speaks at {speaker.codec.sample_rate_hz} Hz, not {judges.sample_rate_hz}"
+                f"{model_name} generates at {model.codec.sample_rate_hz} Hz, but the judges need "
+                f"{judges.sample_rate_hz} Hz"
             )
-        clips, speed = generate_sentences(speaker, sentences, folder, batch_size=evaluation.batch_size)
-    voices = embed_voices(sentences, judges.encoder, judges.sample_rate_hz, other_voice=others)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("listening", total=len(clips))
-        rows = judge_clips(name, sentences, clips, voices, judges, on_done=lambda: progress.advance(task))
-    return rows, speed
+        clips, speed = generate_clips(model, sentences, folder, batch_size=settings.batch_size)
+    voices = embed_voices(sentences, judges.encoder, judges.sample_rate_hz, other_voice=strangers)
+    return judge_clips_with_progress(name, sentences, clips, voices, judges), speed
 
 
-def _name_apart(models: Sequence[str]) -> list[str]:
-    """The models as they were named; one that is named twice is numbered."""
+def generate_clips(
+    model: SpeechModel, sentences: Sequence[EvaluationSentence], folder: Path, *, batch_size: int = 8
+) -> tuple[list[ClipToJudge], float]:
+    """Generate a clip for each sentence. Return the clips and how many seconds of audio a second generates."""
+    clips: dict[int, ClipToJudge] = {}
+    done = generate_into_folder(
+        model,
+        [sentence.request for sentence in sentences],
+        folder,
+        batch_size=batch_size,
+        on_clip=lambda number, clip, waveform_S: clips.update(
+            {number: ClipToJudge(waveform_S, clip.stopped, str(folder / name_clip(number)))}
+        ),
+    )
+    return [clips[number] for number in range(len(sentences))], done.audio_seconds / done.seconds
+
+
+def _take_recordings(sentences: Sequence[EvaluationSentence]) -> list[ClipToJudge]:
+    missing = [sentence.request.text for sentence in sentences if sentence.recording_S is None]
+    if missing:
+        raise UserError(
+            f"{len(missing)} sentences have no recording, the first is {missing[0]!r}. Give each row of --text-file "
+            "an 'audio', or use --data."
+        )
+    return [ClipToJudge(one.recording_S) for one in sentences if one.recording_S is not None]
+
+
+def _find_role(model: str, output: Path) -> str | None:
+    """Return "after" for the model of the run folder that ``output`` belongs to, "before" for its base model."""
+    run = output.resolve().parent
+    if output.name != EVALUATION_FOLDER or not (run / RECIPE_FILE).is_file():
+        return None
+    if Path(model).resolve() == run:
+        return AFTER
+    base = str((read_yaml(run / RECIPE_FILE).get("model") or {}).get("name_or_path") or "")
+    return BEFORE if base and (model == base or Path(model).resolve() == Path(base).resolve()) else None
+
+
+def _number_repeated(models: Sequence[str]) -> list[str]:
+    """Return the models' names. A model that is given twice gets a number."""
     return [
         model if models.count(model) == 1 else f"{model} ({models[: i + 1].count(model)})"
         for i, model in enumerate(models)
     ]
-
-
-SHOWN = {
-    "wer": ("word error rate", "{:.1%}"),
-    "cer": ("character error rate", "{:.1%}"),
-    "similarity": ("similarity to the voice", "{:.3f}"),
-    "similarity_to_others": ("similarity to others", "{:.3f}"),
-    "quality": ("predicted quality, 1 to 5", "{:.2f}"),
-    "stopped": ("stopped by itself", "{:.0%}"),
-    "length_ratio": ("length by the recording's", "{:.2f}"),
-}
-
-
-def build_tables(report: Mapping[str, Any]) -> list[Table]:
-    """The report to read: a column a model, and the differences where there are two."""
-    models = report["models"]
-    table = Table("", *(model["model"] for model in models), box=None, title="value [95% interval]")
-    for name, (words, pattern) in SHOWN.items():
-        table.add_row(words, *(_show(model[name], pattern) for model in models))
-    speeds = [model["audio_seconds_per_second"] for model in models]
-    table.add_row(
-        "seconds of audio a second", *("-" if speed is None else f"{speed:.1f}" for speed in speeds)
-    )
-    if report["second_minus_first"] is None:
-        return [table]
-    title = f"second minus first ({report['test']})"
-    differences = Table("", "difference [95% interval]", "p", "sentences", box=None, title=title)
-    for name, (words, pattern) in SHOWN.items():
-        found = report["second_minus_first"][name]
-        if found is not None:
-            signed = pattern.replace(":", ":+")
-            differences.add_row(words, _show(found, signed), f"{found['p']:.4f}", str(found["n"]))
-    return [table, differences]
-
-
-def _show(figure: Mapping[str, float] | None, pattern: str) -> str:
-    if figure is None:
-        return "-"
-    value, low, high = (pattern.format(figure[part]) for part in ("value", "low", "high"))
-    return rf"{value} \[{low}, {high}]"

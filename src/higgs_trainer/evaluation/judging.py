@@ -1,53 +1,65 @@
-"""Sentences, spoken or recorded, and what judges say of each: a row a clip."""
+"""Judge clips: what the recogniser, the speaker encoder and the quality predictor say of each becomes a row."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor
 
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ
-from higgs_trainer.errors import UserError
-from higgs_trainer.evaluation.judges import Transcriber, count_character_errors, count_word_errors, load_asr
 from higgs_trainer.evaluation.quality import QualityPredictor, load_quality_predictor
-from higgs_trainer.evaluation.sentences import Sentence, VoicePrints
+from higgs_trainer.evaluation.recogniser import Recogniser, load_recogniser
+from higgs_trainer.evaluation.sentences import EvaluationSentence
 from higgs_trainer.evaluation.speaker_encoder import SpeakerEncoder, load_speaker_encoder
-from higgs_trainer.run_folder import name_clip
-from higgs_trainer.speech.speech_model import SpeechModel, generate_into_folder
+from higgs_trainer.evaluation.voices import VoicePrints
+from higgs_trainer.evaluation.word_errors import count_errors
 
 
 @dataclass(frozen=True)
-class Clip:
-    """What is judged: a waveform (S,), and whether it was ended and not cut."""
+class ClipToJudge:
+    """A waveform (S,), whether it ended before the limit, and its file (None: the clip is in no file)."""
 
     waveform_S: Tensor
-    stopped: bool
-    audio: str
+    stopped: bool = True
+    audio: str | None = None
 
 
 @dataclass(frozen=True)
 class Judges:
-    """Who listens. ``quality`` None: nobody predicts it. ``sample_rate_hz``: of all waveforms."""
+    """The judges of an evaluation.
 
-    asr: Transcriber
+    Attributes:
+        quality: None to predict no quality.
+        sample_rate_hz: of all waveforms.
+        digits_spelled: compare numbers digit by digit, and also count errors with homophones of digits forgiven.
+    """
+
+    recogniser: Recogniser
     encoder: SpeakerEncoder
     quality: QualityPredictor | None
     sample_rate_hz: int
+    digits_spelled: bool = False
 
 
 @dataclass(frozen=True)
 class JudgedClip:
-    """A row: one sentence by one model. None: there is nothing to compare with, or nobody judged it.
+    """One sentence, spoken by one model or recorded. None: there was nothing to compare with, or no such judge.
 
-    ``length_ratio``: seconds by those of the recording. ``similarity``: cosine with the voice that it should have;
-    ``similarity_to_others``: the mean over other voices.
+    Attributes:
+        model: the name of the model, or of the set of clips.
+        audio: the clip's file, in `rows.jsonl` relative to the folder of that file.
+        similarity: cosine of the clip with the voice that it should have.
+        similarity_to_others: mean cosine with other voices.
+        length_ratio: seconds of the clip divided by seconds of the recording.
+        word_errors_homophones_forgiven: word errors with "to" for "two" and the like forgiven.
     """
 
     model: str
     number: int
     text: str
-    audio: str
+    audio: str | None
     transcript: str
     word_errors: int
     words: int
@@ -59,91 +71,94 @@ class JudgedClip:
     stopped: bool
     seconds: float
     length_ratio: float | None
+    word_errors_homophones_forgiven: int | None = None
 
 
-def load_judges(asr: str, *, language: str = "en", with_quality: bool = True) -> Judges:
-    """The judges by name; they listen at this package's rate.
+def load_judges(recogniser: str, *, language: str = "en", with_quality: bool = True) -> Judges:
+    """Load the judges, for waveforms at this package's sample rate.
 
     Raises:
         UserError: there is no such recogniser, or an extra is not installed.
     """
     return Judges(
-        load_asr(asr, language=language),
+        load_recogniser(recogniser, language=language),
         load_speaker_encoder(),
         load_quality_predictor() if with_quality else None,
         SAMPLE_RATE_HZ,
     )
 
 
-def generate_sentences(
-    speaker: SpeechModel, sentences: Sequence[Sentence], folder: Path, *, batch_size: int
-) -> tuple[list[Clip], float]:
-    """Each sentence, spoken into ``folder``, and how many seconds of audio were spoken in a second."""
-    clips: dict[int, Clip] = {}
-    done = generate_into_folder(
-        speaker,
-        [sentence.request for sentence in sentences],
-        folder,
-        batch_size=batch_size,
-        on_clip=lambda number, clip, waveform_S: clips.update(
-            {number: Clip(waveform_S, clip.stopped, str(folder / name_clip(number)))}
-        ),
-    )
-    return [clips[number] for number in range(len(sentences))], done.audio_seconds / done.seconds
-
-
-def take_recordings(sentences: Sequence[Sentence]) -> list[Clip]:
-    """The recordings of the sentences as clips. ``UserError`` where one has none."""
-    missing = [sentence.request.text for sentence in sentences if sentence.recording_S is None]
-    if missing:
-        raise UserError(
-            f"{len(missing)} sentences have no recording, the first {missing[0]!r}; give 'audio' in the "
-            "rows of --text-file, or --data"
-        )
-    return [
-        Clip(sentence.recording_S, True, "") for sentence in sentences if sentence.recording_S is not None
-    ]
-
-
 def judge_clips(
     model: str,
-    sentences: Sequence[Sentence],
-    clips: Sequence[Clip],
+    sentences: Sequence[EvaluationSentence],
+    clips: Sequence[ClipToJudge],
     voices: VoicePrints,
     judges: Judges,
     *,
     on_done: Callable[[], None] = lambda: None,
 ) -> list[JudgedClip]:
-    """One row a sentence."""
+    """Judge one clip for each sentence.
+
+    Raises:
+        ValueError: the lists have different lengths, or a text has no word.
+    """
     rows = []
     for number, (sentence, clip) in enumerate(zip(sentences, clips, strict=True)):
-        text, waveform_S, rate_hz = sentence.request.text, clip.waveform_S, judges.sample_rate_hz
-        transcript = judges.asr.transcribe(waveform_S, rate_hz)
-        words, characters = count_word_errors(text, transcript), count_character_errors(text, transcript)
-        print_D, own_D, others = (
-            judges.encoder.embed(waveform_S, rate_hz),
-            voices.own[number],
-            voices.others[number],
-        )
-        recording_S = sentence.recording_S
         rows.append(
-            JudgedClip(
-                model=model,
-                number=number,
-                text=text,
-                audio=clip.audio,
-                transcript=transcript,
-                word_errors=words.errors,
-                words=words.total,
-                character_errors=characters.errors,
-                characters=characters.total,
-                similarity=None if own_D is None else float(print_D @ own_D),
-                similarity_to_others=float(np.mean([float(print_D @ o) for o in others])) if others else None,
-                quality=None if judges.quality is None else judges.quality.predict(waveform_S, rate_hz),
-                stopped=clip.stopped,
-                seconds=len(waveform_S) / rate_hz,
-                length_ratio=None if recording_S is None else len(waveform_S) / len(recording_S),
-            )
+            _judge_clip(model, number, sentence, clip, voices.own[number], voices.others[number], judges)
         )
         on_done()
     return rows
+
+
+def judge_clips_with_progress(
+    model: str,
+    sentences: Sequence[EvaluationSentence],
+    clips: Sequence[ClipToJudge],
+    voices: VoicePrints,
+    judges: Judges,
+) -> list[JudgedClip]:
+    """Judge clips (`judge_clips`), with a progress bar on stderr."""
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("judging", total=len(clips))
+        return judge_clips(model, sentences, clips, voices, judges, on_done=lambda: progress.advance(task))
+
+
+def _judge_clip(
+    model: str,
+    number: int,
+    sentence: EvaluationSentence,
+    clip: ClipToJudge,
+    own_D: Tensor | None,
+    others: Sequence[Tensor],
+    judges: Judges,
+) -> JudgedClip:
+    waveform_S, rate_hz, recording_S = clip.waveform_S, judges.sample_rate_hz, sentence.recording_S
+    transcript = judges.recogniser.transcribe(waveform_S, rate_hz)
+    errors = count_errors(
+        sentence.request.text,
+        transcript,
+        language=sentence.request.language,
+        digits_spelled=judges.digits_spelled,
+    )
+    print_D = judges.encoder.embed(waveform_S, rate_hz)
+    return JudgedClip(
+        model=model,
+        number=number,
+        text=sentence.request.text,
+        audio=clip.audio,
+        transcript=transcript,
+        word_errors=errors.words.errors,
+        words=errors.words.total,
+        character_errors=errors.characters.errors,
+        characters=errors.characters.total,
+        similarity=None if own_D is None else float(print_D @ own_D),
+        similarity_to_others=float(np.mean([float(print_D @ o) for o in others])) if others else None,
+        quality=None if judges.quality is None else judges.quality.predict(waveform_S, rate_hz),
+        stopped=clip.stopped,
+        seconds=len(waveform_S) / rate_hz,
+        length_ratio=None if recording_S is None else len(waveform_S) / len(recording_S),
+        word_errors_homophones_forgiven=None
+        if errors.words_forgiven is None
+        else errors.words_forgiven.errors,
+    )

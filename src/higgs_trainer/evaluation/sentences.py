@@ -1,6 +1,6 @@
-"""What models are evaluated on: the same sentences for all, with what their speech is compared with.
+"""The sentences of an evaluation, the same for all models, with the recordings that their speech is compared with.
 
-From a script (a list of texts, JSON lines, a manifest) or from a prepared, held-out set.
+They come from a script (a list of texts, JSON lines, a manifest) or from a prepared held-out set.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,20 +15,19 @@ from higgs_trainer.audio.files import read_audio
 from higgs_trainer.dataset.context import read_context
 from higgs_trainer.dataset.prepared import check_codec, read_prepared
 from higgs_trainer.errors import UserError
-from higgs_trainer.evaluation.judges import normalize_transcript
-from higgs_trainer.evaluation.speaker_encoder import SpeakerEncoder
+from higgs_trainer.evaluation.normalized_text import has_words
 from higgs_trainer.manifest.utterance import Utterance, Voice
 from higgs_trainer.speech.generate import Request
 
 
 @dataclass(frozen=True)
-class Sentence:
-    """A request with what is known of it.
+class EvaluationSentence:
+    """A request to a model, and the recordings that the resulting speech is compared with.
 
     Attributes:
-        voice: a name for the voice that it should have; sentences of one name share their recordings as references.
-        recording_S: the same sentence, recorded; None where there is none.
-        references: clips (S,) of the voice that the model is given in the prompt.
+        voice: a name for the voice that the speech should have. Sentences with the same name share their recordings.
+        recording_S: a recording of the same sentence, or None.
+        references: clips (S,) of the voice that the model gets in its prompt.
     """
 
     request: Request
@@ -39,19 +38,20 @@ class Sentence:
 
 def build_sentences(
     script: Sequence[Utterance], build_request: Callable[[Utterance], Request], voice: Voice
-) -> list[Sentence]:
-    """From lines of a script, in their own voices or else in ``voice``.
+) -> list[EvaluationSentence]:
+    """Build the sentences of a script. A line without references has those of ``voice``.
 
     Raises:
-        UserError: a line has no word to recognise, or a recording cannot be read.
+        UserError: a line has no word, or a recording cannot be read.
     """
     sentences = []
     for number, line in enumerate(script, start=1):
-        _check_has_words(line.text, f"line {number}")
+        request = build_request(line)
+        _check_has_words(request, f"line {number}")
         references = line.references or voice.references
         sentences.append(
-            Sentence(
-                request=build_request(line),
+            EvaluationSentence(
+                request=request,
                 voice=line.speaker or (str(references[0].audio) if references else ""),
                 recording_S=None if line.audio is None else read_audio(line.audio),
                 references=tuple(read_audio(clip.audio) for clip in references),
@@ -60,24 +60,29 @@ def build_sentences(
     return sentences
 
 
-def read_sentences(folder: str | Path, codec: Codec, *, count: int | None = None) -> list[Sentence]:
-    """From a prepared folder: each row in its own context. It holds codes, so recordings are what the codec leaves of
-    them. ``count``: only the first rows.
+def read_sentences(folder: str | Path, codec: Codec, *, count: int | None = None) -> list[EvaluationSentence]:
+    """Read the sentences of a prepared folder, each with the context of its row.
+
+    The folder holds codes, so its recordings are decoded by ``codec``.
+
+    Args:
+        count: read only so many rows.
 
     Raises:
-        CheckpointError: it is no prepared folder, or of another codec.
-        UserError: a text has no word to recognise.
+        CheckpointError: this is not a prepared folder, or another codec encoded it.
+        UserError: a text has no word.
     """
     prepared = read_prepared(folder)
     check_codec(prepared.card, codec)
     sentences = []
     for row in (prepared.rows[i] for i in range(len(prepared.rows))[:count]):
-        _check_has_words(row["text"], row["utterance_id"])
         context = read_context(row, codec.num_codebooks)
+        request = Request(row["text"], context, language=row["language"] or "en")
+        _check_has_words(request, row["utterance_id"])
         codes_FK = torch.as_tensor(row["codes"], dtype=torch.long).reshape(-1, codec.num_codebooks)
         sentences.append(
-            Sentence(
-                request=Request(row["text"], context, language=row["language"] or "en"),
+            EvaluationSentence(
+                request=request,
                 voice=row["speaker"] or "",
                 recording_S=codec.decode(codes_FK),
                 references=tuple(codec.decode(clip.codes_FK) for clip in context.references),
@@ -86,64 +91,6 @@ def read_sentences(folder: str | Path, codec: Codec, *, count: int | None = None
     return sentences
 
 
-@dataclass(frozen=True)
-class VoicePrints:
-    """For each sentence, the mean embedding (D,) of the voice that it should have, and those of other voices; None
-    and empty where there is no sound of them."""
-
-    own: Sequence[Tensor | None]
-    others: Sequence[Sequence[Tensor]]
-
-
-def embed_voices(
-    sentences: Sequence[Sentence],
-    encoder: SpeakerEncoder,
-    sample_rate_hz: int,
-    *,
-    other_voice: Sequence[Tensor] = (),
-) -> VoicePrints:
-    """The voices of sentences. A sentence's own recording is left out of its voice, lest a recording resemble itself;
-    where that leaves nothing, the references stand for it.
-
-    ``other_voice``: recordings (S,) of somebody else; without any, the other voices among the sentences.
-    """
-    recorded = [
-        None if sentence.recording_S is None else encoder.embed(sentence.recording_S, sample_rate_hz)
-        for sentence in sentences
-    ]
-    lent = [
-        [encoder.embed(clip_S, sample_rate_hz) for clip_S in sentence.references] for sentence in sentences
-    ]
-    own = [
-        _mean(
-            [
-                recorded[other]
-                for other in range(len(sentences))
-                if other != number and sentences[other].voice == sentence.voice
-            ]
-        )
-        for number, sentence in enumerate(sentences)
-    ]
-    own = [_mean(lent[i][:1]) if found is None else found for i, found in enumerate(own)]
-    by_voice = {sentence.voice: own[i] for i, sentence in enumerate(sentences)}
-    stranger = _mean([encoder.embed(wave_S, sample_rate_hz) for wave_S in other_voice])
-    others = [
-        [stranger]
-        if stranger is not None
-        else [
-            print_D for voice, print_D in by_voice.items() if voice != sentence.voice and print_D is not None
-        ]
-        for sentence in sentences
-    ]
-    return VoicePrints(own, others)
-
-
-def _mean(embeddings: Sequence[Tensor | None]) -> Tensor | None:
-    """Of length one; None of nothing, or of silence alone."""
-    heard = [embedding for embedding in embeddings if embedding is not None and embedding.any()]
-    return torch.nn.functional.normalize(torch.stack(heard).mean(dim=0), dim=0) if heard else None
-
-
-def _check_has_words(text: str, where: str) -> None:
-    if not normalize_transcript(text):
-        raise UserError(f"{where}: {text!r} has no word that a recogniser could hear; take it out")
+def _check_has_words(request: Request, place: str) -> None:
+    if not has_words(request.text, language=request.language):
+        raise UserError(f"{place}: {request.text!r} has no word that can be recognised. Remove the line.")

@@ -1,110 +1,143 @@
-"""How sure a figure is, and a difference: by resampling the utterances, seeded.
+"""How certain a figure is, and a difference between two: bootstrap and permutation test over utterances, by scipy.
 
-A figure is a sum over utterances by a sum over utterances: a word error rate is errors by words, a mean is values by
-ones. So utterances are resampled, not words, since the errors of one utterance come together.
+Each figure is a sum over utterances divided by a sum over utterances: a word error rate is errors by words, a mean is
+values by ones. Utterances are resampled, not words, because the errors of one utterance depend on each other.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from scipy.stats import bootstrap, permutation_test
 
 RESAMPLES = 10_000
-AT_ONCE = 1_000  # so that long lists of utterances do not fill the memory
+BATCH = 1_000
+"""Resamples that scipy holds in memory at once."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """The parts of a figure, one each utterance (N,); NaN in both where an utterance has no such value."""
+    """Numerator and denominator of a figure for each utterance (N,). NaN in both: the utterance has no such value."""
 
     above: np.ndarray
     below: np.ndarray
 
     @classmethod
     def of_values(cls, values: np.ndarray) -> "Ratio":
-        """A mean."""
+        """Build the ratio whose value is the mean."""
         values = np.asarray(values, dtype=np.float64)
         return cls(values, np.where(np.isnan(values), np.nan, 1.0))
 
     @property
     def is_known(self) -> np.ndarray:
-        """Which utterances count (N,)."""
+        """Which utterances have a value (N,)."""
         return ~np.isnan(self.above)
 
-    def among(self, chosen: np.ndarray) -> "Ratio":
+    def select(self, chosen: np.ndarray) -> "Ratio":
+        """Keep some utterances."""
         return Ratio(self.above[chosen], self.below[chosen])
 
     @property
     def value(self) -> float:
+        """The figure over all utterances."""
         return float(self.above.sum() / self.below.sum())
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A value with its 95% interval, of ``n`` utterances."""
+    """A value over ``n`` utterances with its 95% interval. A single utterance has no interval: None."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Second minus first on the same ``n`` utterances, its 95% interval, and how often chance alone would give one as
-    large (``p``, two-sided)."""
+    """Second minus first over the same ``n`` utterances, its 95% interval, and the two-sided ``p`` of the test.
+
+    A single utterance has neither interval nor test: None.
+    """
 
     value: float
-    low: float
-    high: float
-    p: float
+    low: float | None
+    high: float | None
+    p: float | None
     n: int
 
 
 def estimate(ratio: Ratio, *, seed: int = 0) -> Figure | None:
-    """The percentile bootstrap: 95% of the values that as many utterances, drawn with replacement, would have given.
-    None where no utterance has a value."""
-    known = ratio.among(ratio.is_known)
+    """Compute a figure with its percentile bootstrap interval. None if no utterance has a value."""
+    known = ratio.select(ratio.is_known)
     n = len(known.above)
-    if not n:
+    if n == 0:
         return None
-    low, high = np.quantile(_resample(known, seed), [0.025, 0.975])
-    return Figure(known.value, float(low), float(high), n)
+    low, high = _bootstrap(_divide, (known.above, known.below), seed) if n > 1 else (None, None)
+    return Figure(known.value, low, high, n)
 
 
 def compare(first: Ratio, second: Ratio, *, seed: int = 0) -> Difference | None:
-    """Two models on the same utterances: the paired bootstrap for the interval, a paired permutation test for ``p``.
+    """Compare two models on the same utterances: paired bootstrap for the interval, paired permutation test for ``p``.
 
-    The test: if there were no difference, then which model said an utterance would not matter; so the two are swapped
-    at random, utterance by utterance, and ``p`` is the share of `RESAMPLES` swaps that give as large a difference as
-    was seen, that one counted in. None where no utterance has both values.
+    The test asks how often a difference as large would arise if it did not matter which of the two models spoke an
+    utterance. It swaps the two within utterances: all 2^n ways up to 13 utterances, `RESAMPLES` random ones beyond.
+    None if no utterance has both values.
     """
     known = first.is_known & second.is_known
-    first, second = first.among(known), second.among(known)
+    first, second = first.select(known), second.select(known)
     n = len(first.above)
-    if not n:
+    if n == 0:
         return None
-    seen = second.value - first.value
-    low, high = np.quantile(_resample(second, seed) - _resample(first, seed), [0.025, 0.975])
-    random, as_large = np.random.default_rng(seed), 0
-    for _ in range(RESAMPLES // AT_ONCE):
-        swapped_RN = random.random((AT_ONCE, n)) < 0.5
-        one = _sum_where(swapped_RN, second, first)
-        other = _sum_where(swapped_RN, first, second)
-        as_large += int((np.abs(other - one) >= abs(seen) - 1e-12).sum())
-    return Difference(seen, float(low), float(high), (as_large + 1) / (RESAMPLES + 1), n)
+    value = second.value - first.value
+    if n == 1:
+        return Difference(value, None, None, None, n)
+    low, high = _bootstrap(
+        lambda a1, b1, a2, b2, axis: _divide(a2, b2, axis) - _divide(a1, b1, axis),
+        (first.above, first.below, second.above, second.below),
+        seed,
+    )
+    return Difference(value, low, high, _test(first, second, seed), n)
 
 
-def _resample(ratio: Ratio, seed: int) -> np.ndarray:
-    """Values (R,) of resampled utterances; the same seed draws the same utterances, so differences are paired."""
-    random, n = np.random.default_rng(seed), len(ratio.above)
-    values = []
-    for _ in range(RESAMPLES // AT_ONCE):
-        drawn_RN = random.integers(n, size=(AT_ONCE, n))
-        values.append(ratio.above[drawn_RN].sum(axis=1) / ratio.below[drawn_RN].sum(axis=1))
-    return np.concatenate(values)
+def _divide(above: np.ndarray, below: np.ndarray, axis: int) -> Any:
+    return above.sum(axis=axis) / below.sum(axis=axis)
 
 
-def _sum_where(is_first_RN: np.ndarray, first: Ratio, second: Ratio) -> np.ndarray:
-    """Values (R,) of utterances taken from one or the other."""
-    above = np.where(is_first_RN, first.above, second.above).sum(axis=1)
-    return above / np.where(is_first_RN, first.below, second.below).sum(axis=1)
+def _bootstrap(statistic: Any, parts: tuple[np.ndarray, ...], seed: int) -> tuple[float, float]:
+    found = bootstrap(
+        parts,
+        statistic,
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=BATCH,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def _test(first: Ratio, second: Ratio, seed: int) -> float:
+    """Swap utterances by their numbers, so that numerator and denominator move together."""
+    above, below, n = (
+        np.concatenate([first.above, second.above]),
+        np.concatenate([first.below, second.below]),
+        len(first.above),
+    )
+
+    def subtract(one: np.ndarray, other: np.ndarray, axis: int) -> Any:
+        one, other = one.astype(int), other.astype(int)
+        difference = _divide(above[other], below[other], axis) - _divide(above[one], below[one], axis)
+        return np.round(difference, 12)  # the order of a sum must not make two equal differences unequal
+
+    found = permutation_test(
+        (np.arange(n), np.arange(n, 2 * n)),
+        subtract,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=BATCH,
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ, decode_file, to_waveform
 from higgs_trainer.errors import AudioError
-from higgs_trainer.evaluation.judges import normalize_transcript
 from higgs_trainer.page.sound import draw_spectrogram, encode_audio
 from higgs_trainer.report.listening import ClipFile, Place, SpokenSentence
 
@@ -21,7 +20,7 @@ class ShownClip:
     spectrogram: str
     seconds: float
     transcript: str | None
-    is_right: bool
+    is_right: bool | None
     stopped: bool
     says: str | None
     note: str
@@ -51,9 +50,9 @@ class Budget:
         self.left_bytes = left_bytes
         self.left_out = 0
 
-    def show(self, clips: Mapping[Place, ClipFile], text: str) -> dict[Place, ShownClip]:
+    def show(self, clips: Mapping[Place, ClipFile]) -> dict[Place, ShownClip]:
         """All of these clips, or none of them where they do not fit."""
-        shown = {place: _show(clip, text) for place, clip in clips.items()} if self.left_bytes > 0 else {}
+        shown = {place: _show(clip) for place, clip in clips.items()} if self.left_bytes > 0 else {}
         size = sum(len(clip.audio) + len(clip.spectrogram) for clip in shown.values())
         if size > self.left_bytes or not shown:
             self.left_out += len(clips)
@@ -66,8 +65,8 @@ def show_sentences(
     sentences: Sequence[SpokenSentence], budget: Budget
 ) -> tuple[list[ShownSentence], list[str]]:
     """The sentences as far as the budget goes, clips from between before and after last; and a note on the rest."""
-    clips = [budget.show(one.clips, one.text) for one in sentences]
-    on_the_way = [budget.show(one.on_the_way, one.text) for one in sentences]
+    clips = [budget.show(one.clips) for one in sentences]
+    on_the_way = [budget.show(one.on_the_way) for one in sentences]
     shown = [
         ShownSentence(one.text, *kinds)
         for one, *kinds in zip(sentences, clips, on_the_way, strict=True)
@@ -87,9 +86,7 @@ def group_by_run(clips: ShownClips) -> dict[str, dict[str, ShownClip]]:
     return groups
 
 
-def _show(clip: ClipFile, text: str) -> ShownClip:
-    transcript = clip.transcript
-    is_right = transcript is not None and normalize_transcript(transcript) == normalize_transcript(text)
+def _show(clip: ClipFile) -> ShownClip:
     seconds, audio, spectrogram, note = 0.0, "", "", ""
     try:
         waveform_S = to_waveform(decode_file(clip.audio))
@@ -103,4 +100,6 @@ def _show(clip: ClipFile, text: str) -> ShownClip:
         if len(waveform_S):
             audio = encode_audio(waveform_S, SAMPLE_RATE_HZ)
             spectrogram = draw_spectrogram(waveform_S, SAMPLE_RATE_HZ)
-    return ShownClip(audio, spectrogram, seconds, transcript, is_right, clip.stopped, clip.says, note)
+    return ShownClip(
+        audio, spectrogram, seconds, clip.transcript, clip.is_right, clip.stopped, clip.says, note
+    )

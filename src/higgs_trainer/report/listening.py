@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from higgs_trainer.report.part import AFTER, BEFORE, read_lines
+from higgs_trainer.evaluation.evaluation_folder import JudgedSet
+from higgs_trainer.report.part import read_lines
 from higgs_trainer.report.runs import RunContents
-from higgs_trainer.run_folder import CLIP_INDEX_FILE, RECORDINGS_FOLDER, list_samples
+from higgs_trainer.run_folder import AFTER, BEFORE, CLIP_INDEX_FILE, RECORDINGS_FOLDER, list_samples
 from higgs_trainer.speech import real_recordings as real_speech
 
 REFERENCE, RECORDING = "reference", "recording, through the codec"
@@ -15,13 +16,19 @@ REFERENCE, RECORDING = "reference", "recording, through the codec"
 
 @dataclass(frozen=True)
 class ClipFile:
-    """A clip on disk. ``transcript``: what a recogniser heard, None where nobody asked one. ``says``: its words, where
-    they are not those of the sentence beside which it stands (a reference)."""
+    """A clip on disk.
+
+    Attributes:
+        transcript: what a recogniser heard, or None.
+        says: its words, if they are not those of the sentence that it is shown with (a reference).
+        is_right: whether the recogniser heard every word of the sentence and no other, or None.
+    """
 
     audio: Path
     transcript: str | None = None
     stopped: bool = True
     says: str | None = None
+    is_right: bool | None = None
 
 
 Place = tuple[str, str]
@@ -64,10 +71,9 @@ def find_sentences(runs: Sequence[RunContents]) -> tuple[list[SpokenSentence], l
     return list(sentences.values()), notes
 
 
-def list_judged_sets(run: RunContents) -> list[dict[str, Any]]:
-    """The sets of ``evaluation.json``; [] where there is none."""
-    sets = (run.evaluation.value or {}).get("sets")
-    return [one for one in sets if isinstance(one, dict)] if isinstance(sets, list) else []
+def list_judged_sets(run: RunContents) -> Sequence[JudgedSet]:
+    """Return the sets of clips that were judged, or [] if the run was not evaluated."""
+    return run.evaluation.value.sets if run.evaluation.value is not None else []
 
 
 def _list_clips(run: RunContents, notes: list[str]) -> Iterator[_Heard]:
@@ -118,10 +124,10 @@ def _list_recordings(run: RunContents, notes: list[str]) -> tuple[list[_Heard], 
 
 def _list_judged(run: RunContents) -> Iterator[_Heard]:
     for judged in list_judged_sets(run):
-        clips = judged.get("clips")
-        for line in clips if isinstance(clips, list) else []:
-            if isinstance(line, dict) and (clip := _read_clip(line, run.folder)) is not None:
-                yield _Heard(line["text"], str(judged.get("name")), clip)
+        for clip in judged.clips:
+            if clip.audio is not None:
+                file = ClipFile(clip.audio, clip.transcript, clip.stopped, is_right=clip.is_right)
+                yield _Heard(clip.text, judged.name, file)
 
 
 def _read_clip(line: dict[str, Any], folder: Path) -> ClipFile | None:

@@ -9,8 +9,6 @@ from typing import Any, Generic, TypeVar
 from higgs_trainer.errors import UserError
 from higgs_trainer.files import read_json_object
 
-BEFORE, AFTER = "before", "after"  # training: the names of clips, and of sets of clips
-
 T = TypeVar("T")
 U = TypeVar("U")
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from higgs_trainer.dataset.prepared import CARD_NAME
 from higgs_trainer.errors import UserError
+from higgs_trainer.evaluation.evaluation_folder import JudgedSets
 from higgs_trainer.recipe.yaml_file import YAMLError, list_folders, parse_yaml
-from higgs_trainer.report.judged_sets import read_evaluation
+from higgs_trainer.report.judged_sets import read_judged_sets
 from higgs_trainer.report.logs import Columns, read_logs
 from higgs_trainer.report.part import Part, read_object, read_text
 from higgs_trainer.run_folder import (
@@ -48,7 +49,7 @@ class RunContents:
     folder: Path
     logs: Part[Columns]
     figures: Part[dict[str, Any]]
-    evaluation: Part[dict[str, Any]]
+    evaluation: Part[JudgedSets]
     guard: Part[dict[str, Any]]
     recipe: Part[str]
     settings: dict[str, Any]
@@ -105,13 +106,12 @@ def _name_apart(folders: list[Path]) -> list[str]:
 def _read_run(folder: Path, name: str) -> RunContents:
     recipe = read_text(folder / RECIPE_FILE, otherwise=BY_TRAIN)
     settings = _parse_settings(recipe.value or "")
-    base = find_setting(settings, "model", "name_or_path")
     return RunContents(
         name=name,
         folder=folder,
         logs=read_logs(folder),
         figures=read_object(folder / METRICS_FILE, otherwise=AT_THE_END),
-        evaluation=read_evaluation(folder, base if isinstance(base, str) else None),
+        evaluation=read_judged_sets(folder),
         guard=read_object(folder / GUARD_REPORT_FILE, otherwise=AT_THE_END),
         recipe=recipe,
         settings=settings,

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from higgs_trainer.evaluation.evaluation_folder import Score
 from higgs_trainer.report.listening import list_judged_sets
 from higgs_trainer.report.logs import first_and_last, is_number
-from higgs_trainer.report.part import AFTER, BEFORE
 from higgs_trainer.report.runs import RunContents
+from higgs_trainer.run_folder import AFTER, BEFORE
 
 
 @dataclass(frozen=True)
@@ -38,22 +38,10 @@ MEASURES = {
     "similarity_to_others": Measure("Likeness to other voices", "{:.3f}".format, -1),
     "quality": Measure("Predicted quality, 1 to 5", "{:.2f}".format, 1),
     "stopped": Measure("Ended by itself", "{:.0%}".format, 1),
-    "stopped_share": Measure("Ended by itself", "{:.0%}".format, 1),
     "length_ratio": Measure("Length, to the recording's", "{:.2f}".format, 0),
-    "n": Measure("Clips", "{:.0f}".format, 0),
 }
 SIGNIFICANT_BELOW = 0.05
-ON_TILES = ("wer", "cer", "similarity", "quality", "stopped", "stopped_share")
-
-
-@dataclass(frozen=True)
-class Score:
-    """A value and, where they were made, its 95% interval and the p of a paired test against the first model."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
+ON_TILES = ("wer", "cer", "similarity", "quality", "stopped")
 
 
 @dataclass(frozen=True)
@@ -83,7 +71,7 @@ def build_tiles(runs: Sequence[RunContents]) -> list[Tile]:
 
 
 def _tile_scores(run: RunContents) -> Iterator[Tile]:
-    sets = {one.get("name"): _read_scores(one) for one in list_judged_sets(run)}
+    sets = {one.name: one.scores for one in list_judged_sets(run)}
     before, after = sets.get(BEFORE, {}), sets.get(AFTER, {})
     for key in ON_TILES:
         if key in before and key in after:
@@ -115,9 +103,7 @@ def _compare(run: RunContents, measure: Measure, before: float, after: float, sm
 
 def build_table(runs: Sequence[RunContents]) -> ScoreTable | None:
     """Every set that was judged; None where none was. A measure that is not known here is shown under its own name."""
-    judged = [
-        (run.name, str(one.get("name")), _read_scores(one)) for run in runs for one in list_judged_sets(run)
-    ]
+    judged = [(run.name, one.name, one.scores) for run in runs for one in list_judged_sets(run)]
     found = {key for _, _, scores in judged for key in scores}
     if not found:
         return None
@@ -141,17 +127,3 @@ def _show_cell(measure: Measure, score: Score | None) -> str:
     if score.low is not None and score.high is not None:
         interval = f" ({measure.show(score.low)} to {measure.show(score.high)})"
     return measure.show(score.value) + interval
-
-
-def _read_scores(judged: dict[str, Any]) -> dict[str, Score]:
-    scores = judged.get("scores")
-    found = {}
-    for key, given in scores.items() if isinstance(scores, dict) else ():
-        fields = given if isinstance(given, dict) else {"value": given}
-        value, low, high, p = (
-            fields.get(name) if is_number(fields.get(name)) else None
-            for name in ("value", "low", "high", "p")
-        )
-        if value is not None:
-            found[str(key)] = Score(value, low, high, p)
-    return found

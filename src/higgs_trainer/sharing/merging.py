@@ -1,6 +1,6 @@
-"""An adapter folder and its base -> one model folder, which plain transformers opens.
+"""Merge an adapter into its base model, and write one model folder that plain transformers opens.
 
-The sum is made in float32 and rounded once, to the dtype of the new folder. docs/merge.md has what that rounding costs.
+The sum is computed in float32 and rounded once, to the dtype of the new folder. docs/merge.md has what rounding costs.
 """
 
 import json
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
 from higgs_trainer.errors import CheckpointError
+from higgs_trainer.evaluation.evaluation_folder import add_note
 from higgs_trainer.files import new_folder
 from higgs_trainer.model.loading import (
     ADAPTER_CONFIG,
@@ -29,11 +30,12 @@ from higgs_trainer.run_folder import RUN_RECORD
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TEXT_HEAD = "text_lm_head.weight"
 MODEL_CONFIG = "config.json"
+NOTE = "Measured with the adapter before it was merged. Merging rounded the weights once, to {dtype}."
 
 
 @dataclass(frozen=True)
-class Merged:
-    """``dtype``: of the weights written. ``left_out``: what the base's files hold and transformers' class does not."""
+class MergeResult:
+    """The dtype of the weights written, and the base model's weights that transformers' class has no place for."""
 
     dtype: str
     left_out: tuple[str, ...]
@@ -46,22 +48,21 @@ def merge_adapter(
     base: str | Path | None = None,
     dtype: str | None = None,
     max_shard_size: str = "5GB",
-    describe: Callable[[Path], None] = lambda folder: None,
-) -> Merged:
-    """Write the base model with the adapter merged in, its tokenizer, chat template, feature extractor and codec, and
-    the run's record.
+    write_card: Callable[[Path], None] = lambda folder: None,
+) -> MergeResult:
+    """Write the base model with the adapter merged in, its tokenizer and codec, and the record of the run.
 
     Args:
         adapter: the folder that training wrote.
-        output: a folder that is not there, or empty.
-        base: the base model, where it is no longer where the adapter says.
-        dtype: of the weights written, such as "bfloat16"; None: what the base's own files have.
-        max_shard_size: as transformers' `save_pretrained` takes it.
-        describe: writes what else belongs into the folder, such as a model card, when all the rest is there.
+        output: a folder that does not exist or is empty.
+        base: the base model, if it is no longer where the adapter says.
+        dtype: of the weights written, such as "bfloat16". None: the dtype of the base model's files.
+        max_shard_size: as in transformers' `save_pretrained`.
+        write_card: called with the new folder when everything else is in it.
 
     Raises:
-        CheckpointError: a file is missing; adapter and base do not fit; a merged weight is not finite.
-        UserError: ``output`` holds something.
+        CheckpointError: a file is missing, adapter and base do not fit, or a merged weight is not finite.
+        UserError: ``output`` is not empty.
     """
     adapter = Path(adapter)
     base_name = str(base) if base is not None else read_base_name(adapter)
@@ -70,45 +71,50 @@ def merge_adapter(
         in_files = list_weights(base_folder)
         checkpoint = load_checkpoint(base_folder, use_text_head=TEXT_HEAD in in_files)
         left_out = sorted(in_files - checkpoint.model.state_dict().keys())
-        dtype = dtype or str(AutoConfig.from_pretrained(base_folder).dtype or torch.float32).removeprefix(
-            "torch."
-        )
+        if dtype is None:
+            of_base = AutoConfig.from_pretrained(base_folder).dtype or torch.float32
+            dtype = str(of_base).removeprefix("torch.")
         merged = _merge(checkpoint.model, adapter).to(getattr(torch, dtype))
         _check_finite(merged, dtype)
         merged.save_pretrained(folder, max_shard_size=max_shard_size)
         checkpoint.tokenizer.save_pretrained(folder)
         copy_companions(str(base_folder), folder)
         copy_record(adapter, folder)
-        describe(folder)
-    return Merged(dtype, tuple(left_out))
+        add_note(folder, NOTE.format(dtype=dtype))
+        write_card(folder)
+    return MergeResult(dtype, tuple(left_out))
 
 
 def read_base_name(adapter: Path) -> str:
-    """The base model that an adapter folder names.
+    """Read the name of the base model from an adapter folder.
 
     Raises:
-        CheckpointError: it is no adapter folder, or one without weights or without the name of a base.
+        CheckpointError: this is no adapter folder, it has no weights, or it names no base model.
     """
     config = adapter / ADAPTER_CONFIG
-    if not config.is_file():
-        what = (
-            "a whole model: nothing is to be merged" if (adapter / MODEL_CONFIG).is_file() else "no adapter"
-        )
+    if not config.is_file() and (adapter / MODEL_CONFIG).is_file():
         raise CheckpointError(
-            f"{adapter} is {what}; {ADAPTER_CONFIG} is missing. Give the folder that training wrote"
+            f"{adapter} holds a whole model, not an adapter (no {ADAPTER_CONFIG}). It can be used as it is: there is "
+            "nothing to merge."
+        )
+    if not config.is_file():
+        raise CheckpointError(
+            f"{adapter} is not an adapter folder: {ADAPTER_CONFIG} is missing. Give the folder that training wrote."
         )
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise CheckpointError(
-            f"{adapter} holds no {ADAPTER_WEIGHTS}; copy the whole folder (only safetensors are read)"
+            f"{adapter}: {ADAPTER_WEIGHTS} is missing. Copy the whole folder; only safetensors files are read."
         )
     name = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not name:
-        raise CheckpointError(f"{config} names no base model (base_model_name_or_path); name it with --base")
+        raise CheckpointError(
+            f'{config}: "base_model_name_or_path" is missing. Name the base model with --base.'
+        )
     return str(name)
 
 
 def copy_record(source: Path, target: Path) -> None:
-    """Copy what training wrote of itself, `RUN_RECORD`."""
+    """Copy the files and folders of `RUN_RECORD` that exist."""
     for name in RUN_RECORD:
         if (source / name).is_dir():
             shutil.copytree(source / name, target / name)
@@ -117,16 +123,14 @@ def copy_record(source: Path, target: Path) -> None:
 
 
 def _merge(base: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """``base`` itself, changed: no layer of PEFT is left in it."""
+    """Merge into ``base`` in place, and remove PEFT's layers from it."""
     names = _shapes(base)
     try:
         adapted = PeftModel.from_pretrained(base, str(adapter))
     except KeyError as error:
         raise CheckpointError(f"{adapter / ADAPTER_WEIGHTS} lacks the weight {error}") from error
-    except (
-        RuntimeError,
-        ValueError,
-    ) as error:  # torch's and PEFT's words for shapes and names that do not fit
+    # torch and PEFT raise these if shapes or names do not fit.
+    except (RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"the adapter {adapter} does not fit the base {base.name_or_path}: {error}"
         ) from error
@@ -147,11 +151,11 @@ def _shapes(model: nn.Module) -> Mapping[str, tuple[int, ...]]:
 
 
 def _check_all_loaded(adapted: PeftModel, adapter: Path) -> None:
-    """PEFT leaves out what it has no place for without a word, and only warns of what is missing."""
+    """Check that adapter and base have the same weights. PEFT ignores surplus ones and only warns of missing ones."""
     with safe_open(adapter / ADAPTER_WEIGHTS, framework="pt") as file:
         saved = set(file.keys())
     wanted = set(get_peft_model_state_dict(adapted))
-    problems = [("lacks", wanted - saved), ("holds what has no place in the model:", saved - wanted)]
+    problems = [("lacks", wanted - saved), ("holds weights that the model has no place for:", saved - wanted)]
     for what, names in problems:
         if names:
             raise CheckpointError(f"{adapter / ADAPTER_WEIGHTS} {what} {', '.join(sorted(names))}")
@@ -161,5 +165,6 @@ def _check_finite(model: nn.Module, dtype: str) -> None:
     weights: Mapping[str, Tensor] = model.state_dict()
     if bad := [name for name, weight in weights.items() if not weight.isfinite().all()]:
         raise CheckpointError(
-            f"merged weights are not finite in {dtype}: {', '.join(bad)}; if the adapter is sound, give a wider --dtype"
+            f"merged weights are not finite in {dtype}: {', '.join(bad)}. Try --dtype float32. If they are not finite "
+            "then either, the adapter is damaged."
         )

@@ -1,11 +1,11 @@
-"""``README.md`` of a folder that training or `merge` wrote: what somebody must know who is given it.
+"""Write the model card, ``README.md``, of a folder that training or `merge` wrote.
 
-The card is a function of the files in the folder, so a merged folder's says the same as its adapter's. Nothing of the
-machine goes into it: of a base model or a data set in a local folder not even the name.
+The card depends only on the files in the folder, so the card of a merged folder says what its adapter's card says. It
+names no path of the machine. If the base model or a data set is a local folder, it does not even give its name.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from higgs_trainer import __version__
 from higgs_trainer.audio.codec import HUB_NAME
 from higgs_trainer.errors import UserError
-from higgs_trainer.evaluation.evaluation_file import SCHEMA
+from higgs_trainer.evaluation.evaluation_folder import JudgedSet, JudgedSets, Score, read_evaluation
 from higgs_trainer.files import read_json_object, write_text
 from higgs_trainer.model.loading import ADAPTER_CONFIG
 from higgs_trainer.recipe.yaml_file import read_yaml
 from higgs_trainer.run_folder import (
+    AFTER,
     DATA_SUMMARY_FILE,
-    EVALUATION_FILE,
     METRICS_FILE,
     MODEL_CARD_FILE,
     RECIPE_FILE,
@@ -49,7 +49,7 @@ SHOWN_SETTINGS = {
         "seed",
     ),
 }
-"""Fields of the recipe that make the result what it is; none of them is a path."""
+"""Fields of the recipe that are listed in the card, because they determine the result. None of them is a path."""
 ADAPTER_SETTINGS = (
     "r",
     "lora_alpha",
@@ -66,27 +66,27 @@ SHOWN_METRICS = {
 }
 BASES_LICENCE = "that-of-the-base-model"
 KNOWN_BY = (RECIPE_FILE, ADAPTER_CONFIG, "config.json")
-CONSENT_NOTE = re.compile(r"says so here:\n\n((?:>.*\n)+)")
+CONSENT_NOTE = re.compile(r"says? so here:\n\n((?:>.*\n)+)")
 ISO_LANGUAGE = re.compile(r"([a-z]{2,3})(-.*)?")
 
 
 def write_model_card(
     folder: Path, *, record: Path | None = None, earlier: Path | None = None, name: str | None = None
 ) -> None:
-    """Write the card of ``folder``, in place of the one that PEFT leaves there, which names local paths.
+    """Write the card of ``folder``. It replaces the card that PEFT writes, which names local paths.
 
     Args:
-        record: where the run's own files are (recipe, metrics, samples), if not in ``folder``.
-        earlier: a folder whose card's consent note and licence are kept, if not ``record``.
-        name: what to call the model: its name on the hub; None: the folder's own name.
+        record: the folder with the files of the run (recipe, metrics, samples), if that is not ``folder``.
+        earlier: the folder whose card has a note on consent and a licence to keep, if that is not ``record``.
+        name: the model's name on the hub. None: the name of the folder.
 
     Raises:
-        UserError: neither a recipe nor weights lie there.
+        UserError: the folder holds neither a recipe nor weights, or its evaluation is damaged.
     """
     record = record or folder
     if not any((place / known).is_file() for place in (folder, record) for known in KNOWN_BY):
         raise UserError(
-            f"{folder} is no folder that training or merging wrote: none of {', '.join(KNOWN_BY)} is there"
+            f"{folder} is not a folder that training or merging wrote: it has none of {', '.join(KNOWN_BY)}"
         )
     card = build_model_card(
         folder, record, (earlier or record) / MODEL_CARD_FILE, name or record.resolve().name
@@ -95,10 +95,10 @@ def write_model_card(
 
 
 def build_model_card(folder: Path, record: Path, earlier: Path, name: str) -> ModelCard:
-    """The card, its metadata checked by huggingface_hub's own parsing."""
+    """Build the card. huggingface_hub's own classes check its metadata."""
     recipe = read_yaml(record / RECIPE_FILE) if (record / RECIPE_FILE).is_file() else {}
     data = _read_json(_find(DATA_SUMMARY_FILE, folder, record))
-    evaluation = _read_evaluation(_find(EVALUATION_FILE, folder, record))
+    evaluation = read_evaluation(folder) or read_evaluation(record) or JudgedSets([], "")
     metrics = _read_json(_find(METRICS_FILE, folder, record))
     kept = read_kept(earlier)
     base = read_base(recipe)
@@ -116,8 +116,8 @@ def build_model_card(folder: Path, record: Path, earlier: Path, name: str) -> Mo
         license_link=base.get("license_link"),
         pipeline_tag="text-to-speech",
         tags=["higgs-audio", "higgs-trainer", *(["lora"] if is_adapter else [])],
-        model_name=name if evaluation else None,
-        eval_results=list(_list_results(evaluation, data)) or None,
+        model_name=name if evaluation.sets else None,
+        eval_results=list(_list_results(evaluation.sets)) or None,
     )
     return ModelCard.from_template(
         metadata,
@@ -130,15 +130,16 @@ def build_model_card(folder: Path, record: Path, earlier: Path, name: str) -> Mo
         settings=list(_list_settings(recipe)),
         metrics=[(label, metrics[key]) for key, label in SHOWN_METRICS.items() if key in metrics],
         evaluation=evaluation,
-        measures=sorted({measure for one in evaluation for measure in one["scores"]}),
-        show=_show,
+        measures=sorted({measure for one in evaluation.sets for measure in one.scores}),
+        show_name=_show_name,
+        show_score=_show_score,
         has_samples=(_find(SAMPLES_FOLDER, folder, record)).is_dir(),
         version=__version__,
     )
 
 
 def read_kept(card: Path) -> dict[str, str]:
-    """What a person may have written into an earlier card: the licence in its metadata, and the note on consent."""
+    """Read what a person wrote into an earlier card: the licence in its metadata, and the note on consent."""
     if not card.is_file():
         return {}
     found = ModelCard.load(card, ignore_metadata_errors=True)
@@ -150,9 +151,9 @@ def read_kept(card: Path) -> dict[str, str]:
 
 
 def read_base(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What can be said of the base model: its name if it is on the hub, and its licence.
+    """Read the base model's name, if it is on the hub, and its licence.
 
-    A hub model's licence is left to its own page; a local one's is what its card says, if it has one.
+    For a model on the hub, the licence is a link to its page. For a local one, it is what its card says, if it has one.
     """
     named = str(recipe.get("model", {}).get("name_or_path", ""))
     if HUB_NAME.fullmatch(named) and not Path(named).exists():
@@ -167,7 +168,7 @@ def read_base(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def list_languages(data: Mapping[str, Any]) -> list[str]:
-    """ISO 639 codes of the training set: "en" for "en-GB" too. What is no such code the metadata cannot hold."""
+    """List the languages of the training set as ISO 639 codes, "en" for "en-GB". The metadata accepts nothing else."""
     named = data.get("train", {}).get("languages", {})
     found = [ISO_LANGUAGE.fullmatch(language.replace("_", "-").lower()) for language in named]
     return sorted({match[1] for match in found if match})
@@ -186,34 +187,31 @@ def _list_settings(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 )
 
 
-def _list_results(evaluation: list[dict[str, Any]], data: Mapping[str, Any]) -> Iterator[EvalResult]:
-    """Of the set "after", for the hub's own table."""
-    for one in evaluation:
-        if one["name"] == "after":
-            for measure, score in sorted(one["scores"].items()):
-                value = score["value"] if isinstance(score, dict) else score
-                if value is not None:
-                    yield EvalResult(
-                        task_type="text-to-speech",
-                        dataset_type="held-out",
-                        dataset_name=f"{len(one['clips'])} texts",
-                        metric_type=measure,
-                        metric_value=round(value, 4),
-                    )
+def _list_results(sets: Sequence[JudgedSet]) -> Iterator[EvalResult]:
+    """List the figures of the set "after" for the hub's own table."""
+    for one in sets:
+        if one.name == AFTER:
+            for measure, score in sorted(one.scores.items()):
+                yield EvalResult(
+                    task_type="text-to-speech",
+                    dataset_type="held-out",
+                    dataset_name=f"{one.num_clips} texts",
+                    metric_type=measure,
+                    metric_value=round(score.value, 4),
+                )
 
 
-def _show(score: Any) -> str:
-    if isinstance(score, dict):
-        return f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
-    return "" if score is None else f"{score:.3f}"
+def _show_name(name: str) -> str:
+    """Shorten the path of a local model to its last part."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
-def _read_evaluation(path: Path) -> list[dict[str, Any]]:
-    found = _read_json(path)
-    if found.get("schema") != SCHEMA:
-        return []
-    sets: list[dict[str, Any]] = found["sets"]
-    return sets
+def _show_score(score: Score | None) -> str:
+    if score is None:
+        return ""
+    if score.low is None or score.high is None:
+        return f"{score.value:.3f}"
+    return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -330,10 +330,10 @@ def test_evaluate_compares_two_models(
     stub(
         monkeypatch,
         "evaluation.comparison",
-        Evaluation=lambda *given, **options: SimpleNamespace(given=given, **options),
-        build_tables=lambda report: ["a table"],
+        EvaluationSettings=lambda *given, **options: SimpleNamespace(given=given, **options),
         evaluate_models=evaluate_models,
     )
+    stub(monkeypatch, "evaluation.tables", build_tables=lambda report: ["a table"])
     stub(monkeypatch, "evaluation.judging", load_judges=lambda *given, **options: (given, options))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evaluation").mkdir()
@@ -355,9 +355,9 @@ def test_evaluate_compares_two_models(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["m"], "give --text-file or --data"),
-        (["m", "--text-file", "t.txt", "--data", "d"], "give --text-file or --data"),
-        (["a", "b", "c", "--data", "d"], "3 models"),
+        (["m"], "either --text-file or --data"),
+        (["m", "--text-file", "t.txt", "--data", "d"], "either --text-file or --data"),
+        (["a", "b", "c", "--data", "d"], "3 models were given"),
     ],
 )
 def test_what_cannot_be_evaluated(
@@ -365,6 +365,32 @@ def test_what_cannot_be_evaluated(
 ) -> None:
     assert run("evaluate", *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_figures_of_one_run_go_into_its_folder_and_are_never_overwritten(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = []
+    stub(
+        monkeypatch,
+        "evaluation.comparison",
+        EvaluationSettings=lambda *given, **options: None,
+        evaluate_models=lambda models, settings, judges, output, **options: outputs.append(output),
+    )
+    stub(monkeypatch, "evaluation.tables", build_tables=lambda report: [])
+    stub(monkeypatch, "evaluation.judging", load_judges=lambda *given, **options: None)
+    monkeypatch.chdir(tmp_path)
+    for name in ("run", "base"):
+        Path(name).mkdir()
+    Path("run/metrics.json").touch()
+    Path("t.txt").write_text("one\n")
+    for models in (["run"], ["base"], ["base", "run"], ["run", "-o", "there"]):
+        assert run("evaluate", *models, "--text-file", "t.txt") == 0
+    assert outputs == [Path("run/evaluation"), Path("evaluation"), Path("evaluation"), Path("there")]
+    Path("run/evaluation").mkdir()
+    assert run("evaluate", "run", "--text-file", "t.txt") == 2
+    assert "run/evaluation exists. Remove or rename it" in capsys.readouterr().err
+    assert len(outputs) == 4
 
 
 def test_demo_passes_its_options(monkeypatch: pytest.MonkeyPatch) -> None:

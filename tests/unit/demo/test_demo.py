@@ -12,9 +12,19 @@ from higgs_trainer.audio.mel_codec import MelCodec
 from higgs_trainer.demo import run_demo
 from higgs_trainer.demo.blank_model import DIGITS
 from higgs_trainer.demo.from_scratch import read_digits
-from higgs_trainer.demo.outcome import ClipSet, build_table, print_outcome, write_page, write_summary
+from higgs_trainer.demo.outcome import (
+    ClipSet,
+    build_table,
+    evaluate_sets,
+    print_outcome,
+    read_value,
+    write_page,
+    write_recordings,
+    write_summary,
+)
 from higgs_trainer.errors import UserError
-from higgs_trainer.evaluation.judges import SpeechScores
+from higgs_trainer.evaluation.evaluation_folder import read_evaluation
+from higgs_trainer.evaluation.judging import ClipToJudge
 from higgs_trainer.manifest.rows import read_rows
 from higgs_trainer.model.loading import load_checkpoint, load_codec_of
 
@@ -72,36 +82,70 @@ def test_a_folder_with_files_in_it_is_refused(tmp_path, from_scratch):
         run_demo(tmp_path, from_scratch=from_scratch)
 
 
-def test_the_outcome_is_a_table_and_one_flat_object(tmp_path):
-    score = SpeechScores(2, 0.125, 0.0, 0.75, 0.5, ("one", "two"))
-    table = build_table({"after": score})
-    assert [next(iter(column.cells)) for column in table.columns] == [
-        "after",
-        "12.5%",
-        "0.0%",
-        "0.750",
-        "50%",
-        "2",
-    ]
-    write_summary(tmp_path / "summary.json", {"wer_after": score.wer})
-    assert json.loads((tmp_path / "summary.json").read_text()) == {"wer_after": 0.125}
+class DigitsHeard:
+    """A recogniser that returns the given transcripts, one for each clip."""
+
+    def __init__(self, *transcripts):
+        self.transcripts = list(transcripts)
+
+    def transcribe(self, waveform_S, sample_rate_hz):
+        return self.transcripts.pop(0)
 
 
-def test_the_outcome_is_printed_a_line_each(capsys):
-    scores = {"the real voice through the codec": SpeechScores(2, 0.125, 0.0, 0.75, 0.5, ("one", "two"))}
-    print_outcome(scores, Path("runs/demo/samples.html"))
-    lines = capsys.readouterr().out.splitlines()
-    assert any("the real voice through the codec" in line and "12.5%" in line for line in lines)
-    assert lines[-1] == "Listen: runs/demo/samples.html"
-
-
-def test_the_page_is_honest_and_names_the_real_checkpoint(tmp_path):
-    sets = {"after": ClipSet.of_recordings(["one", "two"], [torch.zeros(2400)] * 2)}
-    scores = {"after": SpeechScores(2, 0.0, 0.0, None, 1.0, ("one", "two"))}
+@pytest.fixture
+def outcome(tmp_path):
+    """A run whose clips were judged: "before" is half right, in "after" a homophone was heard; and six recordings."""
     run = tmp_path / "after"
     run.mkdir()
     (run / "recipe.yaml").write_text("model: {name_or_path: base}\n")
-    path = write_page(tmp_path, run, "Demo", sets, scores, limits={"after": 1})
+    (run / "metrics.json").write_text("{}")
+    voice = [0.1 * torch.randn(24_000) for _ in range(6)]
+    texts, recorded = ["seven two", "four"], ["one", "one two", "three", "four five", "six", "nine"]
+    sets = {
+        "before": ClipSet(texts, [ClipToJudge(wave, stopped=False) for wave in voice[:2]]),
+        "after": ClipSet(texts, [ClipToJudge(wave) for wave in voice[:2]]),
+        "the real voice": write_recordings(recorded, voice, tmp_path / "wav"),
+    }
+    recogniser = DigitsHeard("70", "9", "72.", "for", "1.", "12", "3", "45", "6", "9")
+    return run, evaluate_sets(sets, run, recogniser=recogniser, voice=voice)
+
+
+def test_the_outcome_is_an_evaluation_of_the_run(outcome):
+    run, report = outcome
+    assert [read_value(report, name, "wer") for name in ("before", "after", "the real voice")] == [
+        2 / 3,
+        1 / 3,
+        0,
+    ]
+    assert read_value(report, "after", "wer_homophones_forgiven") == 0
+    assert [read_value(report, name, "stopped") for name in ("before", "after")] == [0, 1]
+    assert report["second_minus_first"]["wer"]["value"] == pytest.approx(-1 / 3)
+    before, after, real = read_evaluation(run).sets
+    assert (before.name, after.name, real.name) == ("before", "after", "the real voice")
+    assert after.scores["wer"].value == 1 / 3
+    assert [clip.audio is None for clip in real.clips] == [False] * 5 + [True]
+    assert all(clip.audio.is_file() for clip in real.clips[:5])
+
+
+def test_the_outcome_is_a_table_and_one_flat_object(outcome, tmp_path):
+    _, report = outcome
+    columns = [list(column.cells) for column in build_table(report).columns]
+    assert [column[1] for column in columns if column[1][0].isdigit()][:2] == ["33.3%", "0.0%"]
+    assert columns[0] == ["before", "after", "the real voice"]
+    assert columns[-2:] == [["0%", "100%", "100%"], ["2", "2", "6"]]
+    write_summary(tmp_path / "summary.json", {"wer_after": 0.125})
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"wer_after": 0.125}
+
+
+def test_the_outcome_is_printed_a_line_each(outcome, capsys):
+    print_outcome(outcome[1], Path("runs/demo/samples.html"))
+    lines = capsys.readouterr().out.splitlines()
+    assert any("the real voice" in line and "0.0%" in line for line in lines)
+    assert lines[-1] == "Listen: runs/demo/samples.html"
+
+
+def test_the_page_is_honest_and_names_the_real_checkpoint(outcome, tmp_path):
+    path = write_page(tmp_path, outcome[0], "Demo")
     assert path == tmp_path / "samples.html"
     page = path.read_text()
     for expected in (
@@ -109,10 +153,7 @@ def test_the_page_is_honest_and_names_the_real_checkpoint(tmp_path):
         "synthetic",
         "bosonai/higgs-audio-v2-generation-3B-base",
         "recipes/single_speaker.yaml",
+        "the real voice",
     ):
         assert expected in page
-    assert page.count("<audio") == 1
-
-
-def test_recordings_always_stopped():
-    assert ClipSet.of_recordings(["one"], [torch.zeros(3)]).stopped == [True]
+    assert page.count("<audio") == 5

@@ -1,11 +1,11 @@
-"""Intervals and tests by resampling, on cases whose answer can be worked out."""
+"""Intervals and tests, against references that are computed by enumeration or by hand."""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from higgs_trainer.evaluation.statistics import Ratio, compare, estimate
+from higgs_trainer.evaluation.statistics import Difference, Figure, Ratio, compare, estimate
 
 
 def test_a_rate_is_of_all_utterances_together() -> None:
@@ -14,7 +14,28 @@ def test_a_rate_is_of_all_utterances_together() -> None:
     assert figure is not None
     assert (figure.value, figure.n) == (3 / 13, 3)
     assert figure.low <= figure.value <= figure.high
-    assert (figure.low, figure.high) == (0.0, 1.0)  # three utterances: all of the worst, or none of it
+    # 1 of 27 resamples has only the first utterance (1.0), 1 of 27 only the second (0.0): more than 2.5% each.
+    assert (figure.low, figure.high) == (0.0, 1.0)
+
+
+def test_the_interval_is_that_of_all_resamples() -> None:
+    errors, words = np.array([1.0, 0.0, 2.0, 1.0, 5.0]), np.array([4.0, 7.0, 5.0, 3.0, 6.0])
+    other = np.array([2.0, 1.0, 0.0, 1.0, 3.0])
+    drawn = np.array(list(itertools.product(range(5), repeat=5)))
+    first, second = (e[drawn].sum(axis=1) / words[drawn].sum(axis=1) for e in (errors, other))
+    figure, difference = (
+        estimate(Ratio(errors, words)),
+        compare(Ratio(errors, words), Ratio(other, words)),
+    )
+    assert (figure.low, figure.high) == pytest.approx(tuple(np.quantile(first, [0.025, 0.975])), abs=0.01)
+    expected = tuple(np.quantile(second - first, [0.025, 0.975]))
+    assert (difference.low, difference.high) == pytest.approx(expected, abs=0.01)
+
+
+def test_one_utterance_has_a_value_but_neither_interval_nor_test() -> None:
+    one, other = Ratio.of_values(np.array([2.0])), Ratio.of_values(np.array([5.0]))
+    assert estimate(one) == Figure(2.0, None, None, 1)
+    assert compare(one, other) == Difference(3.0, None, None, None, 1)
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:
@@ -27,7 +48,7 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:
     assert figure.high == pytest.approx(values.mean() + half, abs=0.02)
 
 
-def test_what_is_not_known_is_left_out() -> None:
+def test_utterances_without_a_value_are_left_out() -> None:
     figure = estimate(Ratio.of_values(np.array([1.0, np.nan, 3.0])))
     assert figure is not None
     assert (figure.value, figure.n) == (2.0, 2)
@@ -50,8 +71,18 @@ def test_p_is_the_share_of_all_swaps_that_differ_as_much(words: np.ndarray) -> N
         as_large += abs(other.sum() - one.sum()) / words.sum() >= seen - 1e-12
     difference = compare(Ratio(first, words), Ratio(second, words))
     assert difference is not None
-    assert 0.01 < difference.p < 0.9, "the case should not be a plain one"
-    assert difference.p == pytest.approx(as_large / 2**9, abs=0.015)
+    assert 0.01 < difference.p < 0.9, "the case should be neither clear nor hopeless"
+    assert difference.p == pytest.approx(as_large / 2**9, abs=1e-12)
+
+
+def test_p_of_many_utterances_is_close_to_the_share_of_all_swaps() -> None:
+    random = np.random.default_rng(5)
+    differences = random.normal(0.5, 1.0, 15)
+    signs = np.array(list(itertools.product([-1, 1], repeat=15)))
+    share = (np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9).mean()
+    difference = compare(Ratio.of_values(np.zeros(15)), Ratio.of_values(differences))
+    assert 0.01 < share < 0.9
+    assert difference.p == pytest.approx(share, abs=0.015)
 
 
 def test_the_difference_is_paired() -> None:

@@ -10,14 +10,21 @@ import torch
 
 from higgs_trainer.audio.files import write_audio
 from higgs_trainer.errors import UserError
-from higgs_trainer.evaluation.evaluation_file import JudgedSet, write_evaluation
 from higgs_trainer.report.clips import Budget, find_longest, show_sentences
 from higgs_trainer.report.listening import RECORDING, ClipFile, SpokenSentence, find_sentences
 from higgs_trainer.report.logs import choose_charts, read_logs
 from higgs_trainer.report.run_page import write_report
 from higgs_trainer.report.runs import read_runs
 from higgs_trainer.report.scores import build_table, build_tiles
-from run_folders import EVIL, make_logs, tone, write_clips, write_json, write_lines, write_run
+from run_folders import (
+    EVIL,
+    make_logs,
+    tone,
+    write_clips,
+    write_evaluation_folder,
+    write_json,
+    write_run,
+)
 
 WITHOUT_SCRIPT = "The curves need JavaScript, which is turned off here."
 
@@ -66,7 +73,7 @@ def test_a_page_says_what_is_missing(tmp_path):
         "guard_report.json",
         "trainable_parameters.json",
         "environment.json",
-        "evaluation.json",
+        "evaluation/figures.json",
     ):
         assert f"{name} is not in {run}" in page, name
     assert "The recipe does not set data.train." in page
@@ -79,7 +86,8 @@ def test_a_page_says_what_is_missing(tmp_path):
     [
         ("guard_report.json", "{", "guard_report.json is not valid JSON"),
         ("environment.json", "[1]", "environment.json does not contain a JSON object"),
-        ("evaluation.json", "\xff", "evaluation.json cannot be read"),
+        ("evaluation/figures.json", "\xff", "figures.json cannot be read"),
+        ("evaluation/rows.jsonl", "no json\n", "rows.jsonl cannot be read"),
         ("metrics.jsonl", '{"step": 3, "loss": 2.5}\n{"step": 6, "lo', "1 of 2 lines of"),
         ("metrics.jsonl", "", "metrics.jsonl is empty"),
         ("samples/step-12/index.jsonl", "no json\n", "1 of 1 lines of"),
@@ -94,10 +102,10 @@ def test_what_is_damaged_is_said(run, name, content, said):
 
 
 @pytest.mark.parametrize(
-    "value", [None, 3, "text", [], [1], {"sets": 3}, {"sets": [{"name": 1, "scores": 2, "clips": 3}]}]
+    "value", [None, 3, "text", [], [1], {"models": 3}, {"models": [{"model": 1, "wer": 2}]}]
 )
 def test_an_evaluation_of_another_form_is_no_crash(run, value):
-    write_json(run / "evaluation.json", value)
+    write_json(run / "evaluation" / "figures.json", value)
     read_page(run)
 
 
@@ -181,34 +189,30 @@ def test_the_headline_compares_before_and_after(run):
 
 
 def test_a_figure_that_got_worse_is_called_so(run):
-    sets = [
-        JudgedSet(name, {"wer": wer, "similarity": 1 - wer}, [])
+    models = [
+        {"model": name, "wer": {"value": wer}, "similarity": {"value": 1 - wer}}
         for name, wer in (("before", 0.1), ("after", 0.2))
     ]
-    write_evaluation(run, sets)
+    write_evaluation_folder(run, models, [])
     assert [tile.verdict for tile in build_tiles(read_runs([run]))][:2] == ["worse", "worse"]
 
 
-def write_comparison(run, *names, p=0.03125):
-    """What ``higgs-trainer evaluate`` leaves: two models on the same sentence, by the names that were typed."""
-    figures = [
-        {"wer": {"value": wer, "low": wer / 2, "high": 2 * wer, "n": 3}, "quality": None}
-        for wer in (0.5, 0.125)
-    ]
-    rows = []
-    for number, name in enumerate(names, start=1):
-        folder = run / "evaluation" / f"{number}-model"
-        write_audio(folder / "0000.wav", tone(200 * number))
-        typed = f"elsewhere/evaluation/{number}-model/0000.wav"
-        rows.append({"model": name, "text": "one two", "audio": typed, "transcript": "one", "stopped": True})
-    models = [{"model": name, **scores} for name, scores in zip(names, figures, strict=True)]
+def write_comparison(run, *roles, p=0.03125):
+    """Write what ``higgs-trainer evaluate`` leaves: two models on the same sentence, and a test."""
+    models, rows = [], []
+    for number, (role, wer) in enumerate(zip(roles, (0.5, 0.125), strict=True), start=1):
+        audio = f"{number}-model/0000.wav"
+        write_audio(run / "evaluation" / audio, tone(200 * number))
+        name = f"model {number}"
+        rows.append({"model": name, "text": "one two", "audio": audio, "transcript": "one", "word_errors": 1})
+        figure = {"value": wer, "low": wer / 2, "high": 2 * wer, "n": 3}
+        models.append({"model": name, "role": role, "wer": figure, "quality": None})
     test = {"wer": {"value": -0.375, "low": -0.5, "high": -0.25, "p": p, "n": 3}, "quality": None}
-    write_json(run / "evaluation" / "figures.json", {"models": models, "second_minus_first": test})
-    write_lines(run / "evaluation" / "rows.jsonl", rows)
+    write_evaluation_folder(run, models, rows, second_minus_first=test)
 
 
 def test_a_comparison_with_the_base_is_before_and_after(run):
-    write_comparison(run, "base", str(run))
+    write_comparison(run, "before", "after")
     folder = read_runs([run])[0]
     tile = build_tiles([folder])[0]
     assert (tile.title, tile.before, tile.after, tile.verdict) == ("Word errors", "50.0%", "12.5%", "better")
@@ -219,20 +223,19 @@ def test_a_comparison_with_the_base_is_before_and_after(run):
 
 
 def test_what_may_be_chance_is_called_neither_better_nor_worse(run):
-    write_comparison(run, "base", str(run), p=0.0625)
+    write_comparison(run, "before", "after", p=0.0625)
     tile = build_tiles(read_runs([run]))[0]
     assert (tile.before, tile.after, tile.verdict) == ("50.0%", "12.5%", "no clear difference")
 
 
 def test_a_model_that_is_neither_keeps_its_name(run):
-    write_comparison(run, "another/model", str(run))
-    assert [name for _, name, _ in build_table(read_runs([run])).rows] == ["another/model", "after"]
+    write_comparison(run, None, "after")
+    assert [name for _, name, _ in build_table(read_runs([run])).rows] == ["model 1", "after"]
 
 
 def test_scores_of_any_name_are_in_the_table(run):
-    write_evaluation(
-        run, [JudgedSet("after", {"my_score": 0.123456, "wer": (0.5, 0.25, 0.75), "cer": None}, [])]
-    )
+    scores = {"my_score": {"value": 0.123456}, "wer": {"value": 0.5, "low": 0.25, "high": 0.75}, "cer": None}
+    write_evaluation_folder(run, [{"model": "after"} | scores], [])
     table = build_table(read_runs([run]))
     assert table.titles == ["Word errors", "my_score"]
     assert table.rows == [("first", "after", ["50.0% (25.0% to 75.0%)", "0.1235"])]
@@ -254,14 +257,14 @@ def test_each_sentence_has_its_clips_in_order(run):
 
 def test_a_run_without_a_first_sample_has_no_before(run):
     shutil.rmtree(run / "samples" / "step-0")
-    (run / "evaluation.json").unlink()
+    shutil.rmtree(run / "evaluation")
     sentences, _ = find_sentences(read_runs([run]))
     assert list_columns(sentences[0].clips) == ["reference", "after", RECORDING]
     assert list_columns(sentences[0].on_the_way) == ["step 6"]
 
 
 def test_after_is_the_best_step_where_that_was_kept(run):
-    (run / "evaluation.json").unlink()
+    shutil.rmtree(run / "evaluation")
     recipe = (run / "recipe.yaml").read_text()
     (run / "recipe.yaml").write_text(
         recipe.replace("training: {", "training: {load_best_model_at_end: true, ")
@@ -282,7 +285,7 @@ def test_several_references_are_numbered(run):
 
 def test_steps_are_ordered_as_numbers(run):
     write_clips(run / "samples" / "step-100", [{"text": "one two"}], 220)
-    (run / "evaluation.json").unlink()
+    shutil.rmtree(run / "evaluation")
     sentences, _ = find_sentences(read_runs([run]))
     assert list_columns(sentences[0].on_the_way) == ["step 6", "step 12"]
     assert sentences[0].clips["first", "after"].audio.parent.name == "step-100"
@@ -343,7 +346,7 @@ def test_what_does_not_fit_is_left_out_and_counted(tmp_path):
     ]
     one_clip = Budget()
     whole = one_clip.left_bytes
-    one_clip.show(sentences[0].clips, "0")
+    one_clip.show(sentences[0].clips)
     size = whole - one_clip.left_bytes
     shown, notes = show_sentences(sentences, Budget(left_bytes=round(5.5 * size)))
     assert [len(sentence.clips) for sentence in shown] == [1, 1, 1, 1]  # before those on the way
@@ -355,13 +358,13 @@ def test_a_clip_is_judged_by_its_words_and_cut_where_it_is_endless(tmp_path):
     write_audio(tmp_path / "long.wav", tone(seconds=31))
     write_audio(tmp_path / "empty.wav", torch.zeros(0))
     clips = {
-        ("run", "right"): ClipFile(tmp_path / "long.wav", "One, 2!"),
-        ("run", "wrong"): ClipFile(tmp_path / "long.wav", ""),
+        ("run", "right"): ClipFile(tmp_path / "long.wav", "One, 2!", is_right=True),
+        ("run", "wrong"): ClipFile(tmp_path / "long.wav", "", is_right=False),
         ("run", "unheard"): ClipFile(tmp_path / "empty.wav"),
     }
     (sentence,), _ = show_sentences([SpokenSentence("one two", clips)], Budget())
     right, wrong, unheard = sentence.clips.values()
-    assert (right.is_right, wrong.is_right, unheard.is_right) == (True, False, False)
+    assert (right.is_right, wrong.is_right, unheard.is_right) == (True, False, None)
     assert right.seconds == find_longest(sentence.clips) == 31
     assert right.note == "the first 30 s"
     assert (unheard.audio, unheard.spectrogram, unheard.seconds) == ("", "", 0)

@@ -311,7 +311,7 @@ SPOILT = {
     "no config": (lambda a: (a / "adapter_config.json").unlink(), "adapter_config.json is missing"),
     "no weights": (
         lambda a: (a / "adapter_model.safetensors").unlink(),
-        "holds no adapter_model.safetensors",
+        "adapter_model.safetensors is missing",
     ),
     "no base": (lambda a: edit_config(a, base_model_name_or_path=None), "--base"),
     "base gone": (lambda a: edit_config(a, base_model_name_or_path="nobody/nothing"), "nobody/nothing"),
@@ -321,7 +321,7 @@ SPOILT = {
     ),
     "a weight too many": (
         lambda a: edit_weights(a, lambda w: w.update(extra=torch.zeros(1))),
-        "no place in the model: extra",
+        "model has no place for: extra",
     ),
     "half a pair short": (
         lambda a: edit_weights(a, lambda w: w.pop(sorted(n for n in w if "lora_A" in n)[0])),

@@ -1,6 +1,5 @@
 """The model card: a function of what is in a folder."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,16 +9,19 @@ from higgs_trainer.cli import main
 from higgs_trainer.errors import UserError
 from higgs_trainer.sharing.model_card import write_model_card
 from hub import find_metadata_problems
+from run_folders import write_evaluation_folder
 
 
 def write_run(folder: Path, base: str) -> None:
     (folder / "recipe.yaml").write_text(f"model: {{name_or_path: {base}}}\n")
     (folder / "adapter_config.json").write_text("{}")
-    scores = {"wer": {"value": 0.12345, "low": 0.1, "high": 0.2}, "similarity": 0.5, "cer": None}
-    sets = [{"name": name, "scores": scores, "clips": [{}, {}]} for name in ("before", "after")]
-    (folder / "evaluation.json").write_text(
-        json.dumps({"schema": "higgs-trainer/evaluation/1", "sets": sets})
-    )
+    scores = {"wer": {"value": 0.12345, "low": 0.1, "high": 0.2}, "similarity": {"value": 0.5}, "cer": None}
+    models = [
+        {"model": "/home/me/base", "role": "before", "clips": 2, **scores},
+        {"model": "/home/me/run", "role": "after", "clips": 2, **scores},
+        {"model": "/home/me/other", "role": None, "clips": 2, **scores},
+    ]
+    write_evaluation_folder(folder, models, [], note="Before merging.")
 
 
 def test_a_base_on_the_hub_is_named_with_its_licence_and_scores_become_a_table(tmp_path):
@@ -34,7 +36,11 @@ def test_a_base_on_the_hub_is_named_with_its_licence_and_scores_become_a_table(t
         ("wer", 0.1235),
         ("similarity", 0.5),
     }
-    assert "| after |  | 0.500 | 0.123 (0.100 to 0.200) | 2 |" in text
+    assert "| after | 0.500 | 0.123 (0.100 to 0.200) | 2 |" in text
+    assert "| other |" in text
+    assert "/home" not in text
+    assert "Before merging." in text
+    assert "Not evaluated" not in text
     assert find_metadata_problems(text) == []
 
 
@@ -69,7 +75,7 @@ def test_what_a_person_wrote_into_it_is_kept(tmp_path, capsys, base):
     assert card.data.license_name is None
     assert "**Licence:** cc-by-4.0" in card.content
     assert "# me/voice" in card.content
-    assert card.content.count("says so here") == 1
+    assert card.content.count("you say so here") == 1
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

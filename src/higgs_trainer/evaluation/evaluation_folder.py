@@ -1,0 +1,167 @@
+"""Write and read an evaluation folder, ``figures.json`` and ``rows.jsonl``. ``run_folder.py`` describes both files.
+
+`evaluate` and the demo write it. The report page, the model card and `merge` read it, all of them through this module.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from higgs_trainer.errors import UserError
+from higgs_trainer.evaluation.judging import JudgedClip
+from higgs_trainer.files import write_json, write_json_lines
+from higgs_trainer.run_folder import EVALUATION_FOLDER, EVALUATION_SCHEMA, FIGURES_FILE, ROWS_FILE
+
+NO_FIGURES = ("model", "role", "clips", "audio_seconds_per_second")
+"""Fields of a model in ``figures.json`` that are not figures."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A figure. The interval holds 95%. ``p`` is that of the paired test against the first set, if there was one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+
+@dataclass(frozen=True)
+class HeardClip:
+    """A judged clip as it is shown. ``audio`` is None if the clip is in no file."""
+
+    text: str
+    audio: Path | None
+    transcript: str | None
+    stopped: bool
+    is_right: bool | None
+
+
+@dataclass(frozen=True)
+class JudgedSet:
+    """The scores and clips of one model, or of recordings. ``name``: its role, "before" or "after", or its own name."""
+
+    name: str
+    scores: Mapping[str, Score]
+    num_clips: int
+    clips: Sequence[HeardClip]
+
+
+@dataclass(frozen=True)
+class JudgedSets:
+    """An evaluation folder. ``note``: what a reader of the figures must know, such as that they are of the adapter."""
+
+    sets: Sequence[JudgedSet]
+    note: str
+
+
+def write_evaluation(folder: Path, report: Mapping[str, Any], rows: Sequence[JudgedClip]) -> None:
+    """Write the rows, then the figures. The paths of clips become relative to ``folder``, so that it can be moved."""
+    lines = []
+    for row in rows:
+        audio = None if row.audio is None else Path(os.path.relpath(row.audio, folder)).as_posix()
+        lines.append(asdict(row) | {"audio": audio})
+    write_json_lines(folder / ROWS_FILE, lines)
+    write_json(folder / FIGURES_FILE, report)
+
+
+def add_note(run: Path, note: str) -> None:
+    """Add a note to the figures in a run folder, if it has any."""
+    folder = run / EVALUATION_FOLDER
+    if (folder / FIGURES_FILE).is_file():
+        write_json(folder / FIGURES_FILE, _read_report(folder / FIGURES_FILE) | {"note": note})
+
+
+def read_evaluation(run: Path) -> JudgedSets | None:
+    """Read the evaluation in a run folder. Return None if there is none.
+
+    ``rows.jsonl`` may be absent: then the sets have no clips.
+
+    Raises:
+        UserError: a file is damaged or has another form.
+    """
+    folder = run / EVALUATION_FOLDER
+    if not (folder / FIGURES_FILE).exists():
+        return None
+    report = _read_report(folder / FIGURES_FILE)
+    rows = _read_rows(folder / ROWS_FILE) if (folder / ROWS_FILE).exists() else []
+    differences = report.get("second_minus_first") or {}
+    sets = []
+    for place, model in enumerate(report["models"]):
+        clips = [_read_clip(row, folder) for row in rows if row.get("model") == model["model"]]
+        scores = {
+            name: _read_score(value, differences.get(name) if place == 1 else None)
+            for name, value in model.items()
+            if name not in NO_FIGURES and value is not None
+        }
+        sets.append(
+            JudgedSet(model.get("role") or model["model"], scores, model.get("clips", len(clips)), clips)
+        )
+    return JudgedSets(sets, str(report.get("note") or ""))
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}). Evaluate again, or remove it.") from error
+    if not isinstance(report, dict) or report.get("schema") != EVALUATION_SCHEMA:
+        raise UserError(f'{path} is not an evaluation: "schema" must be "{EVALUATION_SCHEMA}".')
+    models, differences = report.get("models"), report.get("second_minus_first")
+    if not isinstance(models, list) or not all(
+        isinstance(model, dict) and isinstance(model.get("model"), str) for model in models
+    ):
+        raise UserError(f'{path}: "models" must be a list of objects, each with the name "model".')
+    if differences is not None and not isinstance(differences, dict):
+        raise UserError(f'{path}: "second_minus_first" must be an object or null.')
+    problems = [
+        f'"{name}" of "{model["model"]}"'
+        for model in models
+        for name, value in model.items()
+        if name not in NO_FIGURES and value is not None and not _is_figure(value)
+    ]
+    if problems:
+        raise UserError(f'{path}: {", ".join(problems)} must be an object with a number "value", or null.')
+    return report
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines, start=1):
+            row = json.loads(line)
+            if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+                raise UserError(f'{path}:{number}: a row is an object with "text".')
+            rows.append(row)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}). Evaluate again, or remove it.") from error
+    return rows
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, dict) and _is_number(value.get("value"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _read_score(figure: Mapping[str, Any], difference: Any) -> Score:
+    low, high = (figure.get(name) if _is_number(figure.get(name)) else None for name in ("low", "high"))
+    p = difference.get("p") if isinstance(difference, dict) else None
+    return Score(float(figure["value"]), low, high, p if _is_number(p) else None)
+
+
+def _read_clip(row: Mapping[str, Any], folder: Path) -> HeardClip:
+    audio, transcript, errors = row.get("audio"), row.get("transcript"), row.get("word_errors")
+    return HeardClip(
+        text=row["text"],
+        audio=folder / audio if isinstance(audio, str) and audio else None,
+        transcript=transcript if isinstance(transcript, str) else None,
+        stopped=bool(row.get("stopped", True)),
+        is_right=errors == 0 if isinstance(errors, int) else None,
+    )

@@ -1,0 +1,116 @@
+"""The figures of an evaluation: rates and means over the judged clips of a model, and differences of two models."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from higgs_trainer.evaluation.judging import JudgedClip
+from higgs_trainer.evaluation.normalized_text import describe_rules
+from higgs_trainer.evaluation.statistics import RESAMPLES, Difference, Figure, Ratio, compare, estimate
+from higgs_trainer.run_folder import EVALUATION_SCHEMA
+
+TEST = (
+    f"paired permutation of utterances, two-sided, all swaps up to 13 utterances and {RESAMPLES} random ones beyond; "
+    f"intervals: percentile bootstrap over utterances, {RESAMPLES} resamples"
+)
+
+
+@dataclass(frozen=True)
+class ModelFigures:
+    """The figures of one model, by the names in `FIGURES`.
+
+    Attributes:
+        role: "after" for the model of the run folder that the evaluation belongs to, "before" for its base model.
+        num_clips: how many clips were judged.
+        audio_seconds_per_second: how fast the model generated. None for recordings.
+    """
+
+    model: str
+    figures: Mapping[str, Figure | None]
+    num_clips: int
+    audio_seconds_per_second: float | None = None
+    role: str | None = None
+
+
+def _mean(name: str) -> Callable[[Sequence[JudgedClip]], Ratio]:
+    def build_ratio(rows: Sequence[JudgedClip]) -> Ratio:
+        return Ratio.of_values(_read_column(rows, name))
+
+    return build_ratio
+
+
+def _rate(errors: str, total: str) -> Callable[[Sequence[JudgedClip]], Ratio]:
+    def build_ratio(rows: Sequence[JudgedClip]) -> Ratio:
+        above = _read_column(rows, errors)
+        return Ratio(above, np.where(np.isnan(above), np.nan, _read_column(rows, total)))
+
+    return build_ratio
+
+
+def _read_column(rows: Sequence[JudgedClip], name: str) -> np.ndarray:
+    values = [getattr(row, name) for row in rows]
+    return np.array([np.nan if value is None else float(value) for value in values])
+
+
+FIGURES: Mapping[str, Callable[[Sequence[JudgedClip]], Ratio]] = {
+    "wer": _rate("word_errors", "words"),
+    "wer_homophones_forgiven": _rate("word_errors_homophones_forgiven", "words"),
+    "cer": _rate("character_errors", "characters"),
+    "similarity": _mean("similarity"),
+    "similarity_to_others": _mean("similarity_to_others"),
+    "quality": _mean("quality"),
+    "stopped": _mean("stopped"),
+    "length_ratio": _mean("length_ratio"),
+}
+"""Error rates are those of all utterances together. The other figures are means over utterances."""
+
+
+def compute_figures(
+    rows: Sequence[JudgedClip], *, speed: float | None = None, role: str | None = None, seed: int = 0
+) -> ModelFigures:
+    """Compute the figures of one model's rows, with their intervals."""
+    figures = {name: estimate(build_ratio(rows), seed=seed) for name, build_ratio in FIGURES.items()}
+    return ModelFigures(rows[0].model, figures, len(rows), speed, role)
+
+
+def compute_differences(
+    first: Sequence[JudgedClip], second: Sequence[JudgedClip], *, seed: int = 0
+) -> dict[str, Difference | None]:
+    """Compute the second model's figures minus the first's, on the same sentences."""
+    return {
+        name: compare(build_ratio(first), build_ratio(second), seed=seed)
+        for name, build_ratio in FIGURES.items()
+    }
+
+
+def build_report(
+    models: Sequence[ModelFigures],
+    differences: Mapping[str, Difference | None] | None,
+    *,
+    digits_spelled: bool = False,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Build the content of `figures.json`, as ``run_folder.py`` describes it."""
+    return {
+        "schema": EVALUATION_SCHEMA,
+        "sentences": models[0].num_clips,
+        "seed": seed,
+        "normaliser": describe_rules(digits_spelled=digits_spelled),
+        "models": [
+            {
+                "model": one.model,
+                "role": one.role,
+                "clips": one.num_clips,
+                **{name: None if figure is None else asdict(figure) for name, figure in one.figures.items()},
+                "audio_seconds_per_second": one.audio_seconds_per_second,
+            }
+            for one in models
+        ],
+        "test": TEST,
+        "second_minus_first": None
+        if differences is None
+        else {name: None if found is None else asdict(found) for name, found in differences.items()},
+        "note": "",
+    }
