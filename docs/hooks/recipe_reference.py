@@ -10,6 +10,7 @@ INTRODUCTION = """# Recipe reference
 A recipe is a YAML file with the sections below. This page is generated from the classes that read it
 (`higgs_trainer/recipe/schema.py`).
 
+- Fields without a default are required.
 - An unknown key is an error, and so is a value of the wrong type. All problems of a recipe are reported together.
 - Paths are relative to the recipe.
 - Every field can be set on the command line: `--training.learning_rate 5e-5`, or `--learning_rate 5e-5` where only one
@@ -19,6 +20,28 @@ A recipe is a YAML file with the sections below. This page is generated from the
 `higgs-trainer recipe-schema` prints a JSON schema, with which an editor completes and checks a recipe.
 """
 FACTORIES = {"dict": "{}", "list": "[]", "tuple": "[]"}
+# The types of `values.py`, as a reader of YAML would say them.
+TYPES = {
+    "FilePath": "path",
+    "FolderOrName": "path or hub name",
+    "Text": "text",
+    "Names": "list of text",
+    "Whole": "integer",
+    "Count": "integer >= 1",
+    "NotNegative": "number >= 0",
+    "NotNegativeWhole": "integer >= 0",
+    "Steps": "number",
+    "NotNegativeSteps": "number >= 0",
+    "Scheduler": "name of a schedule",
+    "When": '"no" | "steps" | "epoch"',
+    "WeightedFolder": "folder",
+    "Path": "path",
+    "None": "null",
+    "str": "text",
+    "int": "integer",
+    "float": "number",
+    "bool": "true | false",
+}
 WORDS = {"None": "null", "True": "true", "False": "false", "()": "[]", "...": "required"}
 
 
@@ -41,7 +64,22 @@ def write_page(root: Path) -> str:
         if section_class is None:
             continue
         parts.append(_write_section(section, classes[section_class], classes))
-    return "\n".join(parts)
+    return "\n".join([*parts, _write_refused()])
+
+
+def _write_refused() -> str:
+    """Return the table of training arguments that a recipe cannot change."""
+    from higgs_trainer.recipe.training_fields import REFUSED
+
+    lines = ["## Training arguments that are refused", ""]
+    lines += [
+        "Each of these would break a promise of this project. The value that a run has anyway is accepted.",
+        "",
+    ]
+    lines += ["| field | why | what to do |", "|---|---|---|"]
+    for name, refusal in REFUSED.items():
+        lines.append(f"| `{name}` | {_escape(refusal.why)} | {_escape(refusal.what_to_do)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _read_classes(folder: Path) -> dict[str, ast.ClassDef]:
