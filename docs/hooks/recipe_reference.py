@@ -127,16 +127,21 @@ def _plain_type(annotation: ast.expr) -> str:
     if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Annotated":
         assert isinstance(annotation.slice, ast.Tuple)
         return _plain_type(annotation.slice.elts[0])
+    if isinstance(annotation, ast.BinOp):
+        return f"{_plain_type(annotation.left)} | {_plain_type(annotation.right)}"
+    if isinstance(annotation, ast.Subscript):
+        return _plain_container(annotation)
     text = ast.unparse(annotation)
-    for python, plain in (
-        (", ...]", "]"),
-        ("tuple[", "list["),
-        ("None", "null"),
-        ("Path", "path"),
-        ("'", '"'),
-    ):
-        text = text.replace(python, plain)
-    return text
+    return TYPES.get(text, text)
+
+
+def _plain_container(annotation: ast.Subscript) -> str:
+    inside = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+    if ast.unparse(annotation.value) == "Literal":
+        return " | ".join(ast.unparse(choice).replace("'", '"') for choice in inside)
+    if ast.unparse(annotation.value) == "dict":
+        return "mapping"
+    return f"list of {_plain_type(inside[0])}"
 
 
 def _find_description(annotation: ast.expr) -> str:
