@@ -59,8 +59,8 @@ def compute_logits(checkpoint: Checkpoint, clips: list[GeneratedCodes]) -> list[
     found = []
     for clip in clips:
         row: dict[str, Any] = {"utterance_id": clip.text, "text": clip.text, "scene": None, "reward": None}
-        row |= {"task": "single_speaker", "num_references": 0, "context_texts": [], "context_frames": []}
-        row |= {"context_codes": [], "codes": clip.codes_FK.flatten(), "duration_seconds": 0.0}
+        row |= {"task": "single_speaker", "num_references": 0, "context_texts": []}
+        row |= {"context_codes": [], "codes_FK": clip.codes_FK, "duration_seconds": 0.0}
         example = encode_example(row, checkpoint.tokenizer, ids, checkpoint.sequence)
         columns_1PK = example.columns_PK[None]
         logits_NC = model(

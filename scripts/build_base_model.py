@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, HiggsAudioV2ForConditionalGeneration
 
 from higgs_trainer.audio.files import read_audio
 from higgs_trainer.audio.mel_codec import MelCodec
-from higgs_trainer.dataset.prepared import write_encoded
+from higgs_trainer.dataset.prepared_writer import write_encoded
 from higgs_trainer.demo.blank_model import write_blank_model
 from higgs_trainer.demo.muon import build_muon
 from higgs_trainer.recipe.reading import read_recipe

@@ -103,11 +103,10 @@ def make_row(
         "text": text or " ".join(WORDS[(seed + i) % 10] for i in range(1 + seed % 4)),
         "scene": None,
         "task": "zero_shot_cloning" if ref_frames else "single_speaker",
-        "codes": draw_codes(num_frames, seed).flatten().numpy(),
+        "codes_FK": draw_codes(num_frames, seed),
         "num_references": 1 if ref_frames else 0,
         "context_texts": ["nine nine"] if ref_frames else [],
-        "context_frames": [ref_frames] if ref_frames else [],
-        "context_codes": draw_codes(ref_frames, seed + 1000).flatten().numpy(),
+        "context_codes": [draw_codes(ref_frames, seed + 1000)] if ref_frames else [],
         "duration_seconds": num_frames / 25,
         "reward": None,
     }

@@ -56,7 +56,7 @@ def reference_loss(checkpoint, rows, weights, smoothing):
                 audio_input_ids_mask=torch.ones(1, len(example.columns_PK), dtype=torch.bool),
             ).logits
         logits_TKC = logits[0].numpy().reshape(len(example.input_ids), NUM_CODEBOOKS, -1)
-        codes_FK = np.asarray(row["codes"]).reshape(-1, NUM_CODEBOOKS)
+        codes_FK = row["codes_FK"].numpy()
         end_id = checkpoint.model.config.audio_stream_eos_id
         tokens = example.input_ids.tolist()
         is_audio_T = np.isin(

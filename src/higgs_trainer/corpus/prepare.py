@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from higgs_trainer.audio.codec import Codec, load_codec
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ
 from higgs_trainer.corpus.code_store import CodeStore
@@ -39,7 +37,8 @@ from higgs_trainer.corpus.work_directory import (
     publish_dataset,
     unfinished_folder,
 )
-from higgs_trainer.dataset.prepared import REJECTED_NAME, DatasetCard, check_output, write_prepared
+from higgs_trainer.dataset.prepared import REJECTED_NAME, DatasetCard
+from higgs_trainer.dataset.prepared_writer import check_output, write_prepared
 from higgs_trainer.distributed import join_processes
 from higgs_trainer.errors import CheckpointError
 from higgs_trainer.manifest.formats import Source, open_source
@@ -196,8 +195,9 @@ def _build_row(
 ) -> dict[str, Any]:
     """A row of `build_features`, its codes found by their recordings' content."""
     query = "SELECT content_hash, seconds FROM recordings WHERE number = ? ORDER BY place"
-    (content_hash, seconds), *context = tables.execute(query, (number,)).fetchall()
-    codes, *context_codes = (store.get(hash_) for hash_, _ in ((content_hash, seconds), *context))
+    recordings = tables.execute(query, (number,)).fetchall()
+    codes_FK, *context_codes = (store.get(hash_).reshape(-1, num_codebooks) for hash_, _ in recordings)
+    content_hash, seconds = recordings[0]
     return {
         "utterance_id": utterance.utterance_id,
         "text": utterance.text,
@@ -205,12 +205,10 @@ def _build_row(
         "language": utterance.language,
         "scene": utterance.scene,
         "task": utterance.task,
-        "codes": codes,
-        "num_frames": len(codes) // num_codebooks,
+        "codes_FK": codes_FK,
         "num_references": len(utterance.references),
         "context_texts": [clip.text for clip in utterance.clips],
-        "context_frames": [len(clip_codes) // num_codebooks for clip_codes in context_codes],
-        "context_codes": np.concatenate([np.empty(0, np.uint16), *context_codes]),
+        "context_codes": context_codes,
         "duration_seconds": seconds,
         "reward": utterance.reward,
         "text_changes": list(utterance.text_changes),

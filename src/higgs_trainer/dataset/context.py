@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 
@@ -41,22 +40,12 @@ class Context:
         return self.references + self.turns
 
 
-def read_context(row: Mapping[str, Any], num_codebooks: int) -> Context:
-    """Read the context of a prepared row, and split its stored codes into clips."""
-    codes_FK = reshape_codes(row["context_codes"], num_codebooks)
-    frames = [int(num_frames) for num_frames in row["context_frames"]]
-    clips = tuple(
-        PromptClip(text, clip_FK)
-        for text, clip_FK in zip(row["context_texts"], codes_FK.split(frames), strict=True)
-    )
+def read_context(row: Mapping[str, Any]) -> Context:
+    """Read the context of a prepared row."""
+    clips = tuple(map(PromptClip, row["context_texts"], row["context_codes"]))
     return Context(
         scene=row["scene"],
         references=clips[: row["num_references"]],
         turns=clips[row["num_references"] :],
         references_in_system=row["task"] == "reference_in_system",
     )
-
-
-def reshape_codes(codes: Any, num_codebooks: int) -> Tensor:
-    """Return stored codes as a tensor (F, K)."""
-    return torch.as_tensor(codes, dtype=torch.long).reshape(-1, num_codebooks)

@@ -1,4 +1,4 @@
-"""What can be said of a prepared dataset to somebody who is not given it: counts, and nobody's name."""
+"""Summarize a prepared dataset in counts, without the names of speakers."""
 
 import pyarrow.compute
 
@@ -7,7 +7,7 @@ from higgs_trainer.run_folder import DatasetSummary
 
 
 def summarize(rows: PreparedRows) -> DatasetSummary:
-    """Utterances, hours, tasks and languages with their counts, and how many speakers are named."""
+    """Count the utterances, hours, tasks, languages and speakers."""
     return {
         "utterances": len(rows),
         "hours": round(pyarrow.compute.sum(rows.column("duration_seconds")).as_py() / 3600, 4),
@@ -18,6 +18,6 @@ def summarize(rows: PreparedRows) -> DatasetSummary:
 
 
 def _count(rows: PreparedRows, name: str) -> dict[str, int]:
-    """Each value of a column and its number, in the alphabet's order; rows without one are left out."""
+    """Count the rows with each value of a column, in alphabetical order, without empty rows."""
     pairs = rows.column(name).drop_null().value_counts().to_pylist()
     return {pair["values"]: pair["counts"] for pair in sorted(pairs, key=lambda pair: pair["values"])}

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from higgs_trainer.audio.mel_codec import MelCodec
-from higgs_trainer.dataset.prepared import write_encoded
+from higgs_trainer.dataset.prepared_writer import write_encoded
 from higgs_trainer.demo.blank_model import write_blank_model
 from higgs_trainer.demo.muon import build_muon
 from higgs_trainer.demo.new_voice import (

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from higgs_trainer.audio.codec import Codec
@@ -76,15 +75,14 @@ def read_sentences(folder: str | Path, codec: Codec, *, count: int | None = None
     check_codec(prepared.card, codec)
     sentences = []
     for row in (prepared.rows[i] for i in range(len(prepared.rows))[:count]):
-        context = read_context(row, codec.num_codebooks)
+        context = read_context(row)
         request = Request(row["text"], context, language=row["language"] or "en")
         _check_has_words(request, row["utterance_id"])
-        codes_FK = torch.as_tensor(row["codes"], dtype=torch.long).reshape(-1, codec.num_codebooks)
         sentences.append(
             EvaluationSentence(
                 request=request,
                 voice=row["speaker"] or "",
-                recording_S=codec.decode(codes_FK),
+                recording_S=codec.decode(row["codes_FK"]),
                 references=tuple(codec.decode(clip.codes_FK) for clip in context.references),
             )
         )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from higgs_trainer.dataset.context import read_context, reshape_codes
+from higgs_trainer.dataset.context import read_context
 from higgs_trainer.dataset.examples import Example, ExampleDataset, Rows
 from higgs_trainer.model.families import SequenceFormat, StreamIds
 from higgs_trainer.tensors import IGNORED
@@ -29,8 +29,8 @@ def encode_example(
     Raises:
         ValueError: the numbers of placeholders and columns differ, which would shift every target.
     """
-    context = read_context(row, ids.num_codebooks)
-    target_FK = reshape_codes(row["codes"], ids.num_codebooks)
+    context = read_context(row)
+    target_FK = row["codes_FK"]
     clips_FK = [*(clip.codes_FK for clip in context.clips), target_FK]
     columns = [sequence.apply_delay(clip_FK, begin_id=ids.begin, end_id=ids.end) for clip_FK in clips_FK]
     targets = [torch.full_like(clip_PK, IGNORED) for clip_PK in columns[:-1]]

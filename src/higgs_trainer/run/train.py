@@ -243,7 +243,7 @@ def _generate_samples(run: Run, folder: Path) -> None:
     for i in range(samples.held_out):
         assert run.held_out is not None  # `_check_what_is_watched`
         row = run.held_out.rows[i]
-        requests.append(Request(row["text"], read_context(row, run.checkpoint.stream_ids.num_codebooks)))
+        requests.append(Request(row["text"], read_context(row)))
     with ClipFolder(folder, run.codec) as clips:
         for number, clip in generate_codes(run.checkpoint, requests, sampling=sampling):
             clips.write(number, clip)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from higgs_trainer.audio.codec import Codec
@@ -61,11 +60,10 @@ def decode_row(
     row: Mapping[str, Any], codec: Codec, *, with_references: bool
 ) -> Iterator[ComparisonRecording]:
     """Decode the references in a prepared row's prompt, then the row's own recording."""
-    references = read_context(row, codec.num_codebooks).references if with_references else ()
+    references = read_context(row).references if with_references else ()
     for clip in references:
         yield ComparisonRecording(row["text"], REFERENCE, clip.text, codec.decode(clip.codes_FK))
-    codes_FK = torch.as_tensor(row["codes"], dtype=torch.long).reshape(-1, codec.num_codebooks)
-    yield ComparisonRecording(row["text"], RECORDING, row["text"], codec.decode(codes_FK))
+    yield ComparisonRecording(row["text"], RECORDING, row["text"], codec.decode(row["codes_FK"]))
 
 
 def write_recordings(folder: Path, recordings: Iterable[ComparisonRecording]) -> None:

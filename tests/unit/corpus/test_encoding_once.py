@@ -96,10 +96,10 @@ def test_clips_of_equal_length_are_encoded_together(tmp_path: Path, run: Run) ->
     run(codec)
     assert codec.batches == [[9, 9], [7], [5, 5, 5]]
     rows = read_prepared(tmp_path / "out").rows
-    assert [row["num_frames"] for row in rows] == [5, 9, 5, 7, 5, 9]
+    assert [len(row["codes_FK"]) for row in rows] == [5, 9, 5, 7, 5, 9]
     for index, row in enumerate(rows):
         expected_FK = codec.encode(read_audio(tmp_path / f"{index}.wav"))
-        assert row["codes"].reshape(-1, 2).tolist() == expected_FK.tolist()
+        assert row["codes_FK"].tolist() == expected_FK.tolist()
 
 
 def test_a_batch_holds_no_more_sound_than_it_may(tmp_path: Path, run: Run) -> None:
@@ -118,7 +118,7 @@ def test_a_run_goes_on_where_another_ended(tmp_path: Path, run: Run) -> None:
     second = RecordingCodec()
     assert run(second).resumed == 2
     assert second.frames == [7, 6, 5]
-    assert [row["num_frames"] for row in read_prepared(tmp_path / "out").rows] == [5, 9, 6, 7, 8]
+    assert [len(row["codes_FK"]) for row in read_prepared(tmp_path / "out").rows] == [5, 9, 6, 7, 8]
     assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "out"])
 
 
@@ -167,7 +167,7 @@ def test_a_recording_in_many_places_is_encoded_once(tmp_path: Path, run: Run) ->
     run(codec)
     assert codec.frames == [9, 5]
     first, second = read_prepared(tmp_path / "out").rows
-    assert first["context_codes"].tolist() == second["codes"].tolist()
+    assert [codes_FK.tolist() for codes_FK in first["context_codes"]] == [second["codes_FK"].tolist()]
 
 
 def test_a_second_run_is_refused(tmp_path: Path, run: Run) -> None:
@@ -266,8 +266,8 @@ def test_references_are_drawn_among_rows_that_are_right(tmp_path: Path, run: Run
     card = run(codec, pair_seed=0, max_rejected=1).card
     assert card.tasks == {"zero_shot_cloning": 2}
     first, second = read_prepared(tmp_path / "out").rows
-    assert (list(first["context_texts"]), list(first["context_frames"])) == (["number 1"], [9])
-    assert first["context_codes"].tolist() == second["codes"].tolist()
+    assert (list(first["context_texts"]), list(map(len, first["context_codes"]))) == (["number 1"], [9])
+    assert [codes_FK.tolist() for codes_FK in first["context_codes"]] == [second["codes_FK"].tolist()]
     assert codec.frames == [9, 5]
 
 

@@ -71,15 +71,18 @@ def test_rows_and_card(manifest: Path, tmp_path: Path) -> None:
     assert prepared.rows.features == build_features()
     first, second = prepared.rows
     assert (first["utterance_id"], first["text"], first["speaker"]) == ("a-00001", "one", "s")
-    assert (first["language"], first["scene"], first["num_frames"]) == ("en", "quiet", 5)
-    assert first["codes"].reshape(5, 3).tolist() == [
-        [39_000 + 100 * f + k for k in range(3)] for f in range(5)
-    ]
+    assert (first["language"], first["scene"], len(first["codes_FK"])) == ("en", "quiet", 5)
+    assert first["codes_FK"].tolist() == [[39_000 + 100 * f + k for k in range(3)] for f in range(5)]
     assert (first["task"], first["num_references"], first["reward"]) == ("single_speaker", 0, None)
-    assert (len(first["context_codes"]), list(first["context_texts"])) == (0, [])
+    assert (first["context_codes"], first["context_texts"]) == ([], [])
     assert (second["task"], second["num_references"], second["reward"]) == ("zero_shot_cloning", 1, 0.5)
-    assert (list(second["context_texts"]), list(second["context_frames"])) == (["three"], [4])
-    assert second["context_codes"].reshape(4, 3)[3].tolist() == [39_300, 39_301, 39_302]
+    (reference_FK,) = second["context_codes"]
+    assert (second["context_texts"], reference_FK.shape, reference_FK.dtype) == (
+        ["three"],
+        (4, 3),
+        torch.int64,
+    )
+    assert reference_FK[3].tolist() == [39_300, 39_301, 39_302]
     assert second["duration_seconds"] == pytest.approx(7 / 25)
     card = prepared.card
     assert (card.codec_name, card.codec_fingerprint) == ("counting", "f1")
@@ -133,7 +136,7 @@ def test_output_is_replaced_only_when_asked(manifest: Path, tmp_path: Path) -> N
 
 def test_overwriting_takes_nothing_else_away(manifest: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(UserError, match="no prepared dataset"):
+    with pytest.raises(UserError, match="not a prepared dataset"):
         prepare(manifest, tmp_path, codec=CountingCodec(), overwrite=True, progress=quiet)
     prepare(manifest, out, codec=CountingCodec(), progress=quiet)
     (out / "notes.txt").write_text("mine")
@@ -163,7 +166,7 @@ def test_what_is_no_prepared_folder_is_refused(manifest: Path, tmp_path: Path) -
 def test_codes_of_another_codec_are_refused(manifest: Path, tmp_path: Path) -> None:
     card = prepare(manifest, tmp_path / "out", codec=CountingCodec(), progress=quiet).card
     check_codec(card, CountingCodec(name="renamed"))
-    with pytest.raises(CheckpointError, match=r"m\.jsonl.*counting \(f1\).*\(f2\).*prepare the data again"):
+    with pytest.raises(CheckpointError, match=r"m\.jsonl.*counting \(f1\).*\(f2\).*Prepare the data again"):
         check_codec(card, CountingCodec(fingerprint="f2"))
 
 
@@ -172,7 +175,7 @@ def test_a_data_loader_s_worker_opens_the_rows_again(manifest: Path, tmp_path: P
     rows = read_prepared(tmp_path / "out").rows
     pickled = pickle.dumps(rows)
     assert b"data-00000-of-00001.arrow" in pickled
-    assert rows[1]["codes"].astype("uint16").tobytes() not in pickled
-    assert pickle.loads(pickled)[1]["codes"].tolist() == rows[1]["codes"].tolist()
+    assert rows[1]["codes_FK"].numpy().astype("uint16").tobytes() not in pickled
+    assert torch.equal(pickle.loads(pickled)[1]["codes_FK"], rows[1]["codes_FK"])
     with pytest.raises(IndexError):
         rows[2]

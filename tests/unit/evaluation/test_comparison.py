@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ, read_audio, write_audio
-from higgs_trainer.dataset.prepared import write_encoded
+from higgs_trainer.dataset.prepared_writer import write_encoded
 from higgs_trainer.errors import CheckpointError, UserError
 from higgs_trainer.evaluation.comparison import EvaluationSettings, evaluate_models
 from higgs_trainer.evaluation.evaluation_folder import read_evaluation

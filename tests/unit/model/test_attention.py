@@ -49,7 +49,7 @@ def encode(checkpoint, *, changed=None, ref_frames=0):
     """The examples of ``FRAMES``; the one at ``changed`` with other codes."""
     rows = [make_row(seed, num_frames=frames, ref_frames=ref_frames) for seed, frames in enumerate(FRAMES)]
     if changed is not None:
-        rows[changed]["codes"] = draw_codes(FRAMES[changed], seed=77).flatten().numpy()
+        rows[changed]["codes_FK"] = draw_codes(FRAMES[changed], seed=77)
     dataset = encode_rows(rows, checkpoint)
     return [dataset[i] for i in range(len(rows))]
 

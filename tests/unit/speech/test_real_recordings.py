@@ -3,13 +3,13 @@
 import json
 
 import torch
-from datasets import Dataset
 
 from higgs_trainer.audio.files import read_audio
-from higgs_trainer.dataset.prepared import PreparedRows
+from higgs_trainer.dataset.prepared import read_prepared
+from higgs_trainer.dataset.prepared_writer import write_encoded
 from higgs_trainer.speech.real_recordings import ComparisonRecording, decode_row, find_rows, write_recordings
 from run_folders import tone
-from tiny import NUM_CODEBOOKS, draw_codes, make_row
+from tiny import NUM_CODEBOOKS, ToneCodec, draw_codes, make_row
 
 
 class LoudCodec:
@@ -36,10 +36,16 @@ def test_the_first_row_with_the_words_is_found_and_the_preferred_set_comes_first
     assert [row["utterance_id"] for row in found] == ["clip-5", "clip-2"]
 
 
-def test_a_dataset_on_disk_is_searched_by_its_texts():
+def test_a_dataset_on_disk_is_searched_by_its_texts(tmp_path):
     rows = [make_row(seed, text=text) for seed, text in ((1, "one"), (2, "two"))]
-    dataset = Dataset.from_list([{"text": row["text"], "codes": row["codes"]} for row in rows])
-    assert [row["text"] for row in find_rows(["two"], [PreparedRows(dataset)])] == ["two"]
+    write_encoded(
+        [(row["utterance_id"], row["text"], row["codes_FK"].numpy()) for row in rows],
+        tmp_path / "prepared",
+        codec=ToneCodec(),
+        source="test",
+    )
+    (found,) = find_rows(["two"], [read_prepared(tmp_path / "prepared").rows])
+    assert (found["text"], found["codes_FK"].tolist()) == ("two", rows[1]["codes_FK"].tolist())
 
 
 def test_a_row_is_heard_as_its_codes_after_the_references_of_its_prompt(tmp_path):
