@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from higgs_trainer.cli.application import SHARING_PANEL, Dtype, app
+from higgs_trainer.run_folder import MODEL_CARD_FILE
 
 ShardSize = Annotated[
     str, typer.Option(metavar="SIZE", help="Maximum size of one file of weights, such as 5GB.")
@@ -63,7 +64,7 @@ def card(
     from higgs_trainer.sharing.model_card import write_model_card
 
     write_model_card(folder, name=name)
-    typer.echo(f"{folder / 'README.md'}: written")
+    typer.echo(f"{folder / MODEL_CARD_FILE}: written")
 
 
 @app.command(rich_help_panel=SHARING_PANEL)
