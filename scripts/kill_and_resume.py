@@ -1,10 +1,10 @@
-"""Kills a training run with SIGKILL at random moments and lets it go on, again and again.
+"""Kill a training run with SIGKILL at random moments, and resume it after each kill.
 
     python scripts/kill_and_resume.py --kills 10
 
-Half of the kills come during steps, half while a checkpoint is being written. After each, every checkpoint must be
-whole. In the end the run must have logged, step by step, the losses of a run that nobody disturbed, and have its
-weights, bit for bit (on a CPU, with one thread). Prints what happened; exits with 1 where anything differs.
+Half of the kills come during steps, half while a checkpoint is written. After each kill, every checkpoint must be
+complete. In the end, the losses of all steps and the weights must equal those of an undisturbed run bit for bit (on a
+CPU, with one thread). The exit code is 1 if anything differs.
 """
 
 import argparse
@@ -51,14 +51,14 @@ ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES":
 
 
 def main() -> None:
-    """Run undisturbed, run with kills, compare."""
+    """Run once undisturbed and once with kills, and compare the two."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
-        recipe = write_house(Path(folder), max_steps=STEPS_A_KILL * (arguments.kills + 2))
+        recipe = write_inputs(Path(folder), max_steps=STEPS_A_KILL * (arguments.kills + 2))
         calm, killed = Path(folder, "calm"), Path(folder, "killed")
         finish(start(recipe, calm))
         print(f"undisturbed: {len(read_losses(calm))} steps")
@@ -66,11 +66,11 @@ def main() -> None:
             kill_once(start(recipe, killed), killed, during="save" if number % 2 else "steps", rng=rng)
         finish(start(recipe, killed))
         compare(calm, killed)
-    print(f"{arguments.kills} kills, the same losses and weights")
+    print(f"{arguments.kills} kills: the losses and weights are the same")
 
 
-def write_house(folder: Path, *, max_steps: int) -> Path:
-    """A tiny model, its codec and eleven tones; returns the recipe."""
+def write_inputs(folder: Path, *, max_steps: int) -> Path:
+    """Write a tiny model, its codec, a dataset of eleven tones and a recipe, and return the path of the recipe."""
     torch.manual_seed(0)
     tones = [
         0.3 * torch.sin(torch.arange(6000 + 2400 * i) / 24_000 * 2 * math.pi * (200 + 70 * i))
@@ -90,7 +90,7 @@ def write_house(folder: Path, *, max_steps: int) -> Path:
 
 
 def start(recipe: Path, output_dir: Path) -> subprocess.Popen[str]:
-    """What a user types after every kill."""
+    """Start or resume the run with the command that a user would type."""
     command = [sys.executable, "-m", "higgs_trainer", "train", str(recipe), "--output_dir", str(output_dir)]
     return subprocess.Popen(
         command, env={**os.environ, **ALONE}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -98,14 +98,14 @@ def start(recipe: Path, output_dir: Path) -> subprocess.Popen[str]:
 
 
 def finish(run: subprocess.Popen[str]) -> None:
-    """Wait for the run's own end, which must be a good one."""
+    """Wait until the run has ended, and exit if it failed."""
     output, _ = run.communicate()
     if run.returncode:
         sys.exit(f"the run failed with {run.returncode}:\n{output}")
 
 
 def kill_once(run: subprocess.Popen[str], output_dir: Path, *, during: str, rng: random.Random) -> None:
-    """Let the run make some steps, wait for the moment, kill it, look at what it left."""
+    """Let the run make some steps, wait for a step or a save, kill it, and check its checkpoints."""
     before = last_step(output_dir)
     wait = rng.randint(2, STEPS_A_KILL - SAVE_STEPS)
     while run.poll() is None and last_step(output_dir) < before + wait:
@@ -114,16 +114,18 @@ def kill_once(run: subprocess.Popen[str], output_dir: Path, *, during: str, rng:
         time.sleep(0.0002)
     time.sleep(rng.uniform(0, 0.03))
     if run.poll() is not None:
-        sys.exit(f"the run ended by itself, with {run.returncode}:\n{run.communicate()[0]}")
+        sys.exit(f"the run ended before it was killed, with {run.returncode}:\n{run.communicate()[0]}")
     run.send_signal(signal.SIGKILL)
     run.communicate()
-    torso = [path.name for path in output_dir.glob("_unfinished/*")]
+    unfinished = [path.name for path in output_dir.glob("_unfinished/*")]
     whole = [path.name for path in output_dir.glob("checkpoint-*") if check_whole(path)]
-    print(f"killed during {during} after step {last_step(output_dir)}; whole: {whole}, half written: {torso}")
+    print(
+        f"killed during {during} after step {last_step(output_dir)}; complete: {whole}, unfinished: {unfinished}"
+    )
 
 
 def check_whole(checkpoint: Path) -> bool:
-    """Open every file of a checkpoint; raises where one is not whole."""
+    """Open every file of a checkpoint, and check its step. An incomplete file raises an exception."""
     state = json.loads((checkpoint / "trainer_state.json").read_text())
     load_file(checkpoint / "adapter_model.safetensors")
     for name in ("optimizer.pt", "scheduler.pt"):
@@ -133,25 +135,25 @@ def check_whole(checkpoint: Path) -> bool:
 
 
 def read_metrics(output_dir: Path) -> list[dict[str, float]]:
-    """The lines of the metrics file; one that is half written is left out."""
+    """Read the complete lines of the metrics file."""
     path = output_dir / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def last_step(output_dir: Path) -> int:
-    """The newest step in the metrics file."""
+    """Return the last step in the metrics file."""
     return int(max((line["step"] for line in read_metrics(output_dir)), default=0))
 
 
 def read_losses(output_dir: Path) -> list[tuple[float, ...]]:
-    """(step, loss, codebook 7's loss, gradient norm) of every training log, in the order of the file."""
+    """Return step, loss, loss of codebook 7 and gradient norm of each training log, in the order of the file."""
     keys = ("step", "loss", "codebook_7_loss", "grad_norm")
     return [tuple(line[key] for key in keys) for line in read_metrics(output_dir) if "loss" in line]
 
 
 def compare(calm: Path, killed: Path) -> None:
-    """Losses and weights, bit for bit."""
+    """Compare losses and weights bit for bit, and exit if they differ."""
     evaluations = [
         [(line["step"], line["eval_loss"]) for line in read_metrics(folder) if "eval_loss" in line]
         for folder in (calm, killed)

@@ -1,11 +1,11 @@
-"""Kills `prepare` with SIGKILL at random moments and lets it go on, again and again.
+"""Kill `prepare` with SIGKILL at random moments, and resume it after each kill.
 
     python scripts/kill_prepare.py --kills 10
 
-There may never be half a dataset. No recording that had been encoded may be encoded again, and in the end the
-dataset must be, byte for byte, that of a run that nobody disturbed. Prints what happened; exits with 1 where anything
-differs. A kill comes at a random number of encoded recordings, and a random moment later: while one is encoded, while
-its codes are written, or while the dataset is put together.
+The dataset must never be incomplete, and in the end it must equal that of an undisturbed run byte for byte. A recording
+that was encoded before a kill must not be encoded again. The exit code is 1 if anything differs. Each kill comes a
+random time after a random number of encoded recordings: during encoding, while codes are written, or while the dataset
+is assembled.
 """
 
 import argparse
@@ -36,7 +36,7 @@ ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES":
 
 
 class LoggingCodec:
-    """The embedded codec; each recording that it is given leaves a line in a file, whatever happens next."""
+    """The embedded codec, which also writes a line to a log file for each recording that it encodes."""
 
     def __init__(self, log: Path) -> None:
         self._codec = load_codec("embedded")
@@ -53,7 +53,10 @@ class LoggingCodec:
 
 
 def write_recordings(folder: Path) -> Path:
-    """Noises of pairwise different numbers of frames: each is a batch, and its length tells which one was encoded."""
+    """Write recordings of noise and a manifest, and return the manifest's path.
+
+    All recordings have different lengths, so each is a batch, and its length in the log identifies it.
+    """
     rows = []
     for index in range(RECORDINGS):
         generator = torch.Generator().manual_seed(index)
@@ -70,21 +73,22 @@ def start_prepare(manifest: Path, output: Path, log: Path) -> "subprocess.Popen[
 
 
 def count_encoded(output: Path) -> int:
-    """How many recordings' codes lie in the unfinished folder."""
+    """Count the recordings whose codes are in the unfinished folder."""
     path = unfinished_folder(output) / "codes-00000.sqlite"
     if not path.exists():
         return 0
     connection = sqlite3.connect(path)
     try:
         return int(connection.execute("SELECT COUNT(*) FROM codes").fetchone()[0])
-    except sqlite3.OperationalError:  # the table is being made
+    # The table does not exist yet.
+    except sqlite3.OperationalError:
         return 0
     finally:
         connection.close()
 
 
 def run_and_kill(manifest: Path, output: Path, log: Path, *, at_count: int, moment_seconds: float) -> None:
-    """Start, wait for so many codes and a moment more, kill."""
+    """Start `prepare`, wait until ``at_count`` recordings are encoded and ``moment_seconds`` more, and kill it."""
     process = start_prepare(manifest, output, log)
     while process.poll() is None and count_encoded(output) < at_count:
         time.sleep(0.005)
@@ -98,7 +102,7 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 
 
 def run(kills: int, seed: int, folder: Path) -> bool:
-    """Whether everything was as it should be."""
+    """Kill and resume ``kills`` times, and return whether every condition was met."""
     rng = random.Random(seed)
     manifest = write_recordings(folder)
     if start_prepare(manifest, folder / "undisturbed", folder / "undisturbed.log").wait() != 0:
@@ -110,7 +114,8 @@ def run(kills: int, seed: int, folder: Path) -> bool:
         moment_seconds = rng.uniform(0, LONGEST_MOMENT_SECONDS)
         run_and_kill(manifest, output, log, at_count=at_count, moment_seconds=moment_seconds)
         print(f"kill {kill}: {count_encoded(output)} of {RECORDINGS} encoded")
-        if output.exists():  # killed after the rename, or never: it is compared below
+        # The run was killed after the rename, or it ended first. The dataset is compared below.
+        if output.exists():
             break
     if not output.exists():
         is_right &= start_prepare(manifest, output, log).wait() == 0
@@ -119,12 +124,12 @@ def run(kills: int, seed: int, folder: Path) -> bool:
     print(f"encoded {sum(encoded.values())} times for {RECORDINGS} recordings and {kills} kills")
     is_right &= len(encoded) == RECORDINGS and in_flight <= kills
     same = read_folder(output) == read_folder(folder / "undisturbed")
-    print(f"the dataset is {'that' if same else 'NOT that'} of an undisturbed run")
+    print(f"the dataset {'equals' if same else 'DIFFERS FROM'} that of an undisturbed run")
     return is_right and same and not unfinished_folder(output).exists()
 
 
 def main() -> None:
-    """Run undisturbed, run with kills, compare."""
+    """Run once undisturbed and once with kills, and compare the two."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
@@ -137,7 +142,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         is_right = run(arguments.kills, arguments.seed, Path(folder))
-    print("all right" if is_right else "WRONG")
+    print("passed" if is_right else "FAILED")
     sys.exit(0 if is_right else 1)
 
 

@@ -95,4 +95,4 @@ def test_a_run_that_is_killed_twice_makes_the_same_dataset() -> None:
     script = ROOT / "scripts" / "kill_prepare.py"
     done = run_command([sys.executable, str(script), "--kills", "2"])
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "the dataset is that of an undisturbed run" in done.stdout
+    assert "the dataset equals that of an undisturbed run" in done.stdout

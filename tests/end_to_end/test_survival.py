@@ -29,7 +29,7 @@ def test_two_kills_and_the_losses_are_those_of_an_undisturbed_run():
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 kills, the same losses and weights" in done.stdout
+    assert "2 kills: the losses and weights are the same" in done.stdout
 
 
 @pytest.fixture(scope="module")
