@@ -109,7 +109,7 @@ def _read_value(value: ast.expr | None) -> tuple[str, str]:
         return "required", ""
     if not (isinstance(value, ast.Call) and ast.unparse(value.func).rpartition(".")[2] in ("Field", "field")):
         text = ast.unparse(value)
-        return WORDS.get(text, text), ""
+        return WORDS.get(text, text.strip("'")), ""
     default = ast.unparse(value.args[0]) if value.args else "required"
     description = ""
     for keyword in value.keywords:
@@ -119,7 +119,7 @@ def _read_value(value: ast.expr | None) -> tuple[str, str]:
             default = FACTORIES.get(ast.unparse(keyword.value), "")
         elif keyword.arg == "description":
             description = str(ast.literal_eval(keyword.value))
-    return WORDS.get(default, default), description
+    return WORDS.get(default, default.strip("'")), description
 
 
 def _plain_type(annotation: ast.expr) -> str:

@@ -1,0 +1,61 @@
+"""The pages name files, and quote messages, that exist."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+SOURCES = (ROOT / "src", ROOT / "packages")
+# Folders that a path on a page may start from.
+BASES = (
+    ROOT,
+    ROOT / "src/higgs_trainer",
+    ROOT / "packages/label-guard/src/label_guard",
+    ROOT / "packages/higgs-trainer-demo/src/higgs_trainer_demo",
+)
+# The changelog names files that have gone, and decisions and serving.md name files of other projects.
+PAGES = sorted(
+    path
+    for path in [
+        *ROOT.glob("docs/**/*.md"),
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "benchmarks/README.md",
+    ]
+)
+NAMED_FILE = re.compile(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|md|yaml|jinja))`")
+# Messages of Python, torch or a log line with its variable part; the rest must be in our source.
+OTHERS_MESSAGES = {
+    "forward() got an unexpected keyword argument 'labels'",
+    "CUDA out of memory",
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_that_a_page_names_exist(page):
+    named = NAMED_FILE.findall(page.read_text("utf-8"))
+    missing = [name for name in named if not any((base / name).exists() for base in (*BASES, page.parent))]
+    assert not missing
+
+
+def test_headings_of_troubleshooting_are_messages_of_the_source():
+    texts = [text for source in SOURCES for file in source.rglob("*.py") for text in strings_of(file)]
+    headings = re.findall(
+        r"^## (.*`.*)$", (ROOT / "docs/troubleshooting.md").read_text("utf-8"), re.MULTILINE
+    )
+    quoted = [message for heading in headings for message in re.findall(r"`([^`]+)`", heading)]
+    assert len(quoted) > 8
+    for message in set(quoted) - OTHERS_MESSAGES:
+        for part in (part.strip(" ,;?'") for part in message.split("...")):
+            assert any(part in text for text in texts), f"no message holds {part!r}"
+
+
+def strings_of(file):
+    """Return the text of every string of a file; what varies in an f-string is left out."""
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(part.value for part in node.values if isinstance(part, ast.Constant))
