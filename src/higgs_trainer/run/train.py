@@ -60,7 +60,7 @@ from higgs_trainer.training.callbacks import GenerateSamples, MetricsFile, Reada
 from higgs_trainer.training.checkpoints import find_start
 from higgs_trainer.training.checks import CheckResult, inspect_examples, inspect_leaks, inspect_model
 from higgs_trainer.training.environment import describe_environment
-from higgs_trainer.training.stopping import EndWhenAsked
+from higgs_trainer.training.stopping import StopOnRequest
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 from label_guard import LabelLeakError
 
@@ -91,12 +91,12 @@ def train(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) -> T
         with explain_failed_write(output_dir, "make room, or choose another folder"):
             _write_plan(run)
     command = "higgs-trainer" if trainer.args.world_size == 1 else "accelerate launch ... -m higgs_trainer"
-    how_to_go_on = f"Go on with: {command} train {output_dir / RECIPE_FILE} --resume_from_checkpoint true"
-    ending = EndWhenAsked(trainer.accelerator, how_to_go_on)
-    for callback in (*_build_watchers(run), ending):
+    remedy = f"Resume it with: {command} train {output_dir / RECIPE_FILE} --resume_from_checkpoint true"
+    stopping = StopOnRequest(trainer.accelerator, remedy)
+    for callback in (*_build_watchers(run), stopping):
         trainer.add_callback(callback)
 
-    with ending.listening():
+    with stopping.listen():
         result = trainer.train(resume_from_checkpoint=recipe.training.resume_from_checkpoint)
 
     metrics = {**_last_logged(trainer), **result.metrics}
@@ -253,12 +253,12 @@ def _judge_samples(run: Run, generating: GenerateSamples) -> None:
     """Have the held-out sentences of each evaluation judged, by the main process."""
     held_out, count = run.recipe.data.eval, run.recipe.samples.held_out
     if not held_out or not run.trainer.is_world_process_zero():
-        run.trainer.measure_speech = dict
+        run.trainer.measure_speech = lambda step: {}
         return
     scores = HeldOutScores(
         held_out[0].path, run.codec, count, load_judges("whisper-tiny.en", with_quality=False)
     )
-    run.trainer.measure_speech = lambda: scores.measure(generating.generate(run.trainer.state.global_step))
+    run.trainer.measure_speech = lambda step: scores.measure(generating.generate(step))
 
 
 def _list_recordings(run: Run) -> Iterator[ComparisonRecording]:

@@ -1,4 +1,4 @@
-"""What happens beside the steps: a line to read and a line to parse at each log, sentences spoken meanwhile."""
+"""Callbacks of a run: progress for a reader, metrics for a program, and samples of generated speech."""
 
 import json
 import random
@@ -14,6 +14,7 @@ from transformers import ProgressCallback, TrainerCallback, TrainerControl, Trai
 
 from higgs_trainer.files import explain_failed_write, new_folder, write_text
 from higgs_trainer.run_folder import name_samples
+from higgs_trainer.training.checkpoints import RESUME_REMEDY
 
 SHOWN = {
     "loss": "loss {:.3f}",
@@ -31,7 +32,7 @@ SHOWN = {
 
 @contextmanager
 def keeping_random_state() -> Iterator[None]:
-    """Every generator goes on afterwards as if nothing had been drawn."""
+    """Restore the state of every random generator after the block."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=devices):
@@ -41,13 +42,15 @@ def keeping_random_state() -> Iterator[None]:
 
 
 class ReadableProgress(ProgressCallback):
-    """Trainer's progress bar, with a line to read at each log in place of the whole dictionary (which ``metrics.jsonl``
-    and ``report_to`` have)."""
+    """Trainer's progress bar, with one readable line per log instead of a dictionary.
+
+    All metrics are in ``metrics.jsonl`` and go to the integrations of ``report_to``.
+    """
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """A resumed run's bar starts where it goes on: else the time left is reckoned from steps that took none."""
+        """Start the bar of a resumed run at its first step, so that the remaining time is estimated correctly."""
         super().on_train_begin(args, state, control, **kwargs)
         self.current_step = state.global_step
         if self.training_bar is not None:
@@ -69,10 +72,10 @@ class ReadableProgress(ProgressCallback):
 
 
 class MetricsFile(TrainerCallback):
-    """Appends each log to a file, a JSON object a line: ``step`` and the metrics.
+    """Append each log to a file of JSON lines: ``step`` and the metrics.
 
-    A run that goes on from a checkpoint first drops the lines of later steps, which it will write again, and a last
-    line that a killed run left half written; a run from the beginning drops all.
+    A resumed run first removes the lines of later steps, which it will write again, and an incomplete last line of a
+    killed run. A run from the beginning removes all lines.
     """
 
     def __init__(self, path: Path) -> None:
@@ -98,15 +101,17 @@ class MetricsFile(TrainerCallback):
         if not state.is_world_process_zero:
             return
         line = json.dumps({"step": state.global_step, **(logs or {})}) + "\n"
-        advice = "make room and go on with --resume_from_checkpoint true"
-        with explain_failed_write(self.path, advice), self.path.open("a", encoding="utf-8") as file:
+        with explain_failed_write(self.path, RESUME_REMEDY), self.path.open("a", encoding="utf-8") as file:
             file.write(line)
 
 
 class GenerateSamples(TrainerCallback):
-    """Speaks into ``folder/step-N`` before the first step, after each evaluation and at the end, as ``generate`` does.
+    """Generate samples into ``folder/step-N`` before the first step, after each evaluation and at the end.
 
-    Speaking draws random numbers, and training goes on with those that it would have had without.
+    Generation draws random numbers; the random state of training is restored afterwards.
+
+    Args:
+        generate_into: generates all samples into a folder.
     """
 
     def __init__(self, generate_into: Callable[[Path], None], folder: Path) -> None:
@@ -116,8 +121,7 @@ class GenerateSamples(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """What training is to be compared with. A run that goes on has spoken already; one from the beginning drops
-        what an earlier run said."""
+        """Generate what training is compared with. A run from the beginning removes the samples of an earlier run."""
         if state.global_step == 0:
             if state.is_world_process_zero:
                 shutil.rmtree(self.folder, ignore_errors=True)
@@ -138,7 +142,7 @@ class GenerateSamples(TrainerCallback):
             self.generate(state.global_step)
 
     def generate(self, step: int) -> Path:
-        """The folder of a step, in which is spoken unless that was done already."""
+        """Generate the samples of a step unless they exist, and return their folder."""
         folder = self.folder / name_samples(step)
         if not folder.exists():
             with keeping_random_state(), new_folder(folder) as unfinished:

@@ -1,20 +1,20 @@
-"""Where a run ran: versions and devices, as one finds out afterwards only if they were written down."""
+"""Record where a run was trained: versions and devices."""
 
 import os
 import platform
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from higgs_trainer import __version__
-from higgs_trainer.run_folder import Environment
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "numpy")
 
 
-def describe_environment(accelerator: Accelerator) -> Environment:
-    """Python, platform, devices and the versions of `PACKAGES`, as plain data for ``environment.json``."""
+def describe_environment(accelerator: Accelerator) -> dict[str, Any]:
+    """Return Python, platform, devices and the versions of `PACKAGES`, as plain data for ``environment.json``."""
     device = accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {

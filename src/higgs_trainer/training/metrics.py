@@ -1,4 +1,4 @@
-"""What the loss is made of, summed until the next log: codebook losses, accuracy, tokens, speed."""
+"""Sum the terms of the loss until the next log, and compute metrics from the sums."""
 
 import time
 from typing import Any
@@ -12,52 +12,58 @@ FRAMES_PER_SECOND = 25
 
 
 class LossTotals:
-    """Sums of cross-entropies and cells of each codebook (K,), and right answers of the first, since the last `clear`;
-    and of text."""
+    """Sums since the last `clear`: cross-entropies and cells of each codebook, correct predictions, text, tokens.
+
+    The sums stay on the device of the loss, so that adding to them does not wait for it.
+    """
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything and start the clock again."""
-        self._sums: Tensor | None = None  # (2, K): cross-entropies, cells
-        self._correct: Tensor | None = None  # right answers of codebook 0
-        self._text: Tensor | None = None  # (2,): cross-entropies, tokens
-        self._tokens: Tensor | None = None  # (2,): tokens, and the room that there was for them
+        """Set all sums to zero and restart the clock."""
+        # Cross-entropies and cells of each codebook, (2, K).
+        self._sums: Tensor | None = None
+        # Correct predictions of codebook 0.
+        self._correct: Tensor | None = None
+        # Cross-entropies and number of text tokens, (2,).
+        self._text: Tensor | None = None
+        # Tokens, and the capacity of their batches, (2,).
+        self._tokens: Tensor | None = None
         self._since = time.perf_counter()
 
     @property
     def started(self) -> bool:
-        """Whether anything was added."""
+        """Whether anything was added since the last `clear`."""
         return self._sums is not None
 
     @property
     def num_codebooks(self) -> int:
-        """K; 0 before anything was added."""
+        """K, or 0 before anything was added."""
         return 0 if self._sums is None else self._sums.shape[1]
 
     def add(self, sums_K: Tensor, cells_K: Tensor, correct_first: Tensor) -> None:
-        """Add one micro-batch."""
+        """Add the audio cells of one micro-batch."""
         addend = torch.stack([sums_K.detach().double(), cells_K.double()])
         self._sums = addend if self._sums is None else self._sums + addend
         self._correct = correct_first if self._correct is None else self._correct + correct_first
 
     def add_text(self, text_sum: Tensor, tokens: int) -> None:
-        """Add the text of one micro-batch."""
+        """Add the supervised text tokens of one micro-batch."""
         addend = torch.stack([text_sum.detach().double(), text_sum.new_tensor(tokens, dtype=torch.float64)])
         self._text = addend if self._text is None else self._text + addend
 
-    def add_tokens(self, tokens: int, room: int) -> None:
-        """Add the tokens of one micro-batch, and as many as it could have held."""
-        addend = torch.tensor([tokens, room], dtype=torch.float64)
+    def add_tokens(self, tokens: int, capacity: int) -> None:
+        """Add the number of tokens of one micro-batch, and the number that it could hold."""
+        addend = torch.tensor([tokens, capacity], dtype=torch.float64)
         self._tokens = addend if self._tokens is None else self._tokens + addend
 
     def leave_out(self, seconds: float) -> None:
-        """Seconds in which nothing was trained do not count for the speed."""
+        """Leave seconds without training out of the speed."""
         self._since += seconds
 
     def reduce(self, accelerator: Any) -> "LossTotals":
-        """The totals of all ranks."""
+        """Return the totals of all ranks."""
         reduced = LossTotals()
         reduced._since = self._since
         if self._sums is not None:
@@ -69,9 +75,12 @@ class LossTotals:
             reduced._tokens = accelerator.reduce(self._tokens.to(accelerator.device), reduction="sum")
         return reduced
 
-    def metrics(self, prefix: str, weights: tuple[float, ...]) -> dict[str, float]:
-        """``audio_loss``, ``text_loss`` where there is one, ``codebook_k_loss``, ``codebook_0_accuracy``,
-        ``audio_seconds_per_second``; in training ``tokens``, ``tokens_per_second`` and ``fill``."""
+    def compute_metrics(self, prefix: str, weights: tuple[float, ...]) -> dict[str, float]:
+        """Compute the metrics; their names begin with ``prefix``.
+
+        ``audio_loss``, ``text_loss`` if there is one, ``codebook_k_loss``, ``codebook_0_accuracy`` and
+        ``audio_seconds_per_second``; in training also ``tokens``, ``tokens_per_second`` and ``fill``.
+        """
         if self._sums is None or self._correct is None:
             return {}
         sums_K, cells_K = self._sums
@@ -84,17 +93,17 @@ class LossTotals:
             **{f"{prefix}codebook_{k}_loss": value for k, value in enumerate(per_codebook)},
             f"{prefix}codebook_0_accuracy": float(self._correct / cells_K[0].clamp(min=1)),
             f"{prefix}audio_seconds_per_second": float(cells_K[0]) / FRAMES_PER_SECOND / elapsed_seconds,
-            **self._count_tokens(prefix, elapsed_seconds),
+            **self._compute_token_metrics(prefix, elapsed_seconds),
         }
 
-    def _count_tokens(self, prefix: str, elapsed_seconds: float) -> dict[str, float]:
+    def _compute_token_metrics(self, prefix: str, elapsed_seconds: float) -> dict[str, float]:
         if self._tokens is None:
             return {}
-        tokens, room = self._tokens.tolist()
+        tokens, capacity = self._tokens.tolist()
         return {
             f"{prefix}tokens": tokens,
             f"{prefix}tokens_per_second": tokens / elapsed_seconds,
-            f"{prefix}fill": tokens / room,
+            f"{prefix}fill": tokens / capacity,
         }
 
 

@@ -1,4 +1,4 @@
-"""What ends a run before its last step, in time: a gradient that is not finite, a request to end."""
+"""Stop a run before its last step: on a gradient that is not finite, or on SIGTERM."""
 
 import math
 import signal
@@ -16,20 +16,22 @@ from higgs_trainer.errors import LossError, Terminated
 
 
 class FiniteGradients(TrainerCallback):
-    """Stops the run before the optimizer moves where the gradient of a step is not finite.
+    """Raise before the optimizer step if the gradient of a step is not finite.
 
-    With fp16 a gradient that overflows is ordinary: the scaler leaves the step out and goes on with a smaller scale. So
-    there nothing is checked here (a loss that is not finite still stops the run).
+    With fp16, gradients overflow now and then: the gradient scaler skips the step and lowers its scale. In that case
+    the gradient is not checked; a loss that is not finite still stops the run.
 
     Args:
-        utterances: the trainer's list of the step's utterance ids, which is emptied here when a step begins.
+        utterances: the trainer's list of the utterance ids of a step; cleared here when a step begins.
+
+    Attributes:
+        norm: the gradient norm of this step, if clipping has computed it.
     """
 
     def __init__(self, accelerator: Accelerator, utterances: list[str]) -> None:
         self.accelerator = accelerator
         self.utterances = utterances
         self.norm: Tensor | float | None = None
-        """Of this step's gradient, where it is known already: clipping computes it."""
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -50,39 +52,43 @@ class FiniteGradients(TrainerCallback):
         if norm is None:
             gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of gradients sharded by FSDP2
+        # Under FSDP2 the norm of sharded gradients is a DTensor.
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         if math.isfinite(norm):
             return
-        # Every rank has the same gradient, so every rank is here.
+        # Every rank has the same gradient, so every rank reaches this collective call.
         utterances: Sequence[str] = gather_object(list(self.utterances))
         raise LossError(
-            f"the gradient's norm is {float(norm)} at step {state.global_step}, before the optimizer moved: one of "
+            f"the gradient's norm is {float(norm)} at step {state.global_step}, before the optimizer step: one of "
             f"utterances {', '.join(utterances)}"
         )
 
 
-class EndWhenAsked(TrainerCallback):
-    """After a request to end: finishes the step, saves, and ends the run with ``Terminated``.
+class StopOnRequest(TrainerCallback):
+    """After SIGTERM, finish the step, save a checkpoint, and end the run with ``Terminated``.
 
-    What is due at that step still happens, in its order (log, evaluation, save): a resumed run would not make up for
-    it.
+    A log, an evaluation or a save that is due at that step still happens, in its order, because a resumed run would not
+    repeat it.
+
+    Args:
+        remedy: how to resume the run, for the message.
     """
 
-    def __init__(self, accelerator: Accelerator, how_to_go_on: str) -> None:
+    def __init__(self, accelerator: Accelerator, remedy: str) -> None:
         self.accelerator = accelerator
-        self.how_to_go_on = how_to_go_on
-        self.is_asked = False
+        self.remedy = remedy
+        self.is_requested = False
         self._is_agreed = False
         self._is_epoch_over = False
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take SIGTERM for a request."""
+    def listen(self) -> Iterator[None]:
+        """Treat SIGTERM as a request to stop."""
 
-        def ask(*_: Any) -> None:
-            self.is_asked = True
+        def request(*_: Any) -> None:
+            self.is_requested = True
 
-        before = signal.signal(signal.SIGTERM, ask)
+        before = signal.signal(signal.SIGTERM, request)
         try:
             yield
         finally:
@@ -111,14 +117,14 @@ class EndWhenAsked(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self._is_agreed and (self._is_epoch_over or not _is_last_of_epoch(state)):
-            raise Terminated(f"ended by SIGTERM after step {state.global_step}; saved. {self.how_to_go_on}")
+            raise Terminated(f"ended by SIGTERM after step {state.global_step}; saved. {self.remedy}")
 
     def _agree(self) -> bool:
-        """Whether any rank was asked: the signal reaches them at different steps, and all must save together."""
+        """Whether any rank received the request, which reaches ranks at different steps; all must save together."""
         if self.accelerator.num_processes == 1:
-            return self.is_asked
-        asked = torch.tensor(float(self.is_asked), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(asked, reduction="sum"))
+            return self.is_requested
+        requested = torch.tensor(float(self.is_requested), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(requested, reduction="sum"))
 
 
 def _is_last_of_epoch(state: TrainerState) -> bool:

@@ -1,11 +1,25 @@
-"""``HiggsAudioTrainer``: Hugging Face's Trainer, behind the guard, with the loss of ``losses.py``.
+"""``HiggsAudioTrainer``: Hugging Face's Trainer with the label guard and the loss of ``losses.py``.
 
-One training step, top to bottom:
+One optimizer step, in order:
 
-    get_batch_samples      the guard's: takes the micro-batches of a step and asks `count_targets` for its cells
-    training_step          Trainer's, behind layers 1 to 4 of the guard
-    compute_guarded_loss   below: run the model on its inputs, put outputs beside targets, compute the loss
-    backward, step         Trainer's and Accelerate's
+    data loader     dataset/packing.py          the plan of the epoch says which examples go together
+                    model/example_encoding.py   a prepared row becomes an example (once)
+                    dataset/code_noise.py       in training, a share of the codes may be replaced
+    collator        dataset/collator.py         examples become a batch: model inputs, targets, metadata
+    counts          `count_targets`             supervised cells in the whole step, all micro-batches, all ranks
+    guard           label_guard/mixin.py        layers 1 to 4: targets leave the batch, what is foreign is named
+    loss            `compute_guarded_loss`      for each micro-batch:
+      forward       transformers' model         layer 5 of the guard; model/attention.py, model/indexed_layers.py
+      alignment     model/families/             logits next to the targets that they predict
+      terms         training/losses.py          cross-entropies, divided by the counts of the step
+      totals        training/metrics.py         sums for the next log
+    backward        Trainer
+    clipping        Trainer                     `_clip_grad_norm` keeps the norm
+    finiteness      training/stopping.py        a gradient that is not finite stops the run here
+    optimizer       Trainer                     and the learning-rate schedule
+    log             `log`                       totals become metrics; training/callbacks.py shows and stores them
+
+Evaluation takes the same way up to the totals, from `evaluation_loop`. ``training/checkpoints.py`` saves and resumes.
 """
 
 import time
@@ -21,7 +35,7 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from higgs_trainer.errors import LossError
-from higgs_trainer.model.families import Family
+from higgs_trainer.model.families import Aligned, Family
 from higgs_trainer.tensors import check_pack
 from higgs_trainer.training.checkpoints import CompleteCheckpoints
 from higgs_trainer.training.losses import (
@@ -38,21 +52,25 @@ from label_guard import LabelGuardMixin
 
 
 class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
-    """Trains a Higgs Audio model, or adapters on it.
+    """Train a Higgs Audio model, or adapters on it.
 
     Args:
         family: the family of the model (``model/families/``), with the contract of the guard.
-        weights: of the loss's terms.
+        weights: the weights of the loss's terms.
         guard_policy: ``"divert"`` or ``"raise"``.
-        write_card: writes the model card into a folder; None: Trainer's own.
-        tokens_per_pack: as many as a pack could hold, where batches are packs; ``fill`` is logged against it.
-        The rest are ``Trainer``'s own.
+        write_card: writes the model card into a folder; by default, Trainer writes its own.
+        measure_speech: returns further metrics at a step, such as a word error rate, after each evaluation during
+            training. Only the main process calls it.
+        tokens_per_pack: the capacity of a pack, for the metric ``fill``. Without it, the capacity is the size of the
+            batch.
+        The other arguments are those of ``Trainer``.
+
+    Raises:
+        LossError: the loss has a text term, but the model returns no logits over text.
     """
 
-    # The loss is already normalised over the whole optimizer step: Trainer must not divide it again.
+    # The loss is divided by the counts of the whole optimizer step: Trainer must not divide it again.
     loss_is_scaled_for_ga = True
-    measure_speech: Callable[[], Mapping[str, float]] | None = None
-    """Further metrics of each evaluation during training, such as a word error rate; run by the main process alone."""
 
     def __init__(
         self,
@@ -61,17 +79,19 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         weights: LossWeights = LossWeights(),
         guard_policy: str = "divert",
         write_card: Callable[[Path], None] | None = None,
+        measure_speech: Callable[[int], Mapping[str, float]] | None = None,
         tokens_per_pack: int | None = None,
         **kwargs: Any,
     ) -> None:
         if weights.text and not family.has_text_logits:
             raise LossError(
-                f"loss.text_weight is {weights.text}, but {family.name} returns no logits over text from its ordinary "
-                "forward; leave it at 0"
+                f"the weight of the text loss is {weights.text}, but {family.name} returns no logits over text from "
+                "its ordinary forward; leave it at 0"
             )
         self.family = family
         self.weights = weights
         self.write_card = write_card
+        self.measure_speech = measure_speech
         self.tokens_per_pack = tokens_per_pack
         self.guard_contract = family.contract
         self.guard_policy = guard_policy
@@ -83,15 +103,29 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         self.finite_gradients = FiniteGradients(self.accelerator, self.step_utterances)
         self.add_callback(self.finite_gradients)
 
+    # The stations of a step
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Build the data loader of training.
+
+        Raises:
+            ValueError: there are several processes, and the dataset does not divide by ranks and batch size.
+        """
+        self._check_divides(self.train_dataset, self.args.train_batch_size)
+        dataloader: DataLoader[Any] = super().get_train_dataloader()
+        return dataloader
+
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, *device: Any) -> Any:
-        """The guard's; with the first step after a log the clock starts: what came between was not training."""
+        """Take the micro-batches of a step, and start the clock if it is the first step after a log.
+
+        The time before that, of an evaluation or a checkpoint, is not training time.
+        """
         if not self.training_totals.started:
             self.training_totals.clear()
         return super().get_batch_samples(epoch_iterator, num_batches, *device)
 
     def count_targets(self, batch_samples: Sequence[Any]) -> Tensor | None:
-        """The supervised cells of each codebook, then the supervised text tokens (K + 1,), in the whole optimizer step,
-        over all ranks."""
+        """Count the targets of the whole optimizer step over all ranks (K + 1,): cells per codebook, text tokens."""
         if not batch_samples:
             return None
         splits = [self.family.contract.split(batch) for batch in batch_samples]
@@ -106,115 +140,125 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         metadata: Mapping[str, Any],
         num_items_in_batch: Tensor | None,
     ) -> tuple[Tensor, Any]:
-        """The loss of one micro-batch, divided by the counts of the whole step, and the model's outputs.
+        """Compute the loss of one micro-batch, divided by the counts of the whole step, and the model's outputs.
 
-        In training the outputs are None: the gradient is written over their logits.
+        In training the outputs are None, because the gradient overwrites their logits.
+
+        Raises:
+            LossError: the step has no target, or the loss is not finite.
         """
         if model.training:
-            self._note(model_inputs, metadata)
+            self._record_batch(model_inputs, metadata)
         check_pack(model_inputs)
         outputs = model(**model_inputs)
         aligned = self.family.align(outputs, model_inputs, targets)
-        logits_NKC, targets_NK = aligned.audio_logits_NKC, aligned.audio_targets_NK
         counts = num_items_in_batch
         if counts is None:
             counts = self.family.count(model_inputs, targets)
-        step_cells_K, step_tokens = counts[:-1], counts[-1]
-        if not int(step_cells_K.sum()):
-            raise LossError(f"no supervised audio cell in this step: utterances {_names(metadata)}")
+        overwrite = model.training and torch.is_grad_enabled()
+        loss = self._sum_terms(aligned, counts, metadata, is_training=model.training, overwrite=overwrite)
+        if not torch.isfinite(loss):
+            raise LossError(
+                f"the loss is {loss.item()} at step {self.state.global_step}: utterances {_list_ids(metadata)}"
+            )
+        if model.training:
+            # DDP averages gradients over ranks, but the loss of each rank is already its share of the step.
+            loss = loss * self.accelerator.num_processes
+        return loss, None if overwrite else outputs
 
-        smoothing = self.args.label_smoothing_factor if model.training else 0.0
-        totals = self.training_totals if model.training else self.evaluation_totals
+    def _sum_terms(
+        self,
+        aligned: Aligned,
+        counts: Tensor,
+        metadata: Mapping[str, Any],
+        *,
+        is_training: bool,
+        overwrite: bool,
+    ) -> Tensor:
+        """Compute the weighted sum of audio loss and text loss, and add both to the totals."""
+        logits_NKC, targets_NK = aligned.audio_logits_NKC, aligned.audio_targets_NK
+        cells_K, text_tokens = counts[:-1], counts[-1]
+        if not int(cells_K.sum()):
+            raise LossError(f"no supervised audio cell in this step: utterances {_list_ids(metadata)}")
+        smoothing = self.args.label_smoothing_factor if is_training else 0.0
+        totals = self.training_totals if is_training else self.evaluation_totals
+        # Before the sums, which may overwrite the logits.
         correct = count_correct_first(logits_NKC, targets_NK)
-        spend = model.training and torch.is_grad_enabled()
         sums_K = compute_cross_entropy_sums(
-            logits_NKC, targets_NK, label_smoothing=smoothing, overwrite=spend
+            logits_NKC, targets_NK, label_smoothing=smoothing, overwrite=overwrite
         )
         totals.add(sums_K, count_cells(targets_NK), correct)
         weights = self.weights.list_codebook_weights(len(sums_K))
-        loss = self.weights.audio * compute_audio_loss(sums_K, step_cells_K, weights)
-        if self.weights.text:
-            if aligned.text is None or not int(step_tokens):
-                raise LossError(
-                    f"loss.text_weight is {self.weights.text}, but no text token of this step is supervised: "
-                    f"utterances {_names(metadata)}; set it to 0, or give label_ids"
-                )
-            text_sum = compute_text_cross_entropy_sum(
-                *aligned.text, label_smoothing=smoothing, overwrite=spend
-            )
-            totals.add_text(text_sum, len(aligned.text.targets_M))
-            loss = loss + self.weights.text * text_sum / step_tokens
-        if not torch.isfinite(loss):
+        loss = self.weights.audio * compute_audio_loss(sums_K, cells_K, weights)
+        if not self.weights.text:
+            return loss
+        if aligned.text is None or not int(text_tokens):
             raise LossError(
-                f"the loss is {loss.item()} at step {self.state.global_step}: utterances {_names(metadata)}"
+                f"the weight of the text loss is {self.weights.text}, but no text token of this step is supervised: "
+                f"utterances {_list_ids(metadata)}; set the weight to 0, or put label_ids into the batch"
             )
+        text_sum = compute_text_cross_entropy_sum(
+            *aligned.text, label_smoothing=smoothing, overwrite=overwrite
+        )
+        totals.add_text(text_sum, len(aligned.text.targets_M))
+        return loss + self.weights.text * text_sum / text_tokens
 
-        if model.training:
-            # DDP averages gradients over ranks, but each rank's loss is already a share of the step's.
-            loss = loss * self.accelerator.num_processes
-        return loss, None if spend else outputs
-
-    def _note(self, model_inputs: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-        """Who is in this step, and how full its batches are."""
+    def _record_batch(self, model_inputs: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+        """Record which utterances are in this step, and how full its batches are."""
         self.step_utterances += metadata.get("utterance_ids", [])
         if "num_tokens" in metadata:
-            room = self.tokens_per_pack or model_inputs["input_ids"].numel()
-            self.training_totals.add_tokens(sum(metadata["num_tokens"]), room)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """`write_card`'s, where it is given; `push_to_hub` asks for it. Trainer's own draft knows nothing of speech."""
-        if self.write_card is None:
-            super().create_model_card(*args, **kwargs)
-        elif self.is_world_process_zero():
-            self.write_card(Path(self.args.output_dir))
+            capacity = self.tokens_per_pack or model_inputs["input_ids"].numel()
+            self.training_totals.add_tokens(sum(metadata["num_tokens"]), capacity)
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        """Trainer's (5.x; where it is not asked, the norm is computed once more): the norm before clipping."""
+        """Keep the gradient norm that clipping computed, so that the finiteness check does not compute it again.
+
+        Trainer has had this method since version 5; with older versions the check computes the norm.
+        """
         self.finite_gradients.norm = super()._clip_grad_norm(model)
         return self.finite_gradients.norm
 
     def log(self, logs: dict[str, float], *start_time: float) -> None:
-        """Add the terms of the loss since the last log: each codebook, accuracy of the first, speed."""
+        """Log the terms of the loss since the last log: codebook losses, accuracy, speed."""
         if "loss" in logs:
-            logs = {**logs, **self._take("", self.training_totals)}
-        super().log(logs, *start_time)  # transformers 4.46 knows no start_time
+            logs = {**logs, **self._compute_metrics("", self.training_totals)}
+        # transformers 4.46 does not pass start_time.
+        super().log(logs, *start_time)
 
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """Trainer's; ``ValueError`` on several processes where the set does not divide by ranks and batch size."""
-        self._check_nothing_is_repeated(self.train_dataset, self.args.train_batch_size)
-        dataloader: DataLoader[Any] = super().get_train_dataloader()
-        return dataloader
+    # Evaluation
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Trainer's, with what callbacks do afterwards; its seconds are not training's."""
+        """Evaluate, and leave the seconds of the evaluation and its callbacks out of the training speed."""
         started = time.perf_counter()
         metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         self.training_totals.leave_out(time.perf_counter() - started)
         return metrics
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Trainer's loop; its mean of batch means is replaced by the loss over all cells of the set.
+        """Run Trainer's loop, and replace its mean of batch means by the loss over all cells of the set.
 
         Raises:
-            ValueError: on several processes, a set that does not divide by ranks and batch size.
+            ValueError: there are several processes, and the set does not divide by ranks and batch size.
         """
         dataloader = args[0] if args else kwargs["dataloader"]
-        self._check_nothing_is_repeated(dataloader.dataset, self.args.eval_batch_size)
+        self._check_divides(dataloader.dataset, self.args.eval_batch_size)
         self.evaluation_totals = LossTotals()
         output = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval") + "_"
         if output.metrics is not None and self.evaluation_totals.started:
-            output.metrics.update(self._take(prefix, self.evaluation_totals))
+            output.metrics.update(self._compute_metrics(prefix, self.evaluation_totals))
             audio_loss = output.metrics[f"{prefix}audio_loss"]
             text_loss = output.metrics.get(f"{prefix}text_loss", 0.0)
             output.metrics[f"{prefix}loss"] = self.weights.audio * audio_loss + self.weights.text * text_loss
             if self.is_in_train and self.measure_speech is not None:
-                measured = [self.measure_speech() if self.is_world_process_zero() else None]
-                (spoken,) = broadcast_object_list(measured)  # every process must choose the same checkpoint
-                output.metrics.update({f"{prefix}{name}": value for name, value in spoken.items()})
+                step = self.state.global_step
+                measured = [self.measure_speech(step) if self.is_world_process_zero() else None]
+                # Every process must choose the same best checkpoint.
+                (speech_metrics,) = broadcast_object_list(measured)
+                output.metrics.update({f"{prefix}{name}": value for name, value in speech_metrics.items()})
         return output
 
-    def _check_nothing_is_repeated(self, examples: Any, batch_size: int) -> None:
+    def _check_divides(self, examples: Any, batch_size: int) -> None:
         ranks = self.accelerator.num_processes
         if ranks > 1 and len(examples) % (ranks * batch_size):
             raise ValueError(
@@ -222,12 +266,21 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
                 f"{batch_size}: give PlannedExamples(examples, BatchPlan(..., num_ranks={ranks})) of dataset/packing.py"
             )
 
-    def _take(self, prefix: str, totals: LossTotals) -> dict[str, float]:
-        """The totals over all ranks as metrics; they start again at nothing."""
+    def _compute_metrics(self, prefix: str, totals: LossTotals) -> dict[str, float]:
+        """Compute metrics from the totals of all ranks, and clear the totals."""
         reduced = totals.reduce(self.accelerator)
         totals.clear()
-        return reduced.metrics(prefix, self.weights.list_codebook_weights(reduced.num_codebooks))
+        return reduced.compute_metrics(prefix, self.weights.list_codebook_weights(reduced.num_codebooks))
+
+    # The output folder
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the model card by ``write_card`` if there is one; ``push_to_hub`` calls this."""
+        if self.write_card is None:
+            super().create_model_card(*args, **kwargs)
+        elif self.is_world_process_zero():
+            self.write_card(Path(self.args.output_dir))
 
 
-def _names(metadata: Mapping[str, Any]) -> str:
+def _list_ids(metadata: Mapping[str, Any]) -> str:
     return ", ".join(map(str, metadata.get("utterance_ids", []))) or "unknown (the batch names none)"

@@ -1,4 +1,4 @@
-"""Checkpoints by name: which is the last, and from which one a run may start."""
+"""Checkpoints: which one is the last, and from which one a run may start."""
 
 import json
 
@@ -37,20 +37,20 @@ def test_a_run_starts_from_the_last_or_from_the_beginning(tmp_path):
     assert find_start(tmp_path, True) == find_start(tmp_path, last) == last
 
 
-def test_what_cannot_be_resumed_from_is_named(tmp_path):
+def test_a_folder_that_cannot_be_resumed_is_named(tmp_path):
     (tmp_path / "checkpoint-5").mkdir()
     with pytest.raises(RecipeError, match="checkpoint-5 is no checkpoint"):
         find_start(tmp_path, tmp_path / "checkpoint-5")
     make_checkpoint(tmp_path, 6, optimizer=None)
-    with pytest.raises(RecipeError, match="checkpoint-6 holds no optimizer state"):
+    with pytest.raises(RecipeError, match="checkpoint-6 has no optimizer state"):
         find_start(tmp_path, True)
 
 
 @pytest.mark.parametrize("resume", [None, False, "checkpoint-3", "../other/checkpoint-9"])
-def test_later_checkpoints_are_not_mixed_with_another_runs(tmp_path, resume):
+def test_later_checkpoints_of_an_earlier_run_are_refused(tmp_path, resume):
     out, other = tmp_path / "out", tmp_path / "other"
     for step in (3, 7):
         make_checkpoint(out, step)
     make_checkpoint(other, 9)
-    with pytest.raises(RecipeError, match="holds checkpoint-7 of an earlier run"):
+    with pytest.raises(RecipeError, match="has checkpoint-7 of an earlier run"):
         find_start(out, out / resume if resume else resume)

@@ -1,4 +1,4 @@
-"""Each check of `higgs-trainer check` fails on a seeded fault, and says what to do."""
+"""Each test of `higgs-trainer check` fails on a fault that is put in, and says what to do."""
 
 from dataclasses import replace
 
@@ -72,7 +72,7 @@ def test_a_faulty_example_fails_its_check_and_is_named(fault, name):
     assert result.remedy
 
 
-def test_no_example_at_all_is_no_pass():
+def test_no_check_passes_without_examples():
     assert len(failed(inspect_examples([], IDS))) == len(EXAMPLE_CHECKS)
 
 
@@ -106,7 +106,7 @@ def test_a_model_that_looks_ahead_fails(tmp_path):
 
 @pytest.fixture(scope="module")
 def trained():
-    """A model that has learnt one clip, and that clip."""
+    """A model that has memorized one clip, and that clip."""
     checkpoint = tiny_checkpoint()
     example = encode(checkpoint)
     collate = PaddingCollator(pad_token_id=1, end_id=END, num_codebooks=NUM_CODEBOOKS)
@@ -148,14 +148,14 @@ def test_an_untrained_model_is_not_judged_by_the_shift(tmp_path):
 
 
 @pytest.mark.parametrize("attn_implementation", ["packed_sdpa", "sdpa"])
-def test_a_model_that_keeps_examples_apart_passes(attn_implementation, tmp_path):
+def test_a_model_that_isolates_the_examples_of_a_pack_passes(attn_implementation, tmp_path):
     model = tiny_checkpoint().model
     model.set_attn_implementation(attn_implementation)
     assert failed(inspect_model(build_trainer(model, tmp_path, packing=True), [encode()])) == []
 
 
 def test_attention_that_finds_no_packs_fails(tmp_path):
-    """transformers makes no mask for an attention function that has registered none: it is causal over the row."""
+    """transformers makes no mask for an attention function without a registered one: it is causal over the row."""
     AttentionInterface.register("finds_no_packs", sdpa_attention_forward)
     model = tiny_checkpoint().model
     model.set_attn_implementation("finds_no_packs")

@@ -1,4 +1,4 @@
-"""The loss against a reference written in NumPy from design's text alone: sums, counts and one division a codebook."""
+"""The loss against a reference in NumPy that was written from the definition: sums, counts, one division a codebook."""
 
 import numpy as np
 import pytest
@@ -16,11 +16,12 @@ from higgs_trainer.training.losses import (
     count_correct_first,
 )
 
-N, K, C = 11, 3, 7  # pairwise different, odd: a transposition fails
+# Odd and pairwise different, so that a transposition fails.
+N, K, C = 11, 3, 7
 
 
 def reference_loss(logits_NKC, targets_NK, weights, smoothing=0.0):
-    """audio_loss of the design, cell by cell, in float64."""
+    """Compute the audio loss cell by cell, in float64."""
     total, weight_sum = 0.0, 0.0
     for k, weight in enumerate(weights):
         cells = []
@@ -89,13 +90,14 @@ def test_a_wrong_number_of_weights_is_named():
         LossWeights(codebooks=(1.0, 2.0)).list_codebook_weights(3)
 
 
-def test_right_answers_of_the_first_codebook_are_counted():
+def test_correct_predictions_of_the_first_codebook_are_counted():
     logits_NKC, targets_NK = draw()
     supervised = [n for n in range(N) if targets_NK[n, 0] != IGNORED]
     expected = sum(int(targets_NK[n, 0] == logits_NKC[n, 0].argmax()) for n in supervised)
     assert 0 < expected < len(supervised)
     assert int(count_correct_first(logits_NKC, targets_NK)) == expected
-    assert int(count_correct_first(torch.zeros_like(logits_NKC), targets_NK)) == 0  # nothing is likelier
+    # With equal logits no prediction is correct.
+    assert int(count_correct_first(torch.zeros_like(logits_NKC), targets_NK)) == 0
     logits_NKC[..., 0] = 99
     assert int(count_correct_first(logits_NKC, torch.full_like(targets_NK, IGNORED))) == 0
 
@@ -122,7 +124,7 @@ def test_half_precision_logits_are_summed_in_float32():
 
 
 def test_the_gradient_is_that_of_the_reference():
-    """By finite differences of the NumPy loss, at some cells of every codebook."""
+    """Compare with finite differences of the NumPy loss, at cells of every codebook."""
     logits_NKC, targets_NK = draw()
     weights = (3.0, 1.5, 0.25)
     logits_NKC.requires_grad_()
@@ -140,9 +142,7 @@ def test_the_gradient_is_that_of_the_reference():
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("rows", [1, 5, 1000])
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_the_cross_entropy_is_torchs_whatever_rows_are_taken_at_a_time(
-    smoothing, rows, overwrite, monkeypatch
-):
+def test_the_cross_entropy_is_torchs_for_any_size_of_blocks(smoothing, rows, overwrite, monkeypatch):
     monkeypatch.setattr(losses, "ROWS_ON_A_CPU", rows)
     logits_NKC, targets_NK = draw()
     logits_NKC.requires_grad_()
@@ -163,7 +163,7 @@ def test_the_cross_entropy_is_torchs_whatever_rows_are_taken_at_a_time(
     assert torch.allclose(*gradients, rtol=1e-12, atol=1e-15)
 
 
-def test_no_row_at_all_keeps_the_graph():
+def test_a_batch_without_rows_keeps_the_graph():
     logits_NKC = torch.zeros(0, K, C, requires_grad=True)
     sums_K = compute_cross_entropy_sums(logits_NKC, torch.zeros(0, K, dtype=torch.long))
     assert sums_K.tolist() == [0.0] * K
@@ -172,7 +172,7 @@ def test_no_row_at_all_keeps_the_graph():
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_nothing_of_the_logits_size_is_made_but_their_gradient(overwrite):
+def test_only_the_gradient_takes_as_much_memory_as_the_logits(overwrite):
     class Watch(TorchDispatchMode):
         made: list
 
@@ -193,14 +193,14 @@ def test_nothing_of_the_logits_size_is_made_but_their_gradient(overwrite):
     assert len(room) == (1 if overwrite else 2)
 
 
-def test_logits_are_left_alone_where_no_gradient_is_wanted_of_them():
+def test_logits_stay_if_they_need_no_gradient():
     logits_NKC, targets_NK = draw()
     before = logits_NKC.clone()
     compute_cross_entropy_sums(logits_NKC, targets_NK, overwrite=True)
     assert torch.equal(logits_NKC, before)
 
 
-def test_logits_that_another_loss_needs_cannot_be_overwritten_unseen():
+def test_overwriting_logits_that_another_loss_needs_is_an_error():
     logits_NKC, targets_NK = draw()
     logits_NKC = logits_NKC.requires_grad_() * 1
     other = logits_NKC.exp().sum() + (logits_NKC**2).sum()
@@ -209,7 +209,7 @@ def test_logits_that_another_loss_needs_cannot_be_overwritten_unseen():
         (other + loss).backward()
 
 
-def test_a_second_backward_is_refused_for_its_gradient_would_be_scaled_twice():
+def test_a_second_backward_which_would_scale_the_gradient_twice_is_an_error():
     logits_NKC, targets_NK = draw()
     loss = compute_cross_entropy_sums(logits_NKC.requires_grad_(), targets_NK).sum()
     loss.backward(retain_graph=True)

@@ -1,4 +1,4 @@
-"""A gradient that is not finite stops the run in time, by name; the metrics file has each step once."""
+"""What stops a run, with the utterances it names; and that the metrics file has each step once."""
 
 import json
 
@@ -10,7 +10,7 @@ from higgs_trainer.dataset.collator import PaddingCollator
 from higgs_trainer.errors import LossError, Terminated
 from higgs_trainer.model.families import family_of
 from higgs_trainer.training.callbacks import MetricsFile
-from higgs_trainer.training.stopping import EndWhenAsked
+from higgs_trainer.training.stopping import StopOnRequest
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 from tiny import NUM_CODEBOOKS, encode_rows, make_row, tiny_checkpoint
 
@@ -47,7 +47,7 @@ def build_trainer(output_dir, *, trainer_class=HiggsAudioTrainer, **arguments):
 
 
 @pytest.mark.parametrize("max_grad_norm", [1.0, 0.0])
-def test_a_gradient_that_is_not_finite_stops_the_run_before_the_optimizer_moves(tmp_path, max_grad_norm):
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_optimizer_step(tmp_path, max_grad_norm):
     trainer = build_trainer(
         tmp_path, trainer_class=PoisonedTrainer, gradient_accumulation_steps=2, max_grad_norm=max_grad_norm
     )
@@ -72,7 +72,8 @@ def test_the_norm_that_clipping_computes_is_not_computed_again(tmp_path, monkeyp
         trainer = build_trainer(tmp_path, max_grad_norm=max_grad_norm, max_steps=2)
         trainer.train()
         assert len(asked) == times
-        assert trainer.finite_gradients.norm is None  # a step's norm is not taken for the next one's
+        # The norm of one step is not used for the next one.
+        assert trainer.finite_gradients.norm is None
 
 
 def callback_state(step, *, epoch=0.5):
@@ -88,7 +89,8 @@ def test_a_resumed_runs_metrics_have_each_step_once(tmp_path):
     for step in (1, 2, 3):
         first.on_log(*callback_state(step), logs={"loss": float(step)})
     with path.open("a") as file:
-        file.write('{"step": 4, "lo')  # killed while it wrote
+        # Killed in the middle of a line.
+        file.write('{"step": 4, "lo')
     resumed = MetricsFile(path)
     resumed.on_train_begin(*callback_state(2))
     resumed.on_log(*callback_state(3), logs={"loss": 3.5})
@@ -96,38 +98,41 @@ def test_a_resumed_runs_metrics_have_each_step_once(tmp_path):
     assert lines == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": 3.5}]
 
 
-def test_a_new_runs_metrics_are_its_own(tmp_path):
+def test_a_run_from_the_beginning_removes_older_metrics(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 1.0}\n')
     MetricsFile(path).on_train_begin(*callback_state(0))
     assert path.read_text() == ""
 
 
-def test_a_run_that_is_asked_to_end_finishes_the_step_or_the_epoch(tmp_path):
-    ending = EndWhenAsked(build_trainer(tmp_path).accelerator, "go on")
+def test_a_run_that_is_asked_to_stop_finishes_the_step_or_the_epoch(tmp_path):
+    stopping = StopOnRequest(build_trainer(tmp_path).accelerator, "go on")
     middle = callback_state(3)
-    ending.on_step_end(*middle)
-    ending.on_save(*middle)
+    stopping.on_step_end(*middle)
+    stopping.on_save(*middle)
     assert not middle[2].should_save
-    ending.is_asked = True
-    ending.on_step_end(*middle)
+    stopping.is_requested = True
+    stopping.on_step_end(*middle)
     assert middle[2].should_save
     with pytest.raises(Terminated, match=r"after step 3; saved\. go on"):
-        ending.on_save(*middle)
+        stopping.on_save(*middle)
 
-    ending.on_epoch_begin(*middle)
+    stopping.on_epoch_begin(*middle)
     last = callback_state(4, epoch=1.0)
-    ending.on_step_end(*last)
-    ending.on_save(*last)  # a save that was due anyway: the epoch's own evaluation is still to come
+    stopping.on_step_end(*last)
+    # This save was due anyway; the evaluation of the epoch is still to come.
+    stopping.on_save(*last)
     assert not last[2].should_save
-    ending.on_epoch_end(*last)
+    stopping.on_epoch_end(*last)
     assert last[2].should_save
     with pytest.raises(Terminated, match="after step 4"):
-        ending.on_save(*last)
+        stopping.on_save(*last)
 
 
-def test_what_comes_before_the_first_step_does_not_count_for_the_speed(tmp_path):
+def test_time_before_the_first_step_does_not_count_for_the_speed(tmp_path):
     trainer = build_trainer(tmp_path, max_steps=1)
-    trainer.training_totals.leave_out(-1000.0)  # as if the clock had run for so long already
+    # As if the clock had run for 1000 seconds.
+    trainer.training_totals.leave_out(-1000.0)
     trainer.train()
-    assert trainer.state.log_history[0]["tokens_per_second"] > 1.0  # a few dozen tokens
+    # A few dozen tokens in less than a second.
+    assert trainer.state.log_history[0]["tokens_per_second"] > 1.0

@@ -1,4 +1,4 @@
-"""HiggsAudioTrainer on tiny models: the loss learns the right thing, the same under any batching, and stops."""
+"""HiggsAudioTrainer on tiny models: what it learns, that batching changes nothing, and what stops it."""
 
 import math
 
@@ -57,7 +57,7 @@ def build_trainer(checkpoint, rows, output_dir, *, eval_rows=None, weights=LossW
 
 @pytest.fixture(scope="module")
 def overfitted(tmp_path_factory):
-    """Two clips learnt by heart."""
+    """A model that has memorized two clips."""
     checkpoint = tiny_checkpoint(hidden_size=64)
     rows = [make_row(1, num_frames=9, text="one two"), make_row(2, num_frames=6, text="nine")]
     trainer = build_trainer(
@@ -103,7 +103,7 @@ def test_a_trained_models_loss_gets_worse_when_targets_move_by_a_frame(overfitte
 
 
 def test_on_random_codes_the_held_out_loss_stays_at_chance(tmp_path):
-    """Were a target to leak into the inputs, the loss would fall. Ends of stream, which can be known, are left out."""
+    """If a target leaked into the inputs, the loss would fall. Ends of stream are predictable and left out."""
     checkpoint = tiny_checkpoint()
     rows = [make_row(seed, num_frames=12, text="one") for seed in range(64)]
     held_out = [make_row(seed, num_frames=12, text="one") for seed in range(500, 540)]
@@ -122,7 +122,7 @@ def test_on_random_codes_the_held_out_loss_stays_at_chance(tmp_path):
     assert float(loss) > 0.99 * math.log(NUM_CODES)
 
 
-def test_training_gives_no_outputs_away_whose_logits_it_has_overwritten(overfitted):
+def test_training_returns_no_outputs_since_it_overwrites_their_logits(overfitted):
     checkpoint, _, trainer = overfitted
     batch = trainer.data_collator([trainer.train_dataset[0]])
     made = []
@@ -168,7 +168,7 @@ def test_the_reference_clip_changes_the_logits():
 
 
 def test_generation_reads_the_reference():
-    """What `generate` sends with a reference is what training read, and the model answers to it."""
+    """Another reference leads to other codes, and the same reference to the same codes."""
     checkpoint = talkative_checkpoint()
     sampling = Sampling(greedy=True, max_seconds=0.4)
     contexts = [Context(references=(PromptClip("nine", draw_codes(7, seed)),)) for seed in (1, 2)]
@@ -181,7 +181,7 @@ def test_generation_reads_the_reference():
 
 
 def gradients(tmp_path, rows, *, batch_size, accumulation):
-    """Every gradient of one optimizer step, as the optimizer sees it (without clipping)."""
+    """Return every gradient of one optimizer step without clipping, and the log."""
     checkpoint = tiny_checkpoint()
     trainer = build_trainer(
         checkpoint,
@@ -233,7 +233,7 @@ def test_a_step_without_a_supervised_cell_raises(tmp_path):
         trainer.compute_loss(trainer.model, batch)
 
 
-def test_a_loss_that_is_not_finite_raises_before_the_optimizer_moves(tmp_path):
+def test_a_loss_that_is_not_finite_raises_before_the_optimizer_step(tmp_path):
     checkpoint = tiny_checkpoint()
     trainer = build_trainer(checkpoint, [make_row(1)], tmp_path)
     with torch.no_grad():
@@ -259,6 +259,6 @@ def test_labels_that_other_code_adds_to_a_batch_reach_neither_model_nor_loss(tmp
     assert not any("label" in key for key in calls[1])
 
 
-def test_a_text_loss_that_cannot_be_had_is_refused(tmp_path):
-    with pytest.raises(LossError, match="text_weight"):
+def test_a_text_loss_without_text_logits_is_refused(tmp_path):
+    with pytest.raises(LossError, match="weight of the text loss"):
         build_trainer(tiny_checkpoint(), [make_row(1)], tmp_path, weights=LossWeights(text=0.5))
