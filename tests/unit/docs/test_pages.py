@@ -11,20 +11,19 @@ SOURCES = (ROOT / "src", ROOT / "packages")
 # Folders that a path on a page may start from.
 BASES = (
     ROOT,
+    ROOT / "src",
     ROOT / "src/higgs_trainer",
     ROOT / "packages/label-guard/src/label_guard",
     ROOT / "packages/higgs-trainer-demo/src/higgs_trainer_demo",
 )
-# The changelog names files that have gone, and decisions and serving.md name files of other projects.
-PAGES = sorted(
-    path
-    for path in [
-        *ROOT.glob("docs/**/*.md"),
-        ROOT / "README.md",
-        ROOT / "CONTRIBUTING.md",
-        ROOT / "benchmarks/README.md",
-    ]
-)
+# The changelog is left out: it names files that have gone.
+PAGES = [
+    *sorted(ROOT.glob("docs/**/*.md")),
+    *(
+        ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "tests/golden/README.md")
+    ),
+]
 NAMED_FILE = re.compile(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|md|yaml|jinja))`")
 # Messages of Python, torch or a log line with its variable part; the rest must be in our source.
 OTHERS_MESSAGES = {
@@ -48,7 +47,7 @@ def test_headings_of_troubleshooting_are_messages_of_the_source():
     quoted = [message for heading in headings for message in re.findall(r"`([^`]+)`", heading)]
     assert len(quoted) > 8
     for message in set(quoted) - OTHERS_MESSAGES:
-        for part in (part.strip(" ,;?'") for part in message.split("...")):
+        for part in (part.strip(" ,;.?'\"") for part in re.split(r"\.\.\.|\. ", message)):
             assert any(part in text for text in texts), f"no message holds {part!r}"
 
 
