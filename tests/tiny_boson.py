@@ -1,4 +1,4 @@
-"""A tiny random ``HiggsAudioModel``, fully dual-FFN, and conversations of random codes for Boson's own collator."""
+"""A tiny random ``HiggsAudioModel`` (fully dual-FFN), and conversations of random codes for Boson's own collator."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -46,7 +46,7 @@ def make_model(*, hidden_size: int = 60, seed: int = 0) -> HiggsAudioModel:
 
 
 def make_collator() -> HiggsAudioSampleCollator:
-    """Boson's collator; the round to 8 of its batches is its default."""
+    """Make Boson's collator. By default it pads batches to a multiple of 8."""
     return HiggsAudioSampleCollator(
         whisper_processor=None,
         audio_in_token_id=AUDIO_IN,
@@ -62,7 +62,7 @@ def make_collator() -> HiggsAudioSampleCollator:
 
 
 def make_sample(seed: int, *, num_frames: int = 7, ref_frames: int = 0) -> ChatMLDatasetSample:
-    """Words, a reference clip if asked for, the target clip, and three words after it that are supervised."""
+    """Make a sample: words, optionally a reference clip, the target clip, and three supervised words."""
     generator = torch.Generator().manual_seed(seed)
     words = torch.randint(1, 80, (4 + seed % 3,), generator=generator).tolist()
     before = [*words, *([AUDIO_IN, 5] if ref_frames else []), 6]
@@ -71,7 +71,7 @@ def make_sample(seed: int, *, num_frames: int = 7, ref_frames: int = 0) -> ChatM
     lengths = torch.tensor([clip_KF.shape[1] for clip_KF in clips])
     return ChatMLDatasetSample(
         input_ids=torch.tensor([*before, AUDIO_OUT, *after]),
-        # The placeholder's own label says to the collator that this clip is to be trained on.
+        # The placeholder's label tells the collator to train on this clip.
         label_ids=torch.tensor([*[IGNORED] * len(before), AUDIO_OUT, *after]),
         audio_ids_concat=torch.cat(clips, dim=1),
         audio_ids_start=lengths.cumsum(0) - lengths,
@@ -87,7 +87,7 @@ def draw_codes(num_frames: int, generator: torch.Generator) -> Tensor:
 
 
 class FreshSamples(torch.utils.data.Dataset[ChatMLDatasetSample]):
-    """Samples of random codes, no two alike: made anew each time, since Boson's collator writes into their labels."""
+    """Samples of random codes, created at each access, because Boson's collator overwrites their labels."""
 
     def __init__(self, seeds: Sequence[int], **options: Any) -> None:
         self.seeds, self.options = seeds, options

@@ -1,5 +1,7 @@
-"""These tests need boson_multimodal, which needs transformers below 4.47: `make test-boson` runs them in an environment
-of their own. Elsewhere they are not collected."""
+"""Collect these tests only where boson_multimodal is installed.
+
+It works only with transformers below 4.47, so `make test-boson` creates an environment for them.
+"""
 
 from importlib.util import find_spec
 

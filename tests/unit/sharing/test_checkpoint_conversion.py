@@ -1,5 +1,5 @@
 """Boson's layout into transformers' and back. What Boson's own class computes is in tests/golden/checkpoints; that it
-still does, and that it opens what is written for it, is in tests/boson/test_conversion_boson.py."""
+still does, and that it opens what is written for it, is in tests/boson/test_conversion.py."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The delay pattern and the targets against Boson's own function, put to use as its collator does it."""
+"""The delay pattern and the targets equal those of Boson's own function, called as its collator calls it."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def frame(codes_KF, first, last):
 
 @pytest.mark.parametrize("F", [1, 2, 3, 7, 8, 9, 40])
 @pytest.mark.parametrize("K", [1, 2, 8, 11])
-def test_columns_and_targets_are_bosons(F, K):
+def test_columns_and_targets_equal_bosons(F, K):
     codes_FK = torch.randint(1024, (F, K), generator=torch.Generator().manual_seed(100 * F + K))
     columns, _ = build_delay_pattern_mask(frame(codes_FK.T, BEGIN, END)[None], BEGIN, END)
     assert torch.equal(apply_delay(codes_FK, begin_id=BEGIN, end_id=END), columns[0].T)

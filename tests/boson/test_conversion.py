@@ -1,4 +1,4 @@
-"""What `convert` writes for Boson's class, opened by that class; and that the golden logits are its own."""
+"""Boson's class loads what `convert` writes for it, and computes the golden logits."""
 
 from pathlib import Path
 
@@ -32,15 +32,15 @@ def check_logits(model: HiggsAudioModel, expected_file: Path) -> None:
         torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=0)
 
 
-def test_bosons_class_computes_what_transformers_does(converted):
+def test_bosons_class_computes_the_logits_of_transformers_from_a_converted_checkpoint(converted):
     check_logits(open_boson(converted), FOLDER / "native_expected.safetensors")
 
 
-def test_the_golden_boson_logits_are_bosons_own():
+def test_bosons_class_computes_the_golden_logits_from_its_own_checkpoint():
     check_logits(open_boson(FOLDER / "boson"), FOLDER / "boson_expected.safetensors")
 
 
-def test_fields_that_bosons_code_reads(converted):
+def test_a_converted_checkpoint_has_the_fields_that_bosons_code_reads(converted):
     config = open_boson(converted).config
     assert (config.audio_num_codebooks, config.audio_codebook_size) == (3, 11)
     assert (config.audio_stream_bos_id, config.audio_stream_eos_id) == (11, 12)
@@ -51,7 +51,7 @@ def test_fields_that_bosons_code_reads(converted):
     assert [config.use_delay_pattern, config.encode_audio_in_tokens, config.skip_audio_tower] == [True] * 3
 
 
-def test_the_tokenizer_opens_with_the_old_library(converted):
+def test_the_old_transformers_loads_the_tokenizer(converted):
     tokenizer = AutoTokenizer.from_pretrained(converted, config=None)
     ids = tokenizer("a <|AUDIO_OUT|> b", add_special_tokens=False)["input_ids"]
     assert ids == [ID["a"], ID["<|AUDIO_OUT|>"], ID["b"]]

@@ -1,4 +1,4 @@
-"""Boson's model through ``HiggsAudioTrainer``: what reaches it, what it learns, and what it cannot learn."""
+"""Train Boson's model with ``HiggsAudioTrainer``: what reaches it, what it learns, and what it must not learn."""
 
 import dataclasses
 import functools
@@ -72,7 +72,7 @@ def losses(trainer: Any, key: str = "loss") -> list[float]:
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The names with which ``HiggsAudioModel.forward`` itself is called, call by call."""
+    """Record the names of the arguments of each call of ``HiggsAudioModel.forward``."""
     seen: list[set[str]] = []
     original = HiggsAudioModel.forward
 
@@ -87,7 +87,7 @@ def calls(monkeypatch):
     return seen
 
 
-def test_fifty_steps_of_lora_on_one_batch_learn_it_and_the_model_sees_eleven_inputs(tmp_path, calls):
+def test_lora_learns_one_batch_in_fifty_steps_and_the_model_gets_its_eleven_inputs(tmp_path, calls):
     samples = FreshSamples([1, 2], num_frames=7, ref_frames=5)
     trainer = make_trainer(tmp_path, with_lora(*HEADS), samples)
     trainer.train()
@@ -102,8 +102,8 @@ def test_fifty_steps_of_lora_on_one_batch_learn_it_and_the_model_sees_eleven_inp
 
 
 @pytest.mark.parametrize("task_type", [TaskType.CAUSAL_LM, None])
-def test_what_pefts_classes_add_does_not_reach_the_model(tmp_path, calls, task_type):
-    """The error of the first screen: PEFT's CAUSAL_LM class passes ``labels`` at every call."""
+def test_labels_that_peft_adds_do_not_reach_the_model(tmp_path, calls, task_type):
+    """PEFT's CAUSAL_LM class passes ``labels`` in every call; without a task type it passes none."""
     config = LoraConfig(task_type=task_type, target_modules=["q_proj"])
     trainer = make_trainer(tmp_path, get_peft_model(make_model(), config), FreshSamples([1, 2]), max_steps=2)
     trainer.train()
@@ -114,7 +114,7 @@ def test_what_pefts_classes_add_does_not_reach_the_model(tmp_path, calls, task_t
     assert all("labels" in leak and "PeftModelForCausalLM.forward" in leak for leak in leaks)
 
 
-def test_under_raise_the_culprit_is_named(tmp_path):
+def test_policy_raise_names_the_source(tmp_path):
     config = LoraConfig(task_type=TaskType.CAUSAL_LM, target_modules=["q_proj"])
     model = get_peft_model(make_model(), config)
     trainer = make_trainer(tmp_path, model, FreshSamples([1, 2]), max_steps=1, guard_policy="raise")
@@ -122,8 +122,8 @@ def test_under_raise_the_culprit_is_named(tmp_path):
         trainer.train()
 
 
-def test_without_the_guards_last_layer_the_model_refuses_the_label(tmp_path):
-    """The control: it is the guard that keeps the call above alive."""
+def test_without_layer_5_of_the_guard_the_model_raises(tmp_path):
+    """A control for the tests above: it is the guard that prevents the error."""
     config = LoraConfig(task_type=TaskType.CAUSAL_LM, target_modules=["q_proj"])
     trainer = make_trainer(tmp_path, get_peft_model(make_model(), config), FreshSamples([1, 2]), max_steps=1)
     trainer.guard_layers = frozenset({1, 2, 3, 4})
@@ -154,7 +154,7 @@ def test_accumulation_gives_the_same_losses_as_one_large_batch(tmp_path):
 
 
 class FreshLengths(torch.utils.data.Dataset):
-    """Clips of very different lengths, made anew each time."""
+    """Clips of very different lengths, created at each access."""
 
     def __init__(self, lengths: list[int]) -> None:
         self.lengths = lengths
@@ -167,7 +167,7 @@ class FreshLengths(torch.utils.data.Dataset):
 
 
 def unshifted(outputs: Any, model_inputs: Any, targets: Any) -> Any:
-    """The community trainers' mistake: each column's logits beside its own codes."""
+    """Align each column's logits with its own codes instead of the next ones, a mistake of published trainers."""
     aligned = BOSON.align(outputs, model_inputs, targets)
     supervised_P = (targets["label_audio_ids"].T != -100).any(dim=1)
     return dataclasses.replace(aligned, audio_logits_NKC=outputs.audio_logits[supervised_P])
@@ -175,7 +175,7 @@ def unshifted(outputs: Any, model_inputs: Any, targets: Any) -> Any:
 
 @pytest.mark.parametrize("leaks", [False, True])
 def test_random_codes_stay_at_chance_unless_targets_leak(tmp_path, leaks):
-    """Fresh random codes cannot be foreseen: whoever does better than ln(1024) has seen them."""
+    """New random codes cannot be predicted, so a loss below ln(1024) shows that the model saw its targets."""
     family = dataclasses.replace(BOSON, align=unshifted) if leaks else BOSON
     trainer = make_trainer(
         tmp_path,
@@ -197,7 +197,7 @@ def test_random_codes_stay_at_chance_unless_targets_leak(tmp_path, leaks):
 
 @torch.no_grad()
 def loss_over_codes(trainer: Any, family: Family, samples: FreshSamples) -> float:
-    """The mean cross-entropy over codes alone: end of stream left out."""
+    """Compute the mean cross-entropy over codes, without the end of stream."""
     inputs = trainer._prepare_inputs(trainer.data_collator([samples[i] for i in range(len(samples))]))
     model = trainer.model.eval()
     aligned = family.align(model(**inputs), inputs, inputs.targets)
@@ -207,9 +207,11 @@ def loss_over_codes(trainer: Any, family: Family, samples: FreshSamples) -> floa
     )
 
 
-def test_a_second_epoch_over_kept_samples_is_refused(tmp_path):
-    """Boson's collator writes -100 over the placeholder's label, in the sample itself, and takes that the next time for
-    "do not train on this clip": from the second epoch on nothing is supervised any more. Here that is an error."""
+def test_a_second_epoch_over_samples_kept_in_memory_raises(tmp_path):
+    """Boson's collator overwrites the placeholder's label with -100 in the sample itself.
+
+    The next time it reads this as "do not train on this clip", so nothing is supervised from the second epoch on.
+    """
     kept = [make_sample(seed) for seed in (1, 2)]
     trainer = make_trainer(tmp_path, with_lora(), kept, max_steps=2)
     with pytest.raises(LossError, match="no supervised audio cell in this step"):

@@ -1,4 +1,4 @@
-"""The loss of Boson's model against references that share no code with it, on batches of Boson's own collator."""
+"""The loss of Boson's model equals independent references, on batches of Boson's own collator."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from higgs_trainer.training.losses import (
 )
 from tiny_boson import BEGIN, END, IGNORED, NUM_CODEBOOKS, make_collator, make_model, make_sample
 
-# Odd lengths, one with a reference in front: two rows are padded, and the clips' columns are not of one length.
+# Seed, frames, frames of the reference. The lengths differ, so that two rows are padded.
 LENGTHS = [(1, 7, 0), (2, 11, 5), (3, 4, 3)]
 
 
@@ -25,7 +25,7 @@ def make_samples():
 
 
 def run(samples):
-    """Model inputs, targets and outputs of one batch through the family's contract."""
+    """Split one batch by the family's contract and run the model. Returns model, split and outputs."""
     model = make_model().eval()
     split = BOSON.contract.split(make_collator()(samples))
     with torch.no_grad():
@@ -40,10 +40,10 @@ def log_softmax(logits: Tensor) -> np.ndarray:
 
 
 def reference_audio_loss(samples, audio_logits: Tensor) -> float:
-    """From the codes themselves, not from any label.
+    """Compute the audio loss from the codes, without any label: the mean over codebooks of their mean cross-entropy.
 
-    Frame f of codebook k stands in column 1 + f + k of its clip and is predicted by the column before it; one end of
-    stream follows the last frame. The mean of the codebooks' means.
+    Frame f of codebook k is in column 1 + f + k of its clip and is predicted by the column before it. One end-of-stream
+    code follows the last frame.
     """
     losses = [[] for _ in range(NUM_CODEBOOKS)]
     scores = log_softmax(audio_logits)
@@ -72,14 +72,14 @@ def test_the_audio_loss_equals_a_reference_computed_from_the_codes():
     assert cells_K.tolist() == [sum(frames + 1 for _, frames, _ in LENGTHS)] * NUM_CODEBOOKS
 
 
-def test_the_end_of_stream_is_supervised_once_a_codebook_and_no_other_stream_token():
+def test_end_of_stream_is_supervised_once_per_codebook_and_begin_of_stream_never():
     _, split, outputs = run(make_samples())
     targets_NK = BOSON.align(outputs, split.model_inputs, split.targets).audio_targets_NK
     assert (targets_NK == END).sum(dim=0).tolist() == [len(LENGTHS)] * NUM_CODEBOOKS
     assert not (targets_NK == BEGIN).any()
 
 
-def test_the_text_loss_equals_that_from_bosons_own_expanded_labels():
+def test_the_text_loss_equals_one_computed_from_bosons_expanded_labels():
     model, split, outputs = run(make_samples())
     text = BOSON.align(outputs, split.model_inputs, split.targets).text
     loss = float(compute_text_cross_entropy_sum(*text)) / len(text.targets_M)
@@ -97,20 +97,20 @@ def test_the_text_loss_equals_that_from_bosons_own_expanded_labels():
     assert loss == pytest.approx(float(expected), abs=1e-6)
 
 
-def test_one_row_is_padded_on_the_left_and_its_text_labels_still_fit():
+def test_text_labels_are_aligned_when_the_row_is_padded_on_the_left():
     _, split, outputs = run(make_samples()[1:2])
     text = BOSON.align(outputs, split.model_inputs, split.targets).text
     assert text.targets_M.tolist() == make_samples()[1].label_ids[-3:].tolist()
 
 
-def test_counts_are_those_of_what_is_aligned():
+def test_the_counts_equal_the_numbers_of_aligned_targets():
     _, split, outputs = run(make_samples())
     aligned = BOSON.align(outputs, split.model_inputs, split.targets)
     counts = BOSON.count(split.model_inputs, split.targets)
     assert counts.tolist() == [*count_cells(aligned.audio_targets_NK).tolist(), len(aligned.text.targets_M)]
 
 
-def test_a_row_whose_first_token_is_supervised_does_not_count_it():
+def test_a_supervised_first_token_is_not_counted_because_nothing_predicts_it():
     sample = make_sample(1)
     sample.label_ids = sample.input_ids.clone()
     _, split, outputs = run([sample])
@@ -120,7 +120,7 @@ def test_a_row_whose_first_token_is_supervised_does_not_count_it():
     assert BOSON.count(split.model_inputs, split.targets)[-1] == len(predicted)
 
 
-def test_a_reference_is_not_supervised_and_arrives():
+def test_a_reference_changes_the_logits_and_is_not_supervised():
     plain, changed = make_sample(2, num_frames=11, ref_frames=5), make_sample(2, num_frames=11, ref_frames=5)
     changed.audio_ids_concat[:, 0] = (changed.audio_ids_concat[:, 0] + 1) % 1024
     results = [run([sample]) for sample in (plain, changed)]
@@ -133,32 +133,32 @@ def test_a_reference_is_not_supervised_and_arrives():
     assert float((logits[0] - logits[1]).abs().max()) > 1e-4
 
 
-def test_a_supervised_first_column_is_refused():
+def test_a_supervised_first_column_raises():
     _, split, outputs = run(make_samples())
     split.targets["label_audio_ids"][:, 0] = 3
     with pytest.raises(ValueError, match="first column of a clip"):
         BOSON.align(outputs, split.model_inputs, split.targets)
 
 
-def test_a_supervised_placeholder_is_refused():
+def test_a_supervised_placeholder_raises():
     _, split, outputs = run(make_samples())
     split.targets["label_ids"][split.model_inputs["input_ids"] == 82] = 4
     with pytest.raises(ValueError, match="placeholder"):
         BOSON.align(outputs, split.model_inputs, split.targets)
 
 
-def test_two_text_labels_that_differ_are_refused():
+def test_label_ids_and_labels_that_differ_raise():
     _, split, outputs = run(make_samples())
     split.targets["labels"] = split.targets["label_ids"] + 1
     with pytest.raises(ValueError, match="label_ids and labels"):
         BOSON.align(outputs, split.model_inputs, split.targets)
 
 
-def test_the_family_is_found_by_the_model():
+def test_family_of_finds_the_family_of_bosons_model():
     assert family_of(make_model()) is BOSON
 
 
-def test_the_contract_names_the_collators_inputs():
+def test_the_contract_lists_the_inputs_that_bosons_collator_makes():
     batch = make_collator()(make_samples())
     names = {field.name for field in dataclasses.fields(batch)}
     assert names - BOSON.contract.inputs == {"label_ids"}
