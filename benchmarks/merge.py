@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from higgs_trainer.demo.new_voice import quiet_transformers
+from higgs_trainer.demo.steps import quiet_transformers
 from higgs_trainer.model.example_encoding import encode_example
 from higgs_trainer.model.loading import Checkpoint, load_checkpoint, load_trained
 from higgs_trainer.sharing.merging import merge_adapter

@@ -1,19 +1,33 @@
-"""The embedded default: a small model, recordings of a voice, and the recipe that brings them together."""
+"""The demo: fine-tune a small model on packaged recordings, or train it from random weights, and judge its speech.
 
+The model, the recordings and the recipes are in the package ``higgs_trainer_demo``.
+"""
+
+from importlib.util import find_spec
 from pathlib import Path
+
+from higgs_trainer.errors import UserError
 
 
 def run_demo(output: Path, *, from_scratch: bool = False) -> None:
-    """Run the demo into ``output``: a new voice on the packaged base model or, ``from_scratch``, a model from nothing.
+    """Run the demo into ``output``.
+
+    Args:
+        from_scratch: train a model from random weights, instead of fine-tuning the packaged base model.
 
     Raises:
-        UserError: ``output`` holds files already, or the judges' packages are not installed.
+        UserError: ``output`` is not empty, or a package that the demo needs is not installed.
     """
+    if find_spec("higgs_trainer_demo") is None:
+        raise UserError(
+            "The data of the demo is not installed; in a clone of the repository, run: "
+            "pip install ./packages/higgs-trainer-demo '.[demo]'"
+        )
     if from_scratch:
-        from higgs_trainer.demo.from_scratch import learn_to_speak
+        from higgs_trainer.demo.from_scratch import train_from_scratch
 
-        learn_to_speak(output)
+        train_from_scratch(output)
     else:
-        from higgs_trainer.demo.new_voice import learn_a_voice
+        from higgs_trainer.demo.new_voice import train_a_new_voice
 
-        learn_a_voice(output)
+        train_a_new_voice(output)

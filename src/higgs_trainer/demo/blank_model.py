@@ -1,7 +1,7 @@
-"""A small Higgs Audio model with random weights, whole: configuration, tokenizer, chat template, codec, on disk.
+"""Write a small Higgs Audio model with random weights: configuration, tokenizer, chat template and codec.
 
-The class, the special tokens and the layout of the folder are those of the released checkpoint; only the sizes and the
-text vocabulary differ.
+The model class, the special tokens and the layout of the folder are those of the released checkpoint. Only the sizes
+and the text vocabulary differ.
 """
 
 import random
@@ -42,7 +42,7 @@ WORDS = Regex(r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s")
 
 
 def build_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on ``texts``, with Higgs Audio v2's special tokens and a chat template."""
+    """Train a byte-level BPE tokenizer on ``texts``, with the special tokens and chat template of Higgs Audio v2."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -73,7 +73,10 @@ def build_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToken
 
 
 def draw_texts() -> list[str]:
-    """What the demo's tokenizer is trained on: digit strings, and the prompt often enough to be a few tokens long."""
+    """Draw the training texts of the tokenizer: digit strings, and the pieces of the prompt.
+
+    The pieces are repeated so often that each becomes a few tokens.
+    """
     digits = [" ".join(random.Random(seed).choices(DIGITS, k=6)) for seed in range(2000)]
     return digits + [*PROMPT_PIECES] * 5000
 
@@ -89,7 +92,11 @@ def build_config(
     num_heads: int,
     max_positions: int = 2048,
 ) -> HiggsAudioV2Config:
-    """The configuration of a small model. ``codebook_size`` counts real codes; two stream tokens are added."""
+    """Build the configuration of a small model.
+
+    Args:
+        codebook_size: the number of codes in a codebook, without the two stream tokens.
+    """
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in SPECIAL_TOKENS.items()}
     return HiggsAudioV2Config(
         vocab_size=len(tokenizer),
@@ -115,16 +122,22 @@ def build_config(
 
 
 def write_blank_model(folder: Path, codec: MelCodec, *, seed: int, **sizes: int) -> None:
-    """Write a model of ``sizes`` (as `build_config`) with random weights, and its tokenizer, feature extractor and
-    codec, into ``folder``. Its text vocabulary is the digits and the words of the prompt, a token each, and bytes."""
+    """Write a model with random weights, its tokenizer, its feature extractor and its codec into ``folder``.
+
+    The text vocabulary has a token for each digit and each word of the prompt, and the bytes.
+
+    Args:
+        sizes: the sizes that `build_config` takes.
+    """
     tokenizer = build_tokenizer(draw_texts(), vocab_size=VOCABULARY_SIZE)
     config = build_config(
         tokenizer, num_codebooks=codec.num_codebooks, codebook_size=codec.codebook_size, **sizes
     )
     torch.manual_seed(seed)
     model = HiggsAudioV2ForConditionalGeneration(config)
+    # Greedy, because the demo's voices say a digit the same way each time.
     model.generation_config.update(
-        do_sample=False,  # the demo's voices say a digit the same way every time: the likeliest code is the right one
+        do_sample=False,
         bos_token_id=config.bos_token_id,
         eos_token_id=config.eos_token_id,
         pad_token_id=config.pad_token_id,

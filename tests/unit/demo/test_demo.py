@@ -1,4 +1,4 @@
-"""What the demo ships belongs together, and what it claims of its strings is true."""
+"""The packaged data of the demo is consistent, and the demo evaluates and reports correctly."""
 
 import json
 from importlib.resources import files
@@ -39,7 +39,7 @@ def read_texts(name):
     return [utterance.text for utterance in read_rows(ASSETS / "new_voice" / f"{name}.jsonl")]
 
 
-def test_the_base_model_opens_with_its_codec_and_says_digits_in_a_token_each():
+def test_the_base_model_has_the_codec_of_the_demo_and_a_token_for_each_digit():
     checkpoint = load_checkpoint(ASSETS / "base")
     assert load_codec_of(checkpoint).fingerprint == MelCodec.from_pretrained(ASSETS / "codec").fingerprint
     assert len(checkpoint.tokenizer(" ".join(DIGITS))["input_ids"]) == 10
@@ -47,7 +47,7 @@ def test_the_base_model_opens_with_its_codec_and_says_digits_in_a_token_each():
     assert sum(path.stat().st_size for path in (ASSETS / "base").rglob("*")) < 20e6
 
 
-def test_nobody_recorded_the_strings_that_are_spoken():
+def test_the_strings_to_generate_are_in_no_corpus():
     strings = read_strings("unheard")
     recorded = {text for _, text, _ in read_digits(ASSETS / "digits")}
     recorded |= {*read_texts("train"), *read_texts("held_out")}
@@ -55,13 +55,13 @@ def test_nobody_recorded_the_strings_that_are_spoken():
     assert not recorded & set(strings)
 
 
-def test_the_strings_that_chose_the_recipe_are_neither_trained_on_nor_judged():
+def test_the_development_strings_are_in_no_corpus_and_are_not_judged():
     development = set(read_strings("development"))
     assert len(development) == 60
     assert not development & {*read_strings("unheard"), *read_texts("train"), *read_texts("held_out")}
 
 
-def test_the_new_voice_can_be_read_and_its_held_out_clips_are_others():
+def test_the_recordings_can_be_read_and_the_held_out_texts_differ_from_the_training_texts():
     train, held_out = (read_rows(ASSETS / "new_voice" / f"{name}.jsonl") for name in ("train", "held_out"))
     assert (len(train), len(held_out)) == (300, 40)
     assert not {u.text for u in train} & {u.text for u in held_out}
@@ -69,14 +69,21 @@ def test_the_new_voice_can_be_read_and_its_held_out_clips_are_others():
     assert sum(path.stat().st_size for path in (ASSETS / "new_voice").rglob("*")) < 12e6
 
 
-def test_the_digits_are_whole():
+def test_every_clip_of_the_digits_has_codes():
     clips = read_digits(ASSETS / "digits")
     assert len(clips) == 2900
     assert all(codes_FK.shape[1] == 8 and len(codes_FK) > 10 for _, _, codes_FK in clips)
 
 
+def test_missing_data_is_reported_with_the_command_that_installs_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("higgs_trainer.demo.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install \./packages/higgs-trainer-demo"):
+        run_demo(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("from_scratch", [False, True])
-def test_a_folder_with_files_in_it_is_refused(tmp_path, from_scratch):
+def test_an_output_folder_with_files_is_rejected(tmp_path, from_scratch):
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(UserError, match="not empty"):
         run_demo(tmp_path, from_scratch=from_scratch)
