@@ -82,7 +82,7 @@ def test_a_dialogue_is_one_however_its_voices_are_spread_over_the_turns():
 
 def test_what_no_template_can_lay_out_is_refused():
     wordless = (PromptClip(None, draw_codes(3, seed=3)),)
-    with pytest.raises(UserError, match="stand behind a scene"):
+    with pytest.raises(UserError, match="need a scene"):
         build_messages("x", Context(references=wordless, references_in_system=True))
     with pytest.raises(UserError, match=r"\[SPEAKER1\], but no reference for it"):
         build_messages("[SPEAKER0] x\n[SPEAKER1] y", Context(references=wordless))

@@ -1,12 +1,12 @@
-"""What a training step is given: a seeded plan, new in each epoch, of which examples go together.
+"""Plan which examples go together in each step of an epoch. The plan is seeded, and another one in each epoch.
 
 A plan has the same number of groups in every epoch, so that the progress bar and the learning-rate schedule know the
-true number of steps; and that number divides by the ranks, because accelerate's ``BatchSamplerShard`` otherwise drops
-or repeats batches without a word. Each group is one item of a map-style dataset: samplers, ranks, step counts and the
-skipping of a resumed run stay Trainer's own. An epoch's plan depends on seed and epoch alone.
+number of steps. That number divides by the ranks, because accelerate's ``BatchSamplerShard`` otherwise silently drops
+or repeats batches. Each group is one item of a map-style dataset, so samplers, ranks, step counts and skipping in a
+resumed run work as in Trainer. The plan of an epoch depends on seed and epoch only.
 
-The order is in the plan, so the sampler must be sequential (``train_sampling_strategy="sequential"``); with another
-one, accelerate would not tell the dataset which epoch it is on several processes.
+The order is in the plan, so the sampler must be sequential (``train_sampling_strategy="sequential"``). With another
+sampler and several processes, accelerate would not tell the dataset the epoch.
 """
 
 from bisect import bisect_left, insort
@@ -23,15 +23,17 @@ from higgs_trainer.dataset.examples import Example
 from higgs_trainer.dataset.mixing import Mixture
 from higgs_trainer.errors import RecipeError
 
-SPREADS = (1.0, 0.3, 0.1, 0.0)  # how far from "longest first" a plan may stray, tried in this order
+SPREADS = (1.0, 0.3, 0.1, 0.0)
+"""How much a length may be stretched at random before sorting; tried in this order."""
+
 NAMED_AT_MOST = 5
-TELL_AFTER_SECONDS = 2
+PROGRESS_AFTER_SECONDS = 2
 
 Group = tuple[int, ...]
 
 
 class Plan(Protocol):
-    """Which examples go together in an epoch, as indices. Every epoch has the same number of groups."""
+    """Groups of examples for each epoch, as indices. Every epoch has the same number of groups."""
 
     def __len__(self) -> int: ...
 
@@ -39,9 +41,9 @@ class Plan(Protocol):
 
 
 class PlannedExamples(Dataset[tuple[Example, ...]]):
-    """Map-style: item i is the i-th group of this epoch's plan, its examples encoded."""
+    """Map-style dataset: item i is the i-th group of the epoch's plan, as encoded examples."""
 
-    # By these, as by those of a `datasets.Dataset`, the guard tells a leak of the dataset from one of the collator.
+    # The guard reads the columns of a dataset to decide whether the dataset or the collator added a key.
     column_names = tuple(field.name for field in fields(Example))
 
     def __init__(self, examples: Examples, plan: Plan) -> None:
@@ -50,7 +52,7 @@ class PlannedExamples(Dataset[tuple[Example, ...]]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Go by the plan of this epoch, counted from 0; accelerate's data loader calls it."""
+        """Use the plan of this epoch, counted from 0. accelerate's data loader calls this."""
         self.groups = self.plan.groups(epoch)
         if hasattr(self.examples, "set_epoch"):
             self.examples.set_epoch(epoch)
@@ -63,22 +65,23 @@ class PlannedExamples(Dataset[tuple[Example, ...]]):
 
 
 class PackPlan:
-    """Packs of at most ``tokens_per_pack`` tokens, by best fit: each example goes where the least room is left over.
+    """A plan of packs with at most ``tokens_per_pack`` tokens, by best fit: each example goes into the fullest pack
+    that still has room for it.
 
-    Longest first fills best, but would put the same examples together in every epoch. So the lengths are stretched at
-    random before they are sorted, by up to ``SPREADS``, as far as the number of packs allows. Where an epoch needs
-    fewer packs than planned, those with the most examples are halved.
+    Sorting by length, longest first, fills best, but would put the same examples together in every epoch. So the
+    lengths are stretched at random before they are sorted, by at most one of ``SPREADS``: the largest with which the
+    number of packs suffices. If an epoch needs fewer packs than planned, the packs with the most examples are halved.
 
     Args:
-        lengths: of the examples, in tokens, each at most ``tokens_per_pack``: see `measure_tokens`.
-        num_ranks, accumulation: the number of packs divides by both, so that no step is smaller than another; by
-            ``num_ranks`` alone where there are too few examples.
+        lengths: the length of each example in tokens, at most ``tokens_per_pack`` (`measure_tokens`).
+        num_ranks, accumulation: the number of packs divides by the product of both, so that all steps have equally
+            many; with too few examples, by ``num_ranks`` only.
         mixture: draws each epoch's examples from several datasets; by default every example once.
-        num_epochs: of the run. Where a mixture draws other examples in each epoch, the number of packs is the largest
-            that any of these epochs needs.
+        num_epochs: the number of epochs of the run. If a mixture draws other examples in each epoch, the number of
+            packs is the largest that any of these epochs needs.
 
     Raises:
-        RecipeError: fewer examples than ranks.
+        RecipeError: there are fewer examples than ranks.
     """
 
     def __init__(
@@ -107,7 +110,7 @@ class PackPlan:
 
     @property
     def fill(self) -> float:
-        """The share of all packs' room that is taken."""
+        """The share of all packs' capacity that is filled."""
         drawn = float(self.lengths[self.mixture.draw(0)].sum())
         return drawn / (self.num_packs * self.tokens_per_pack)
 
@@ -142,13 +145,13 @@ class PackPlan:
 
 
 class BatchPlan:
-    """Without packing: single examples in a shuffled order, ``batch_size`` of which Trainer takes at a time.
+    """A plan without packing: single examples in random order, of which Trainer takes ``batch_size`` at a time.
 
-    The batches of an epoch differ by one example at most. Where one is not full, empty groups stand in for what is
-    missing, which the collator leaves out.
+    The sizes of an epoch's batches differ by at most one. Batches that are not full are filled with empty groups, which
+    the collator skips.
 
     Raises:
-        RecipeError: fewer examples than ranks.
+        RecipeError: there are fewer examples than ranks.
     """
 
     def __init__(
@@ -180,15 +183,15 @@ class BatchPlan:
 
 
 def measure_tokens(examples: Examples, *, tokens_per_pack: int) -> list[int]:
-    """The length of each example in tokens; encodes them all, with a progress bar where that takes long.
+    """Encode all examples and return their lengths in tokens. Shows a progress bar if it takes long.
 
     Raises:
-        RecipeError: examples longer than a pack, by name. None is ever cut.
+        RecipeError: some examples are longer than a pack; names them. Examples are never cut.
     """
     lengths: list[int] = []
     too_long: list[str] = []
     for i in tqdm(
-        range(len(examples)), desc="measuring", delay=TELL_AFTER_SECONDS, disable=None, leave=False
+        range(len(examples)), desc="measuring", delay=PROGRESS_AFTER_SECONDS, disable=None, leave=False
     ):
         example = examples[i]
         lengths.append(len(example.input_ids))
@@ -204,7 +207,7 @@ def measure_tokens(examples: Examples, *, tokens_per_pack: int) -> list[int]:
 
 
 def _round_up(count: int, num_examples: int, num_ranks: int, accumulation: int) -> int:
-    """The least number of groups, not below ``count``, that gives every rank and every step equally many."""
+    """Round ``count`` up so that every rank and, if possible, every step gets equally many groups."""
     for multiple in (num_ranks * accumulation, num_ranks):
         rounded = -(-count // multiple) * multiple
         if rounded <= num_examples:

@@ -1,7 +1,7 @@
-"""LoRA on a model, by PEFT.
+"""Add LoRA adapters to a model, by PEFT.
 
-Adapters are made with ``task_type=None``: PEFT's ``CAUSAL_LM`` class adds ``labels=None`` to every call of the model.
-Every name that is given must match something: PEFT itself is content when one of several does.
+Adapters have ``task_type=None``, because PEFT's ``CAUSAL_LM`` class adds ``labels=None`` to every call of the model.
+Every name in the configuration must match a module; PEFT accepts names that match nothing if another one matches.
 """
 
 import re
@@ -30,24 +30,26 @@ def add_lora(
     alpha_pattern: Mapping[str, int] | None = None,
     **options: Any,
 ) -> PeftModel:
-    """The model with LoRA adapters, the rest frozen.
+    """Add LoRA adapters to a model and freeze the rest.
 
     Args:
         target_modules: a preset of the family, or names of linear modules.
-        The rest are fields of PEFT's ``LoraConfig``.
+        The other arguments are fields of PEFT's ``LoraConfig``.
 
     Raises:
-        RecipeError: a name or a layer that matches nothing, or what PEFT refuses.
+        RecipeError: a name or a layer matches nothing, or PEFT refuses the configuration.
     """
     targets = resolve_targets(model, family, target_modules)
+    check_modules_to_save(model, modules_to_save)
     _check_layers(model, layers_to_transform)
-    if exclude_modules:  # PEFT 0.13, which Boson's model needs, has no such field
+    # PEFT 0.13, which Boson's model needs, does not have this field.
+    if exclude_modules:
         options["exclude_modules"] = list(exclude_modules)
     try:
         config = LoraConfig(
             task_type=None,
             target_modules=targets,
-            modules_to_save=check_modules_to_save(model, modules_to_save) or None,
+            modules_to_save=list(modules_to_save) or None,
             layers_to_transform=None if layers_to_transform is None else list(layers_to_transform),
             rank_pattern=dict(rank_pattern or {}),
             alpha_pattern=dict(alpha_pattern or {}),
@@ -57,8 +59,9 @@ def add_lora(
         adapted_model = get_peft_model(model, config)
     except (ValueError, re.error) as error:
         raise RecipeError(f"adapter: {error}") from error
-    adapted = _adapted(adapted_model)
-    if not isinstance(target_modules, str):  # of a preset, a part may well be excluded
+    adapted = _list_adapted(adapted_model)
+    # A part of a preset may be excluded on purpose.
+    if not isinstance(target_modules, str):
         _check_each_matches("target_modules", targets, adapted)
     _check_each_matches("exclude_modules", exclude_modules, names)
     _check_each_matches("rank_pattern", rank_pattern or {}, adapted, _fits)
@@ -67,10 +70,10 @@ def add_lora(
 
 
 def resolve_targets(model: nn.Module, family: Family, targets: str | Sequence[str]) -> list[str]:
-    """Module names for PEFT: a preset's, or the given ones.
+    """Return module names for PEFT: those of a preset, or the given ones.
 
     Raises:
-        RecipeError: an unknown preset, or a name that matches no linear module; it lists near names.
+        RecipeError: the preset is unknown, or a name matches no linear module; lists similar names.
     """
     if isinstance(targets, str):
         if targets not in family.lora_presets:
@@ -83,13 +86,13 @@ def resolve_targets(model: nn.Module, family: Family, targets: str | Sequence[st
     return list(targets)
 
 
-def check_modules_to_save(model: nn.Module, names: Sequence[str]) -> list[str]:
-    """The names, each of which matches a module and none inside another match.
+def check_modules_to_save(model: nn.Module, names: Sequence[str]) -> None:
+    """Check that each name matches modules, none of them inside another one.
 
-    PEFT would wrap a nested match twice, train it, save it, and then fail to open what it saved.
+    PEFT would wrap a nested match twice, train and save it, and then fail to load it.
 
     Raises:
-        RecipeError: a name that matches nothing, or a module and one inside it.
+        RecipeError: a name matches nothing, or a module and one inside it.
     """
     modules = [name for name, _ in model.named_modules()]
     _check_each_matches("modules_to_save", names, modules)
@@ -101,7 +104,6 @@ def check_modules_to_save(model: nn.Module, names: Sequence[str]) -> list[str]:
             raise RecipeError(
                 f"adapter.modules_to_save: {wanted!r} matches a module and {inner[0]} inside it; write {longer!r}"
             )
-    return list(names)
 
 
 def _check_layers(model: PreTrainedModel, layers: Sequence[int] | None) -> None:
@@ -116,12 +118,12 @@ def _check_layers(model: PreTrainedModel, layers: Sequence[int] | None) -> None:
 
 
 def _ends_with(wanted: str, name: str) -> bool:
-    """PEFT's rule for names of modules: the end of the path, from a dot on."""
+    """Whether PEFT's rule for names of modules matches: the end of the path, after a dot."""
     return name == wanted or name.endswith(f".{wanted}")
 
 
 def _fits(pattern: str, name: str) -> bool:
-    """PEFT's rule for the keys of `rank_pattern` and `alpha_pattern`: the same, but a regular expression."""
+    """Whether PEFT's rule for keys of `rank_pattern` and `alpha_pattern` matches: a regular expression."""
     return re.match(rf"(.*\.)?({pattern})$", name) is not None
 
 
@@ -138,7 +140,7 @@ def _check_each_matches(
             raise RecipeError(f"adapter.{field}: {one!r} matches no module there; near: {', '.join(near)}")
 
 
-def _adapted(model: PeftModel) -> list[str]:
+def _list_adapted(model: PeftModel) -> list[str]:
     return [
         name.removeprefix("base_model.model.")
         for name, module in model.named_modules()

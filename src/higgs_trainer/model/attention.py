@@ -1,11 +1,11 @@
-"""``packed_sdpa``: causal attention of each example of a pack to itself, example by example.
+"""``packed_sdpa``: causal attention within each example of a pack.
 
-transformers finds the examples of a pack by position ids that start again, and with "sdpa" it then builds a dense mask
-(T, T): the cost is the square of the pack's length. Here each example is one causal call of torch's SDPA, and the cost
-is the sum of the squares. What is no pack (padded batches, generation with a cache) takes transformers' "sdpa" path.
+transformers finds the examples of a pack by position ids that start again. With "sdpa" it then builds a dense mask
+(T, T), so the cost is the square of the pack's length. Here each example is one causal call of torch's SDPA, and the
+cost is the sum of the squares. Padded batches, and generation with a cache, take transformers' "sdpa" path.
 
-Registered with transformers when this module is imported; asked for by ``attn_implementation="packed_sdpa"``. On a GPU
-"flash_attention_2" has a variable-length kernel of its own, and transformers finds the packs for it in the same way.
+Importing this module registers it with transformers; ``attn_implementation="packed_sdpa"`` selects it. On a GPU,
+"flash_attention_2" has a kernel for variable lengths, and transformers finds the packs for it in the same way.
 """
 
 from collections.abc import Callable
@@ -30,12 +30,12 @@ def mark_example_starts(
     allow_is_causal_skip: bool,
     **kwargs: Any,
 ) -> Tensor | None:
-    """The mask of "packed_sdpa": for a pack, where its examples start (B, T), and for the rest "sdpa"'s own mask.
+    """Return the mask of "packed_sdpa": for a pack, True where an example starts (B, T); otherwise the mask of "sdpa".
 
-    transformers denies the causal skip to what it recognises as a pack, and its mask function then says which position
-    sees which; an example starts where a position does not see the one before it.
+    transformers does not skip the mask of a row that it recognizes as a pack, and its mask function then says which
+    position attends to which. An example starts where a position does not attend to the one before it.
     """
-    # transformers passed the positions of the queries (T,) before it passed their number and device.
+    # Before transformers passed the number and device of the queries, it passed their positions (T,).
     cache_position = kwargs.get("cache_position")
     q_length = kwargs["q_length"] if cache_position is None else len(cache_position)
     device = kwargs["device"] if cache_position is None else cache_position.device
@@ -64,11 +64,11 @@ def attend_by_example(
     position_ids: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention (B, T, heads, head size) of query, key and value (B, heads, T, head size).
+    """Compute attention (B, T, heads, head size) of query, key and value (B, heads, T, head size).
 
     Raises:
-        ValueError: positions start again, but an attention mask or a cache beside them kept transformers from taking
-            the row for a pack: its examples would see each other.
+        ValueError: positions start again, but transformers does not recognize a pack because there is an attention mask
+            or a cache; the examples would attend to each other.
     """
     starts_BT = attention_mask if attention_mask is not None and attention_mask.dim() == 2 else None
     if starts_BT is None:
@@ -87,7 +87,10 @@ def attend_by_example(
 def _attend_row(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, starts_T: Tensor, kwargs: dict[str, Any]
 ) -> Tensor:
-    """One row's examples, each by itself. Splits, not slices: the backward of a slice fills a tensor of full length."""
+    """Attend within each example of one row.
+
+    The row is split, not sliced: the backward of a slice fills a tensor of full length.
+    """
     starts = [*starts_T.nonzero().flatten().tolist(), len(starts_T)]
     lengths = [end - start for start, end in pairwise(starts)]
     parts = zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
@@ -96,15 +99,16 @@ def _attend_row(
 
 def _check_no_pack(mask_B1TT: Tensor | None, position_ids_BT: Tensor) -> None:
     starts_again_BT = position_ids_BT[:, 1:] != position_ids_BT[:, :-1] + 1
-    if mask_B1TT is not None:  # left padding starts again too, at a position that does not see the one before
+    if mask_B1TT is not None:
+        # Left padding starts again too, at a position that does not attend to the one before it.
         sees_previous_BT = mask_B1TT[:, 0].diagonal(offset=-1, dim1=-2, dim2=-1)
         if sees_previous_BT.dtype != torch.bool:
             sees_previous_BT = sees_previous_BT == 0
         starts_again_BT = starts_again_BT & sees_previous_BT
     if starts_again_BT.any():
         raise ValueError(
-            "position_ids start again within a row, as in a pack, but an attention mask or a cache stands beside them: "
-            "its examples would attend to each other; leave attention_mask out and use_cache off"
+            "position_ids start again within a row, as in a pack, but an attention mask or a cache is given too: the "
+            "examples of the pack would attend to each other; leave attention_mask out and use_cache off"
         )
 
 

@@ -1,13 +1,12 @@
-"""From an utterance to the token ids that the model reads; the same code for training and for generation.
+"""Encode an utterance and its context as token ids. Training and generation use the same code.
 
-The layout of the conversation is the chat template's, which comes with the checkpoint. Only two things are done here:
-the messages are built for the task, and each audio placeholder is widened to as many tokens as its clip has columns,
-as ``HiggsAudioV2Processor`` does it for raw audio. (Here the audio is encoded long before, so the processor, which
-encodes at every call, is not called.) docs/tasks.md shows what comes out for each task.
+The chat template of the checkpoint lays out the conversation. This module builds the messages for the task, and expands
+each audio placeholder to as many tokens as its clip has columns, as ``HiggsAudioV2Processor`` does for raw audio. The
+processor is not used, because it would encode the audio in every call, and here it is encoded once before training.
+docs/tasks.md shows the result for each task.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,27 +25,23 @@ SPEAKERS_SYSTEM_MESSAGE = (
     "text, using the specified voice.\n"
     "If no speaker tag is present, select a suitable voice on your own."
 )
-"""What Boson's and transformers' examples tell the model before a dialogue of voices that it is to choose itself."""
+"""The system message of Boson's and transformers' examples for a dialogue in which the model chooses the voices."""
+
+PLACEHOLDER_TOKEN = "<|AUDIO_OUT|>"
+DELAY_TOKEN = "<|reserved_special_token_6|>"
+"""The tokens of audio placeholders in the released tokenizer."""
 
 Message = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class AudioTokens:
-    """The text of the tokens that stand for audio, as the released tokenizer names them."""
-
-    placeholder: str = "<|AUDIO_OUT|>"
-    delay: str = "<|reserved_special_token_6|>"
-
-
 def build_messages(text: str, context: Context = Context()) -> list[Message]:
-    """The conversation that ends with the text to be spoken: system, perhaps scene, clips as earlier turns, user.
+    """Build the conversation up to the text to be spoken: system, scene, clips as earlier turns, user.
 
-    Texts are put in order as `prepare` does it, so that a sentence typed for generation is tokenized as in training.
+    Texts are normalized as in `prepare`, so that a typed sentence has the same tokens in generation as in training.
 
     Raises:
-        UserError: references in the system message without a scene, which the chat template cannot lay out; an
-            earlier turn without its words; or a speaker in the text without a reference, where others have one.
+        UserError: references are in the system message without a scene, which the chat template cannot lay out; an
+            earlier turn has no text; or the text has a speaker without a reference, although others have one.
     """
     speakers = find_speakers(text)
     if context.references and any(number >= len(context.references) for number in speakers):
@@ -57,21 +52,23 @@ def build_messages(text: str, context: Context = Context()) -> list[Message]:
     is_open_dialogue = (
         not context.references and len({n for words in texts for n in find_speakers(words)}) > 1
     )
-    messages = [_say("system", SPEAKERS_SYSTEM_MESSAGE if is_open_dialogue else SYSTEM_MESSAGE)]
+    messages = [
+        _build_text_message("system", SPEAKERS_SYSTEM_MESSAGE if is_open_dialogue else SYSTEM_MESSAGE)
+    ]
     if context.references_in_system:
-        messages.append(_describe_speakers(context))
+        messages.append(_build_speaker_scene(context))
     elif context.scene:
-        messages.append(_say("scene", context.scene))
+        messages.append(_build_text_message("scene", context.scene))
     earlier = context.turns if context.references_in_system else _tag_references(context) + context.turns
     for clip in earlier:
         if not clip.text:
-            raise UserError("an earlier turn of the prompt is a clip and its words; give its text")
-        messages += [_say_words(clip.text), _audio()]
-    return [*messages, _say_words(text)]
+            raise UserError("a reference or an earlier turn of the prompt has no text; give its text")
+        messages += [_build_user_message(clip.text), _build_audio_message()]
+    return [*messages, _build_user_message(text)]
 
 
 def _tag_references(context: Context) -> tuple[PromptClip, ...]:
-    """References as earlier turns: where there are several, each text says whose voice it is."""
+    """Return the references as earlier turns. If there are several, each text begins with the tag of its speaker."""
     if len(context.references) < 2:
         return context.references
     return tuple(
@@ -80,11 +77,14 @@ def _tag_references(context: Context) -> tuple[PromptClip, ...]:
     )
 
 
-def _describe_speakers(context: Context) -> Message:
-    """The scene, and behind it each speaker's clip. Without a scene, the released template would put a blank line
-    between a speaker's name and clip, as nothing in pretraining did."""
+def _build_speaker_scene(context: Context) -> Message:
+    """Build the scene message with each speaker's clip after the scene.
+
+    Without a scene, the released template would put a blank line between a speaker's name and clip, which the model has
+    never seen in pretraining.
+    """
     if not context.scene:
-        raise UserError("references in the system message stand behind a scene; describe one")
+        raise UserError("references in the system message need a scene before them; describe one")
     content: list[dict[str, str]] = [{"type": "text", "text": context.scene}]
     for i in range(len(context.references)):
         content += [{"type": "text", "text": f"SPEAKER{i}:"}, {"type": "audio"}]
@@ -97,12 +97,11 @@ def encode_prompt(
     context: Context,
     *,
     num_codebooks: int,
-    tokens: AudioTokens = AudioTokens(),
 ) -> Tensor:
-    """Token ids (T,) up to and with the begin-of-audio token: what generation continues."""
+    """Encode the prompt as token ids (T,), up to and including begin of audio, where generation begins."""
     messages = build_messages(text, context)
     frames = [len(clip.codes_FK) for clip in context.clips]
-    return _encode(tokenizer, messages, frames, num_codebooks, tokens, add_generation_prompt=True)
+    return _encode(tokenizer, messages, frames, num_codebooks, add_generation_prompt=True)
 
 
 def encode_conversation(
@@ -112,13 +111,14 @@ def encode_conversation(
     target_frames: int,
     *,
     num_codebooks: int,
-    tokens: AudioTokens = AudioTokens(),
 ) -> Tensor:
-    """Token ids (T,) of the whole conversation, the target clip of ``target_frames`` its last turn: what training
-    reads. It begins with exactly the ids of `encode_prompt`."""
-    messages = [*build_messages(text, context), _audio()]
+    """Encode the whole conversation as token ids (T,); its last turn is the target clip of ``target_frames`` frames.
+
+    The ids begin with those of `encode_prompt`.
+    """
+    messages = [*build_messages(text, context), _build_audio_message()]
     frames = [*(len(clip.codes_FK) for clip in context.clips), target_frames]
-    return _encode(tokenizer, messages, frames, num_codebooks, tokens, add_generation_prompt=False)
+    return _encode(tokenizer, messages, frames, num_codebooks, add_generation_prompt=False)
 
 
 def _encode(
@@ -126,48 +126,47 @@ def _encode(
     messages: Sequence[Message],
     clip_frames: Sequence[int],
     num_codebooks: int,
-    tokens: AudioTokens,
     *,
     add_generation_prompt: bool,
 ) -> Tensor:
     for message in messages:
-        _refuse_special_tokens(message)
+        _check_special_tokens(message)
     rendered = tokenizer.apply_chat_template(
         list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
     )
-    pieces = str(rendered).split(tokens.placeholder)
+    pieces = str(rendered).split(PLACEHOLDER_TOKEN)
     if len(pieces) != len(clip_frames) + 1:
         raise ValueError(
             f"the chat template laid out {len(pieces) - 1} of {len(clip_frames)} clips; it is not this model's"
         )
-    widened = pieces[0]
+    expanded = pieces[0]
     for num_frames, piece in zip(clip_frames, pieces[1:], strict=True):
-        widened += _placeholders(num_frames, num_codebooks, tokens) + piece
-    ids = tokenizer(widened, add_special_tokens=False)["input_ids"]
+        expanded += _build_placeholders(num_frames, num_codebooks) + piece
+    ids = tokenizer(expanded, add_special_tokens=False)["input_ids"]
     return torch.tensor(ids, dtype=torch.long)
 
 
-def _placeholders(num_frames: int, num_codebooks: int, tokens: AudioTokens) -> str:
-    """One token a column; the last K - 1, in which the codebooks end one by one, are delay tokens."""
+def _build_placeholders(num_frames: int, num_codebooks: int) -> str:
+    """Build one token per column. The last K - 1, in which the codebooks end one by one, are delay tokens."""
     num_delay = num_codebooks - 1
     return (
-        tokens.placeholder * (count_columns(num_frames, num_codebooks) - num_delay) + tokens.delay * num_delay
+        PLACEHOLDER_TOKEN * (count_columns(num_frames, num_codebooks) - num_delay) + DELAY_TOKEN * num_delay
     )
 
 
-def _refuse_special_tokens(message: Message) -> None:
+def _check_special_tokens(message: Message) -> None:
     for part in message["content"]:
         for token in find_special_tokens(part.get("text", "")):
             raise UserError(f"the text {part['text']!r} holds the special token {token!r}; take it out")
 
 
-def _say_words(text: str) -> Message:
-    return _say("user", clean_text(text, TextRules()).text)
+def _build_user_message(text: str) -> Message:
+    return _build_text_message("user", clean_text(text, TextRules()).text)
 
 
-def _say(role: str, text: str) -> Message:
+def _build_text_message(role: str, text: str) -> Message:
     return {"role": role, "content": [{"type": "text", "text": text}]}
 
 
-def _audio() -> Message:
+def _build_audio_message() -> Message:
     return {"role": "assistant", "content": [{"type": "audio"}]}
