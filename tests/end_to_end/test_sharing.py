@@ -1,10 +1,12 @@
-"""The folder that training leaves, as somebody else is given it: its card, and a push to a stand-in for the hub."""
+"""Sharing a run folder: its card, its evaluation, a merged model, and a push to a stand-in for the hub."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -130,7 +132,7 @@ def test_the_card_says_what_the_folder_knows(folder, pushed):
         "| training | 3 | 0.00 | 3 | single_speaker 3 | de 2, en-GB 1 |",
         f"| held-out loss | {metrics['eval_loss']:.4f} |",
         "consent",
-        "Licence:** not known",
+        "Licence:** unknown",
     ):
         assert expected in card.content, expected
 
@@ -157,6 +159,56 @@ def test_a_merged_folder_has_a_card_of_its_own(folder, pushed, tmp_path):
     assert "| `adapter.r` | 4 |" in path.read_text()
     assert "> They signed." in path.read_text()
     assert (tmp_path / "merged" / "samples" / "step-2" / "0000.wav").is_file()
+
+
+class HearsOne:
+    """A recogniser that hears "one" in every clip. The texts are "one", "one one" and "one one one"."""
+
+    def transcribe(self, waveform_S, sample_rate_hz):
+        return "one"
+
+
+@pytest.mark.parametrize("with_base", [False, True])
+def test_an_evaluation_is_in_the_card_the_page_and_the_merged_folder(
+    folder, pushed, tmp_path, monkeypatch, capsys, with_base
+):
+    monkeypatch.setattr("higgs_trainer.evaluation.judging.load_recogniser", lambda name, language: HearsOne())
+    voice, merged = shutil.copytree(folder / "voice", tmp_path / "voice"), tmp_path / "merged"
+    with chdir(folder):
+        models = [str(folder / "model"), str(voice)] if with_base else [str(voice)]
+        output = ["-o", str(voice / "evaluation")] if with_base else []
+        options = ["--data", str(folder / "prepared"), "--no-quality", "--max-seconds", "0.4", "--json"]
+        run("evaluate", *models, *options, *output)
+        figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert figures == json.loads((voice / "evaluation" / "figures.json").read_text())
+        run("card", str(voice))
+        run("merge", str(voice), "-o", str(merged))
+        of_merge = (merged / "README.md").read_text()
+        run("card", str(merged))
+    assert [model["role"] for model in figures["models"]] == ["before"] * with_base + ["after"]
+    wer = figures["models"][-1]["wer"]
+    # 3 of 6 words are missing. The second and third text are German, so their digits are not joined to one number.
+    assert wer["value"] == pytest.approx(3 / 6)
+    cell = f"| {wer['value']:.3f} ({wer['low']:.3f} to {wer['high']:.3f}) |"
+    of_voice, of_merged = ((one / "README.md").read_text() for one in (voice, merged))
+    for card in (of_voice, of_merge, of_merged):
+        assert cell in card
+        assert ("| before |" in card) == with_base
+        assert "| after |" in card
+        assert "Not evaluated" not in card
+        assert find_metadata_problems(card) == []
+    note = "Measured with the adapter before it was merged. Merging rounded the weights once, to float32."
+    assert note in of_merged
+    assert note in of_merge
+    assert note not in of_voice
+    (result,) = (one for one in ModelCard(of_merged).data.eval_results if one.metric_type == "wer")
+    assert result.metric_value == 0.5
+    for one in (voice, merged):
+        run("report", str(one), "-o", str(tmp_path / "page.html"))
+        page = re.sub(r"\s+", " ", (tmp_path / "page.html").read_text())
+        assert f"<td>{wer['value']:.1%} ({wer['low']:.1%} to {wer['high']:.1%})</td>" in page
+        assert (note in page) == (one == merged)
+        assert "heard correctly" in page
 
 
 def test_the_stand_in_finds_what_is_wrong():
