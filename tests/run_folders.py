@@ -1,4 +1,4 @@
-"""A run's output folder as training leaves it, written by hand: few numbers, short tones, and texts that mean harm."""
+"""Write a run folder as training does, by hand: few numbers, short tones, and texts that try to inject HTML."""
 
 import json
 import math
@@ -23,7 +23,7 @@ def tone(hz: float = 220.0, seconds: float = 0.5) -> Tensor:
 
 
 def make_logs(shift: float = 0.0) -> list[dict[str, float]]:
-    """Numbers that no format with fewer digits than a float's own gives back; a held-out log stands alone at 6, 12."""
+    """Make logs whose numbers need all digits of a float. Steps 6 and 12 have a held-out log of their own line."""
     logs: list[dict[str, float]] = []
     for step in STEPS:
         loss = 5 / math.sqrt(step) + shift

@@ -1,4 +1,4 @@
-"""The pages in a real browser: they play, show what was logged, are usable by everyone, and ask nobody for anything.
+"""The pages in a real browser: players play, curves are the logged numbers, all is accessible, nothing is requested.
 
 Needs Chromium (Debian: ``apt-get install chromium``); the variable CHROMIUM names another one.
 """
@@ -35,7 +35,7 @@ DECODE_IMAGES = "Promise.all([...document.images].map((image) => image.decode())
 
 
 class Visit:
-    """A page that is open, and what it did that nobody asked for."""
+    """An open page, with its console messages, errors and requests."""
 
     def __init__(self, page, path):
         self.page = page
@@ -114,7 +114,7 @@ def test_a_page_asks_for_nothing(visit, name):
 
 @pytest.mark.slow
 def test_the_page_of_a_long_run_is_small_and_opens_at_once(visit, folder):
-    """Five sentences of eight seconds by four voices and at a step between, and 1,000 logs."""
+    """Five sentences of eight seconds in four columns and at one step in between, and 1,000 logs."""
     speech = torch.randn(24_000 * 8, generator=torch.Generator().manual_seed(0)) * tone(3, 8.0)
     long = write_run(folder / "long", texts=tuple(f"sentence {number}" for number in range(5)))
     for path in [*long.glob("samples/*/*.wav"), *long.glob("_recordings/*.wav")]:
@@ -154,7 +154,7 @@ def test_every_player_plays(visit, name, count):
 
 
 def test_the_curves_are_the_logged_numbers(visit):
-    """Each curve's corners, read back through its own axis, and the value shown at each step, to the last digit."""
+    """Read the corners of each curve back through its axis, and compare the value shown at each step digit by digit."""
     page = visit().page
     logs = make_logs()
     charts = page.locator(".chart")
@@ -194,7 +194,7 @@ def parse_points(text):
 
 
 def assert_linear(pairs, *, falls):
-    """Pixels (to a tenth) are a linear function of the values; on a screen, what is higher has the smaller number."""
+    """Check that pixels (to a tenth) are a linear function of the values. On a screen, a higher point has a smaller y."""
     pairs = sorted(pairs, key=lambda pair: pair[1])
     (low_pixel, low), (high_pixel, high) = pairs[0], pairs[-1]
     assert (high_pixel < low_pixel) == falls
@@ -273,7 +273,7 @@ def test_texts_are_shown_and_never_run(visit):
     ],
 )
 def test_everyone_can_read_it(visit, name, viewport, scheme):
-    """No violation of axe-core's rules, contrast among them; and nothing is wider than the screen."""
+    """axe-core finds no violation, contrast included, and nothing is wider than the screen."""
     from axe_playwright_python.sync_playwright import Axe
 
     page = visit(name, viewport=viewport, color_scheme=scheme).page

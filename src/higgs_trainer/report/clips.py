@@ -1,4 +1,4 @@
-"""Clips as the page holds them, as many as fit into it."""
+"""Encode clips for the page, as many as fit into it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,13 +8,14 @@ from higgs_trainer.errors import AudioError
 from higgs_trainer.page.sound import draw_spectrogram, encode_audio
 from higgs_trainer.report.listening import ClipFile, Place, SpokenSentence
 
-BUDGET_BYTES = 3_800_000  # of the page's 5 MB
+# The rest of the 5 MB is for everything else on the page.
+BUDGET_BYTES = 3_800_000
 LONGEST_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class ShownClip:
-    """``audio`` and ``spectrogram`` are data URIs, empty where the clip cannot be played, as ``note`` says."""
+    """A clip on the page. ``audio`` and ``spectrogram`` are data URIs; they are empty if ``note`` says why not."""
 
     audio: str
     spectrogram: str
@@ -31,7 +32,7 @@ ShownClips = Mapping[Place, ShownClip]
 
 @dataclass(frozen=True)
 class ShownSentence:
-    """A sentence and its clips."""
+    """A sentence on the page, with its clips from before and after training, and those from during training."""
 
     text: str
     clips: ShownClips
@@ -39,12 +40,12 @@ class ShownSentence:
 
 
 def find_longest(clips: ShownClips) -> float:
-    """Seconds of the longest clip: the pictures of clips that stand together have one scale of time."""
+    """Return the seconds of the longest clip, because the spectrograms of a sentence share one time scale."""
     return max((clip.seconds for clip in clips.values()), default=0.0)
 
 
 class Budget:
-    """How many bytes of sound may still go into the page, and how many clips found no room."""
+    """Count how many bytes of sound still fit into the page, and how many clips did not."""
 
     def __init__(self, left_bytes: int = BUDGET_BYTES) -> None:
         self.left_bytes = left_bytes
@@ -74,12 +75,14 @@ def show_sentences(
     ]
     if not budget.left_out:
         return shown, []
-    note = f"{budget.left_out} further clips are left out, lest the page pass 5 MB; they are in the folder."
+    note = (
+        f"{budget.left_out} further clips are left out to keep the page below 5 MB; the run folder has them."
+    )
     return shown, [note]
 
 
 def group_by_run(clips: ShownClips) -> dict[str, dict[str, ShownClip]]:
-    """{run: {column: clip}}."""
+    """Return {run: {column: clip}}."""
     groups: dict[str, dict[str, ShownClip]] = {}
     for (run, column), clip in clips.items():
         groups.setdefault(run, {})[column] = clip

@@ -1,4 +1,4 @@
-"""The clips in a run's folder: the same sentence by the reference, before training, after it, and by the real voice."""
+"""Find the clips of a run: each sentence as reference, before and after training, and as a real recording."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ Place = tuple[str, str]
 
 @dataclass
 class SpokenSentence:
-    """A text and its clips by (run, column); ``on_the_way``: those between before and after."""
+    """A text and its clips by (run, column). ``on_the_way``: the clips from during training."""
 
     text: str
     clips: dict[Place, ClipFile] = field(default_factory=dict)
@@ -51,9 +51,9 @@ class _Heard:
 
 
 def find_sentences(runs: Sequence[RunContents]) -> tuple[list[SpokenSentence], list[str]]:
-    """Every sentence that is spoken in these folders, and notes on what is not there.
+    """Return every sentence that has clips in these runs, and notes on what is missing.
 
-    Of two clips in one place the one that was judged is taken.
+    A judged clip is preferred to a sample of the same run and column.
     """
     sentences: dict[str, SpokenSentence] = {}
     notes: list[str] = []
@@ -61,7 +61,7 @@ def find_sentences(runs: Sequence[RunContents]) -> tuple[list[SpokenSentence], l
         found = list(_list_clips(run, notes))
         if not found:
             notes.append(
-                f"{run.name} has no clips: its recipe names no samples.texts, and it was not evaluated."
+                f"{run.name} has no clips: its recipe does not set samples.texts, and it was not evaluated."
             )
         for heard in found:
             sentence = sentences.setdefault(heard.text, SpokenSentence(heard.text))
@@ -77,14 +77,14 @@ def list_judged_sets(run: RunContents) -> Sequence[JudgedSet]:
 
 
 def _list_clips(run: RunContents, notes: list[str]) -> Iterator[_Heard]:
-    """Every clip of a run, in the order in which they are heard: the reference first, the recording last."""
+    """List every clip of a run in the order of the page: the reference first, the recording last."""
     samples = list(_list_samples(run, notes))
     references, recorded = _list_recordings(run, notes) if samples else ([], [])
     yield from (*references, *_list_judged(run), *samples, *recorded)
 
 
 def _list_samples(run: RunContents, notes: list[str]) -> Iterator[_Heard]:
-    """What each ``samples/step-N`` holds: step 0 is before; after is the last one, or the best where that was kept."""
+    """List the samples. Step 0 is "before"; "after" is the last step, or the best one if its weights are the result."""
     folders = list_samples(run.folder)
     last = run.best_step if run.best_step in folders else max(folders, default=0)
     for step in folders:
@@ -99,7 +99,7 @@ def _list_samples(run: RunContents, notes: list[str]) -> Iterator[_Heard]:
 
 
 def _list_recordings(run: RunContents, notes: list[str]) -> tuple[list[_Heard], list[_Heard]]:
-    """References, and real recordings, each beside the sentence to which it belongs."""
+    """Return the references and the real recordings, each with the sentence that it belongs to."""
     references: list[_Heard] = []
     recorded: list[_Heard] = []
     folder = run.folder / RECORDINGS_FOLDER

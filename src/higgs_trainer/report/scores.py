@@ -1,4 +1,4 @@
-"""The headline: what judges said before and after, and how the held-out loss moved."""
+"""Build the headline of the page: scores before and after training, and the change of the held-out loss."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from higgs_trainer.run_folder import AFTER, BEFORE
 
 @dataclass(frozen=True)
 class Measure:
-    """How a score is called and shown. ``better``: -1 where less is better, +1 where more is, 0 where neither is."""
+    """How a score is named and shown. ``better``: -1 if lower is better, +1 if higher is, 0 if neither is."""
 
     title: str
     show: Callable[[float], str]
@@ -46,7 +46,7 @@ ON_TILES = ("wer", "cer", "similarity", "quality", "stopped")
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure that moved. ``verdict``: "better", "worse", "the same", "no clear difference" (by a test)."""
+    """One figure before and after. ``verdict``: "better", "worse", "the same", or "no clear difference" by a test."""
 
     title: str
     run: str
@@ -58,7 +58,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Measures over sets of clips: a row is (run, set, a cell for each measure)."""
+    """A table of sets of clips by measures. A row is (run, set, one cell for each measure)."""
 
     titles: list[str]
     rows: list[tuple[str, str, list[str]]]
@@ -66,7 +66,7 @@ class ScoreTable:
 
 
 def build_tiles(runs: Sequence[RunContents]) -> list[Tile]:
-    """Before and after by the judges, where there are both; and the held-out loss, first and last."""
+    """Compare the judges' scores before and after, and the first and the last held-out loss, where both exist."""
     return [tile for run in runs for tile in (*_tile_scores(run), *_tile_loss(run))]
 
 
@@ -102,7 +102,7 @@ def _compare(run: RunContents, measure: Measure, before: float, after: float, sm
 
 
 def build_table(runs: Sequence[RunContents]) -> ScoreTable | None:
-    """Every set that was judged; None where none was. A measure that is not known here is shown under its own name."""
+    """List every judged set, or return None if there is none. An unknown measure is shown under its own name."""
     judged = [(run.name, one.name, one.scores) for run in runs for one in list_judged_sets(run)]
     found = {key for _, _, scores in judged for key in scores}
     if not found:

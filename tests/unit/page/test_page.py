@@ -1,4 +1,4 @@
-"""What every page is made with: nothing in a value can act, and the sound and its picture are the clip's."""
+"""Every page: no value is executed, and audio and spectrogram are those of the clip."""
 
 import base64
 import hashlib

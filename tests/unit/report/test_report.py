@@ -1,4 +1,4 @@
-"""A run's folder as a page: all that is there is shown, and what is not there is said."""
+"""The page of a run shows everything that the folder holds, and says what is missing."""
 
 import json
 import math
