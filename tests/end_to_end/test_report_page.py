@@ -194,7 +194,7 @@ def parse_points(text):
 
 
 def assert_linear(pairs, *, falls):
-    """Check that pixels (to a tenth) are a linear function of the values. On a screen, a higher point has a smaller y."""
+    """Pixels (to a tenth) must be a linear function of the values. On a screen, a higher point has a smaller y."""
     pairs = sorted(pairs, key=lambda pair: pair[1])
     (low_pixel, low), (high_pixel, high) = pairs[0], pairs[-1]
     assert (high_pixel < low_pixel) == falls
