@@ -1,6 +1,6 @@
-"""Text (and a reference voice) -> codes: transformers' own ``generate`` on the prompts that training used.
+"""Generate codes for texts: transformers' own ``generate`` on the prompts that the model was trained on.
 
-Samples in training, ``higgs-trainer generate``, ``evaluate`` and the demo all speak through `generate_codes`.
+`generate_codes` is used by the samples during training, ``higgs-trainer generate``, ``evaluate`` and the demo.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,20 +15,27 @@ from higgs_trainer.model.loading import Checkpoint
 from higgs_trainer.speech.chunks import cut_text
 from higgs_trainer.speech.clip_folder import GeneratedCodes
 from higgs_trainer.speech.sampling import (
-    DrawByClip,
+    SampleByClip,
     Sampling,
     build_generation_config,
-    choose_draw_rule,
+    choose_sampling_rule,
 )
 
 FRAMES_PER_SECOND = 25
+
 PART_OF_LIMIT = 2 / 3
-"""A part of a long text is cut for this share of ``max_seconds``, since a slow voice takes longer than the estimate."""
+"""The share of ``max_seconds`` that a part of a long text should take. A slow voice takes longer than estimated."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """Something to say. ``seed`` None: that of `Sampling`. ``language``: decides where sentences end in a long text."""
+    """A text to generate speech for.
+
+    Attributes:
+        context: what the prompt contains before the text: scene, references and earlier turns.
+        seed: of the sampling. None: that of `Sampling`.
+        language: the language of the text, which decides where the sentences of a long text end.
+    """
 
     text: str
     context: Context = Context()
@@ -43,11 +50,11 @@ def generate_codes(
     sampling: Sampling = Sampling(),
     batch_size: int = 8,
 ) -> Iterator[tuple[int, GeneratedCodes]]:
-    """Speak each request and yield it with its number as soon as it is finished; the longest come first.
+    """Generate codes for each request, and yield them with the index of the request as soon as they are finished.
 
-    What is said does not depend on the batch: prompts of different lengths are padded on the left, where the model
-    does not look, and each clip draws by a generator of its own. (To float rounding: docs/generate.md.)
-    The state of torch's global generator is left alone, so samples do not disturb a training run.
+    The longest texts come first. A result does not depend on the batch, up to float rounding (docs/generate.md):
+    shorter prompts are padded on the left and masked, and each clip has its own random generator. The state of torch's
+    global generator is not changed, so samples do not disturb a training run.
     """
     drafts = [_Draft.of(number, request, sampling) for number, request in enumerate(requests)]
     drafts.sort(key=lambda draft: (len(draft.parts), len(draft.request.text.encode())), reverse=True)
@@ -63,13 +70,13 @@ def generate_codes(
 
 @dataclass
 class _Draft:
-    """A request on its way: its parts, what of them is spoken already, and its generator, which goes on through all."""
+    """A request in progress: the parts of its text, the clips of the finished parts, and the generator of all parts."""
 
     number: int
     request: Request
     parts: Sequence[str]
     generator: torch.Generator
-    spoken: list[PromptClip] = field(default_factory=list)
+    clips: list[PromptClip] = field(default_factory=list)
     stopped: bool = True
 
     @classmethod
@@ -81,16 +88,16 @@ class _Draft:
 
     @property
     def next_part(self) -> str | None:
-        return self.parts[len(self.spoken)] if len(self.spoken) < len(self.parts) else None
+        return self.parts[len(self.clips)] if len(self.clips) < len(self.parts) else None
 
     @property
     def context(self) -> Context:
-        """What was asked for and, behind it, the last part in which anything was said."""
-        said = [clip for clip in self.spoken if len(clip.codes_FK)]
-        return replace(self.request.context, turns=(*self.request.context.turns, *said[-1:]))
+        """The context of the request, with the last part that has codes as an additional turn."""
+        with_codes = [clip for clip in self.clips if len(clip.codes_FK)]
+        return replace(self.request.context, turns=(*self.request.context.turns, *with_codes[-1:]))
 
     def finish(self) -> GeneratedCodes:
-        codes_FK = torch.cat([clip.codes_FK for clip in self.spoken])
+        codes_FK = torch.cat([clip.codes_FK for clip in self.clips])
         return GeneratedCodes(self.request.text, codes_FK, self.stopped, num_parts=len(self.parts))
 
 
@@ -101,54 +108,56 @@ def _generate_next_parts(checkpoint: Checkpoint, drafts: Sequence[_Draft], sampl
         sequence.encode_prompt(checkpoint.tokenizer, text, context, num_codebooks=ids.num_codebooks)
         for text, context in zip(texts, contexts, strict=True)
     ]
-    heard = [
+    prompt_columns = [
         [sequence.apply_delay(clip.codes_FK, begin_id=ids.begin, end_id=ids.end) for clip in context.clips]
         for context in contexts
     ]
-    columns_BPK = _generate(checkpoint, prompts, heard, [draft.generator for draft in drafts], sampling)
+    generators = [draft.generator for draft in drafts]
+    columns_BPK = _generate_columns(checkpoint, prompts, prompt_columns, generators, sampling)
     for draft, text, columns_PK in zip(drafts, texts, columns_BPK, strict=True):
         codes_FK = sequence.revert_delay(columns_PK, codebook_size=checkpoint.num_codes)
-        draft.spoken.append(PromptClip(text, codes_FK))
+        draft.clips.append(PromptClip(text, codes_FK))
         draft.stopped &= bool((columns_PK[:, 0] == ids.end).any())
 
 
-def _generate(
+def _generate_columns(
     checkpoint: Checkpoint,
     prompts: Sequence[Tensor],
-    heard: Sequence[Sequence[Tensor]],
+    prompt_columns: Sequence[Sequence[Tensor]],
     generators: Sequence[torch.Generator],
     sampling: Sampling,
 ) -> Tensor:
-    """Delayed columns (B, P, K), those of the prompts left out; of a clip that ended sooner the last are end of stream.
+    """Generate delayed columns (B, P, K), without those of the prompts. Shorter clips are padded with end of stream.
 
     Args:
-        prompts: token ids (T,) each.
-        heard: the columns (P, K) of each prompt's clips.
+        prompts: token ids (T,) of each prompt.
+        prompt_columns: the columns (P, K) of each clip in each prompt.
     """
     ids, model = checkpoint.stream_ids, checkpoint.model
     config = model.config
     inputs = _pad_prompts(prompts, config.pad_token_id)
-    heard_BPK, is_heard_BP = _pad_columns(heard, ids.end, ids.num_codebooks)
-    if heard_BPK.shape[1]:
-        inputs |= {"audio_input_ids": heard_BPK, "audio_input_ids_mask": is_heard_BP}
+    prompt_columns_BPK, is_column_BP = _pad_columns(prompt_columns, ids.end, ids.num_codebooks)
+    if prompt_columns_BPK.shape[1]:
+        inputs |= {"audio_input_ids": prompt_columns_BPK, "audio_input_ids_mask": is_column_BP}
     processors = LogitsProcessorList([checkpoint.sequence.build_stop_rule(ids, config.eos_token_id)])
-    rule = choose_draw_rule(model.generation_config, sampling)
+    rule = choose_sampling_rule(model.generation_config, sampling)
     if rule is not None:
         window = 0 if rule.repetition is None else rule.repetition.window_columns
         processors.append(
-            DrawByClip(
+            SampleByClip(
                 rule,
                 generators,
                 stream_ids=(ids.begin, ids.end),
                 done_token=config.eos_token_id,
-                last_heard_BWK=_take_last_columns(heard, window, ids.end, ids.num_codebooks),
+                last_columns_BWK=_take_last_columns(prompt_columns, window, ids.end, ids.num_codebooks),
             )
         )
     max_columns = int(sampling.max_seconds * FRAMES_PER_SECOND) + ids.num_codebooks + 1
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():  # a tenth faster than no_grad on a CPU
+        # On a CPU, inference mode takes a tenth less time than no_grad.
+        with torch.inference_mode():
             columns_BPK = model.generate(
                 **{name: tensor.to(model.device) for name, tensor in inputs.items()},
                 generation_config=build_generation_config(checkpoint, max_columns=max_columns),
@@ -156,11 +165,12 @@ def _generate(
             )
     finally:
         model.train(was_training)
-    return columns_BPK[:, heard_BPK.shape[1] :].clone().cpu()  # the clone may take part in a gradient again
+    # A tensor from inference mode cannot take part in autograd; its clone can.
+    return columns_BPK[:, prompt_columns_BPK.shape[1] :].clone().cpu()
 
 
 def _pad_prompts(prompts: Sequence[Tensor], pad_token: int) -> dict[str, Tensor]:
-    """On the left, so that every prompt ends where its clip begins."""
+    """Pad prompts on the left, so that all of them end where generation begins."""
     T = max(map(len, prompts))
     ids_BT = torch.full((len(prompts), T), pad_token)
     mask_BT = torch.zeros(len(prompts), T, dtype=torch.long)
@@ -170,9 +180,17 @@ def _pad_prompts(prompts: Sequence[Tensor], pad_token: int) -> dict[str, Tensor]
     return {"input_ids": ids_BT, "attention_mask": mask_BT}
 
 
-def _pad_columns(heard: Sequence[Sequence[Tensor]], end_id: int, num_codebooks: int) -> tuple[Tensor, Tensor]:
-    """Columns (B, P, K) and which of them are real (B, P): on the right, as transformers surmises them."""
-    rows = [torch.cat([torch.zeros(0, num_codebooks, dtype=torch.long), *columns]) for columns in heard]
+def _pad_columns(
+    prompt_columns: Sequence[Sequence[Tensor]], end_id: int, num_codebooks: int
+) -> tuple[Tensor, Tensor]:
+    """Pad the columns of each prompt on the right, as transformers expects.
+
+    Returns:
+        The columns (B, P, K), and a mask (B, P) that is True for columns that are not padding.
+    """
+    rows = [
+        torch.cat([torch.zeros(0, num_codebooks, dtype=torch.long), *columns]) for columns in prompt_columns
+    ]
     P = max(map(len, rows))
     columns_BPK = torch.full((len(rows), P, num_codebooks), end_id)
     for row, columns_PK in enumerate(rows):
@@ -181,8 +199,10 @@ def _pad_columns(heard: Sequence[Sequence[Tensor]], end_id: int, num_codebooks: 
 
 
 def _take_last_columns(
-    heard: Sequence[Sequence[Tensor]], count: int, end_id: int, num_codebooks: int
+    prompt_columns: Sequence[Sequence[Tensor]], count: int, end_id: int, num_codebooks: int
 ) -> Tensor:
-    """The last columns (B, count, K) of each prompt; end of stream where it has fewer."""
-    filler = torch.full((count, num_codebooks), end_id)
-    return torch.stack([torch.cat([filler, *columns])[-count:] if count else filler for columns in heard])
+    """Return the last columns (B, count, K) of each prompt. Shorter prompts are padded with end of stream."""
+    padding = torch.full((count, num_codebooks), end_id)
+    return torch.stack(
+        [torch.cat([padding, *columns])[-count:] if count else padding for columns in prompt_columns]
+    )

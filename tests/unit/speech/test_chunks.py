@@ -1,4 +1,4 @@
-"""Long texts are cut at the ends of sentences, and nothing of them is lost."""
+"""Long texts are split at the ends of sentences, and no text is lost."""
 
 import re
 
@@ -17,7 +17,7 @@ def test_no_word_is_lost_and_parts_are_short_enough(max_seconds: float) -> None:
     assert all(estimate_seconds(part) <= max_seconds or part in sentences for part in parts)
 
 
-def test_abbreviations_and_numbers_end_no_sentence() -> None:
+def test_abbreviations_and_numbers_do_not_end_a_sentence() -> None:
     assert cut_text(PROSE, max_seconds=0.1)[:2] == ["Dr. Smith came at 3 p.m. on Monday.", "He left at once!"]
     assert cut_text("你好。今天天气很好。我们去公园吧！", max_seconds=1.0, language="zh") == [
         "你好。",
@@ -26,11 +26,11 @@ def test_abbreviations_and_numbers_end_no_sentence() -> None:
     ]
 
 
-def test_a_short_text_is_left_as_it_is() -> None:
+def test_a_short_text_is_not_changed() -> None:
     assert cut_text("[SPEAKER0] one\n[SPEAKER1] two", max_seconds=5.0) == ["[SPEAKER0] one\n[SPEAKER1] two"]
 
 
-def test_every_part_of_a_dialogue_says_who_speaks() -> None:
+def test_every_part_of_a_dialogue_begins_with_its_speaker() -> None:
     text = "[SPEAKER0] One two three. Four five six.\n[SPEAKER1] Seven. Eight nine.\nZero one two."
     parts = cut_text(text, max_seconds=1.6)
     assert parts == [

@@ -1,4 +1,4 @@
-"""Generation: that a batch says what single calls say, whatever its prompts; and long texts in parts."""
+"""Generation: a batch gives the codes of single calls, whatever its prompts; long texts are generated in parts."""
 
 from dataclasses import replace
 
@@ -15,7 +15,8 @@ from higgs_trainer.speech.sampling import Sampling
 from tiny import NUM_CODEBOOKS, NUM_CODES, draw_codes, talkative_checkpoint, tiny_checkpoint
 
 REFERENCE = PromptClip("nine", draw_codes(6, 1))
-REQUESTS = [  # prompts of seven lengths: none, one and two clips before the text, a scene, several parts
+# Seven prompts of different lengths: without clips, with one and two clips, with a scene, in several parts.
+REQUESTS = [
     Request("one two three four"),
     Request("three", seed=5),
     Request("four five", Context(references=(REFERENCE,)), seed=2),
@@ -28,7 +29,7 @@ REQUESTS = [  # prompts of seven lengths: none, one and two clips before the tex
 
 @pytest.mark.parametrize("greedy", [True, False])
 @pytest.mark.parametrize("adapted", [False, True])
-def test_a_batch_says_what_single_calls_say(greedy: bool, adapted: bool) -> None:
+def test_a_batch_gives_the_codes_of_single_calls(greedy: bool, adapted: bool) -> None:
     checkpoint = talkative_checkpoint()
     if adapted:
         lora = LoraConfig(r=3, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
@@ -47,7 +48,7 @@ def test_a_batch_says_what_single_calls_say(greedy: bool, adapted: bool) -> None
             assert clip.stopped == alone[number].stopped
 
 
-def test_clips_that_end_early_and_late_share_a_batch() -> None:
+def test_clips_of_different_lengths_in_a_batch_do_not_change_each_other() -> None:
     checkpoint = talkative_checkpoint()
     sampling = Sampling(temperature=1.5, top_k=0, top_p=1.0, max_seconds=2.0)
     requests = [Request("one", seed=seed) for seed in range(8)]
@@ -60,11 +61,12 @@ def test_clips_that_end_early_and_late_share_a_batch() -> None:
         assert torch.equal(alone.codes_FK, together[number].codes_FK)
 
 
-def test_a_fine_codebook_that_wants_to_end_does_not_cut_the_clip() -> None:
+def test_end_of_stream_in_a_fine_codebook_does_not_end_the_clip() -> None:
     checkpoint = tiny_checkpoint()
     head = checkpoint.model.audio_lm_head.weight
     norm = checkpoint.model.model.norm
-    with torch.no_grad():  # every hidden state is the same, and codebook 5 wants nothing but to end
+    # Every hidden state is the same, and codebook 5 always prefers end of stream.
+    with torch.no_grad():
         norm.weight.zero_()
         norm.register_forward_hook(lambda module, args, output: torch.ones_like(output))
         head.zero_()
@@ -74,13 +76,15 @@ def test_a_fine_codebook_that_wants_to_end_does_not_cut_the_clip() -> None:
     assert not clip.stopped
 
 
-def test_each_part_hears_the_part_before_it_and_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_prompt_of_each_part_has_the_part_before_it_and_the_reference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     checkpoint = talkative_checkpoint()
     family, sequence = checkpoint.family, checkpoint.sequence
-    heard: list[tuple[str, list[str | None]]] = []
+    prompts: list[tuple[str, list[str | None]]] = []
 
     def note(tokenizer, text, context, **sizes):
-        heard.append((text, [clip.text for clip in context.clips]))
+        prompts.append((text, [clip.text for clip in context.clips]))
         return sequence.encode_prompt(tokenizer, text, context, **sizes)
 
     noting = replace(family, sequence=replace(sequence, encode_prompt=note))
@@ -88,7 +92,7 @@ def test_each_part_hears_the_part_before_it_and_the_reference(monkeypatch: pytes
     request = Request("one two three. four five six. seven eight nine.", Context(references=(REFERENCE,)))
     sampling = Sampling(greedy=True, max_seconds=0.4, part_seconds=1.0)
     ((_, clip),) = generate_codes(checkpoint, [request], sampling=sampling)
-    assert heard == [
+    assert prompts == [
         ("one two three.", ["nine"]),
         ("four five six.", ["nine", "one two three."]),
         ("seven eight nine.", ["nine", "four five six."]),
@@ -97,10 +101,11 @@ def test_each_part_hears_the_part_before_it_and_the_reference(monkeypatch: pytes
     assert len(clip.codes_FK) > 20
 
 
-def test_a_part_in_which_nothing_was_said_is_no_context() -> None:
+def test_a_part_without_codes_is_not_in_the_next_prompt() -> None:
     checkpoint = tiny_checkpoint()
     norm, head = checkpoint.model.model.norm, checkpoint.model.audio_lm_head.weight
-    with torch.no_grad():  # the first codebook wants nothing but to end
+    # The first codebook always prefers end of stream.
+    with torch.no_grad():
         norm.weight.zero_()
         norm.register_forward_hook(lambda module, args, output: torch.ones_like(output))
         head.zero_()

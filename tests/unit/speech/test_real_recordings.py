@@ -1,4 +1,4 @@
-"""Beside a run's samples stand the reference and the data's own recordings of the same words."""
+"""A run folder holds recordings to compare its samples with: the references and the recordings of the same texts."""
 
 import json
 
@@ -13,7 +13,7 @@ from tiny import NUM_CODEBOOKS, ToneCodec, draw_codes, make_row
 
 
 class LoudCodec:
-    """Every code is a sample: what is decoded is known."""
+    """Decode each code to a constant stretch, so that the expected waveform is known."""
 
     num_codebooks = NUM_CODEBOOKS
 
@@ -25,18 +25,18 @@ def read_index(folder):
     return [json.loads(line) for line in (folder / "_recordings" / "index.jsonl").read_text().splitlines()]
 
 
-def hear(folder, line):
+def read_clip(folder, line):
     return read_audio(folder / "_recordings" / line["audio"])
 
 
-def test_the_first_row_with_the_words_is_found_and_the_preferred_set_comes_first():
+def test_the_first_row_with_a_text_is_found_in_the_order_of_the_sets():
     held_out = [make_row(1, text="one"), make_row(2, text="two", num_frames=7), make_row(3, text="two")]
     train = [make_row(4, text="two"), make_row(5, text="three", num_frames=9)]
-    found = find_rows(["three", "two", "nobody said this", "two"], [held_out, train])
+    found = find_rows(["three", "two", "a text that no row has", "two"], [held_out, train])
     assert [row["utterance_id"] for row in found] == ["clip-5", "clip-2"]
 
 
-def test_a_dataset_on_disk_is_searched_by_its_texts(tmp_path):
+def test_a_dataset_on_disk_is_searched_too(tmp_path):
     rows = [make_row(seed, text=text) for seed, text in ((1, "one"), (2, "two"))]
     write_encoded(
         [(row["utterance_id"], row["text"], row["codes_FK"].numpy()) for row in rows],
@@ -48,7 +48,7 @@ def test_a_dataset_on_disk_is_searched_by_its_texts(tmp_path):
     assert (found["text"], found["codes_FK"].tolist()) == ("two", rows[1]["codes_FK"].tolist())
 
 
-def test_a_row_is_heard_as_its_codes_after_the_references_of_its_prompt(tmp_path):
+def test_a_row_is_decoded_after_the_references_in_its_prompt(tmp_path):
     row = make_row(2, text="two", num_frames=7, ref_frames=9)
     write_recordings(tmp_path, decode_row(row, LoudCodec(), with_references=True))
     lines = read_index(tmp_path)
@@ -57,14 +57,14 @@ def test_a_row_is_heard_as_its_codes_after_the_references_of_its_prompt(tmp_path
         ("two", "recording", "two"),
     ]
     for line, codes_FK in zip(lines, (draw_codes(9, 1002), draw_codes(7, 2)), strict=True):
-        torch.testing.assert_close(hear(tmp_path, line), LoudCodec().decode(codes_FK), atol=1e-4, rtol=0)
+        torch.testing.assert_close(read_clip(tmp_path, line), LoudCodec().decode(codes_FK), atol=1e-4, rtol=0)
     (alone,) = decode_row(row, LoudCodec(), with_references=False)
     assert alone.kind == "recording"
 
 
-def test_what_an_earlier_run_left_is_gone(tmp_path):
+def test_recordings_of_an_earlier_run_are_replaced(tmp_path):
     write_recordings(tmp_path, [ComparisonRecording("one", "reference", "said there", tone())])
     assert read_index(tmp_path)[0]["text"] == "said there"
-    torch.testing.assert_close(hear(tmp_path, read_index(tmp_path)[0]), tone(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(read_clip(tmp_path, read_index(tmp_path)[0]), tone(), atol=1e-4, rtol=0)
     write_recordings(tmp_path, [])
     assert [path.name for path in (tmp_path / "_recordings").iterdir()] == ["index.jsonl"]

@@ -1,4 +1,4 @@
-"""How codes are drawn: by transformers' own distribution and, for one clip, its very codes; and who may end a clip."""
+"""Sampling: transformers' distribution and, for one clip, its codes; independence of the batch; the stop rule."""
 
 import dataclasses
 
@@ -12,30 +12,30 @@ from higgs_trainer.errors import CheckpointError
 from higgs_trainer.model.stop_rule import FirstCodebookEnds
 from higgs_trainer.speech.generate import Request, generate_codes
 from higgs_trainer.speech.sampling import (
-    DrawByClip,
-    DrawRule,
     RepetitionRule,
+    SampleByClip,
     Sampling,
+    SamplingRule,
     build_generation_config,
-    choose_draw_rule,
+    choose_sampling_rule,
 )
 from tiny import NUM_CODEBOOKS, NUM_CODES, talkative_checkpoint, tiny_checkpoint
 
 BEGIN, END, DONE = NUM_CODES, NUM_CODES + 1, 4
-ANY = DrawRule(temperature=1.0, top_k=0, top_p=1.0, repetition=None)
+ANY = SamplingRule(temperature=1.0, top_k=0, top_p=1.0, repetition=None)
 
 
-def make_drawer(rule: DrawRule, seeds: list[int], heard_BWK: Tensor | None = None) -> DrawByClip:
-    return DrawByClip(
+def make_sampler(rule: SamplingRule, seeds: list[int], columns_BWK: Tensor | None = None) -> SampleByClip:
+    return SampleByClip(
         rule,
         [torch.Generator().manual_seed(seed) for seed in seeds],
         stream_ids=(BEGIN, END),
         done_token=DONE,
-        last_heard_BWK=torch.zeros(len(seeds), 0, 3) if heard_BWK is None else heard_BWK,
+        last_columns_BWK=torch.zeros(len(seeds), 0, 3) if columns_BWK is None else columns_BWK,
     )
 
 
-def test_one_clip_says_the_very_codes_of_transformers_own_sampling() -> None:
+def test_one_clip_has_exactly_the_codes_of_transformers_own_sampling() -> None:
     checkpoint = talkative_checkpoint()
     sampling = Sampling(temperature=5.0, top_k=7, top_p=0.9, max_seconds=0.8, seed=11)
     ours = generate_texts(checkpoint, ["one two three"], sampling=sampling)[0]
@@ -70,18 +70,18 @@ def test_one_clip_says_the_very_codes_of_transformers_own_sampling() -> None:
     )
     theirs_PK = columns_1PK[0]
     assert len(ours.codes_FK) >= 5
-    for k in range(NUM_CODEBOOKS):  # frame f of codebook k stands in column f + k + 1
+    for k in range(NUM_CODEBOOKS):  # frame f of codebook k is in column f + k + 1
         F = len(ours.codes_FK)
         assert torch.equal(ours.codes_FK[:, k], theirs_PK[1 + k : 1 + k + F, k])
 
 
-def test_codes_come_as_often_as_the_distribution_says() -> None:
+def test_codes_are_sampled_as_often_as_their_probability_says() -> None:
     torch.manual_seed(3)
     scores = torch.randn(1, 5)
-    drawer = make_drawer(DrawRule(0.7, 4, 0.95, None), [5])
+    sampler = make_sampler(SamplingRule(0.7, 4, 0.95, None), [5])
     counts = torch.zeros(5)
     for _ in range(4000):
-        counts[drawer(torch.tensor([[1]]), scores).argmax()] += 1
+        counts[sampler(torch.tensor([[1]]), scores).argmax()] += 1
     expected = scores[0] / 0.7
     expected[expected.argmin()] = -torch.inf
     kept = (
@@ -92,41 +92,43 @@ def test_codes_come_as_often_as_the_distribution_says() -> None:
     assert torch.allclose(counts / 4000, expected.softmax(0), atol=0.03)
 
 
-def test_a_clip_draws_the_same_whoever_stands_beside_it_and_draws_nothing_once_it_is_finished() -> None:
+def test_a_clip_does_not_depend_on_its_batch_and_a_finished_clip_draws_no_random_numbers() -> None:
     scores = torch.randn(3 * 3, 11)
-    alone = make_drawer(ANY, [9])
-    together = make_drawer(ANY, [4, 9, 6])
+    alone = make_sampler(ANY, [9])
+    together = make_sampler(ANY, [4, 9, 6])
     speaking, others_done = torch.tensor([[1], [1], [1]]), torch.tensor([[DONE], [1], [DONE]])
     for tokens in (speaking, others_done, speaking, others_done):
         batch = together(tokens, scores)
         assert torch.equal(batch[3:6], alone(torch.tensor([[1]]), scores[3:6]))
-    first = make_drawer(ANY, [4])
+    first = make_sampler(ANY, [4])
     before = [first(torch.tensor([[1]]), scores[:3]) for _ in range(2)]
-    again = make_drawer(ANY, [4, 9, 6])
+    again = make_sampler(ANY, [4, 9, 6])
     assert torch.equal(again(speaking, scores)[:3], before[0])
     again(others_done, scores)
     assert torch.equal(again(speaking, scores)[:3], before[1])
 
 
-def test_a_code_that_repeats_itself_is_drawn_again_and_stream_ids_are_not() -> None:
-    rule = DrawRule(1.0, 1, 1.0, RepetitionRule(window_columns=4, most=2))  # top_k 1: always the likeliest
+def test_a_repeated_code_is_sampled_again_and_a_stream_id_is_not() -> None:
+    rule = SamplingRule(
+        1.0, 1, 1.0, RepetitionRule(window_columns=4, max_repeats=2)
+    )  # top_k 1: always the likeliest
     scores = torch.zeros(3, NUM_CODES + 2)
     scores[0, 5] = scores[1, END] = scores[2, 7] = 0.1
     heard = torch.tensor([[[5, END, 7], [1, END, 7], [5, END, 2], [1, END, 3]]])
     drawn = [
-        make_drawer(rule, [seed], heard)(torch.tensor([[1]]), scores).argmax(dim=-1) for seed in range(30)
+        make_sampler(rule, [seed], heard)(torch.tensor([[1]]), scores).argmax(dim=-1) for seed in range(30)
     ]
     codes_NK = torch.stack(drawn)
-    assert (codes_NK[:, 0] == 5).float().mean() < 0.5, "5 stands twice among the last four"
-    assert (codes_NK[:, 1] == END).all(), "end of stream stands four times, and is no repetition"
+    assert (codes_NK[:, 0] == 5).float().mean() < 0.5, "5 occurs twice in the last four columns"
+    assert (codes_NK[:, 1] == END).all(), "end of stream occurs four times, and is not a repetition"
     assert (codes_NK[:, 2] == 7).float().mean() < 0.5
     longer = torch.cat([heard, torch.tensor([[[0, 0, 0]]])], dim=1)  # the first 7 leaves the window
-    drawer = make_drawer(rule, [1], longer)
-    assert (drawer(torch.tensor([[1]]), scores).argmax(dim=-1)[2] == 7).all()
-    assert drawer.heard_BWK[0, -1].tolist()[1:] == [END, 7]
+    sampler = make_sampler(rule, [1], longer)
+    assert (sampler(torch.tensor([[1]]), scores).argmax(dim=-1)[2] == 7).all()
+    assert sampler.last_columns_BWK[0, -1].tolist()[1:] == [END, 7]
 
 
-def test_repetitions_are_counted_from_the_reference_on() -> None:
+def test_repetitions_are_counted_over_generated_columns() -> None:
     checkpoint = talkative_checkpoint()
     checkpoint.model.generation_config.ras_win_len = 3
     checkpoint.model.generation_config.ras_win_max_num_repeat = 1
@@ -152,7 +154,7 @@ def test_only_the_first_codebook_ends_a_clip() -> None:
     assert torch.equal(out[0, :, :END], before[0, :, :END])
 
 
-def test_a_finished_clip_that_waits_for_its_batch_keeps_its_only_choice() -> None:
+def test_the_stop_rule_does_not_change_a_finished_clip() -> None:
     processor = FirstCodebookEnds(num_codebooks=NUM_CODEBOOKS, end_id=END, delay_token=7, done_token=DONE)
     scores = torch.full((NUM_CODEBOOKS, NUM_CODES + 2), -torch.inf)
     scores[:, END] = 0.0
@@ -170,17 +172,17 @@ def test_a_finished_clip_that_waits_for_its_batch_keeps_its_only_choice() -> Non
         ({"do_sample": True, "temperature": 0.3}, Sampling(greedy=True), None),
     ],
 )
-def test_what_is_not_asked_for_is_the_models_own_choice(own, asked, expected) -> None:
-    rule = choose_draw_rule(GenerationConfig(**own), asked)
+def test_settings_that_the_user_leaves_out_are_those_of_the_model(own, asked, expected) -> None:
+    rule = choose_sampling_rule(GenerationConfig(**own), asked)
     assert (rule and (rule.temperature, rule.top_k, rule.top_p)) == expected
 
 
-def test_a_way_of_drawing_that_higgs_audio_does_not_know_is_refused() -> None:
+def test_settings_that_higgs_audio_does_not_support_are_rejected() -> None:
     with pytest.raises(CheckpointError, match="min_p"):
-        choose_draw_rule(GenerationConfig(do_sample=True, min_p=0.1), Sampling())
+        choose_sampling_rule(GenerationConfig(do_sample=True, min_p=0.1), Sampling())
 
 
-def test_the_models_own_config_is_left_as_it_is() -> None:
+def test_the_generation_config_of_the_model_is_not_changed() -> None:
     checkpoint = tiny_checkpoint()
     checkpoint.model.generation_config = GenerationConfig(do_sample=True, temperature=0.3)
     checkpoint.model.generation_config.ras_win_len = 7
@@ -190,7 +192,7 @@ def test_the_models_own_config_is_left_as_it_is() -> None:
     assert (own.do_sample, own.max_new_tokens, own.ras_win_len) == (True, None, 7)
 
 
-def test_samples_leave_the_random_state_of_a_training_run_alone() -> None:
+def test_generation_does_not_change_the_random_state_or_the_training_mode() -> None:
     checkpoint = tiny_checkpoint()
     before = torch.get_rng_state()
     checkpoint.model.train()
@@ -199,7 +201,7 @@ def test_samples_leave_the_random_state_of_a_training_run_alone() -> None:
     assert checkpoint.model.training
 
 
-def test_a_request_of_its_own_seed_says_what_that_seed_says() -> None:
+def test_the_seed_of_a_request_overrides_that_of_the_sampling() -> None:
     checkpoint = tiny_checkpoint()
     sampling = Sampling(temperature=1.0, max_seconds=0.3, seed=3)
     by_number = dict(

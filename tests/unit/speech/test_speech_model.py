@@ -1,4 +1,4 @@
-"""A folder of a model -> a speaker -> sound: the three lines, whose voice it is, and what a job leaves that dies."""
+"""Loading a model and generating speech: the three lines, the voice, and what a killed job leaves."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def read_index(folder: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("kind", ["base", "adapter", "merged"])
-def test_three_lines_speak_a_base_model_an_adapter_and_a_merged_one(
+def test_three_lines_generate_with_a_base_model_an_adapter_and_a_merged_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     checkpoint = tiny_checkpoint()
@@ -66,7 +66,7 @@ def test_three_lines_speak_a_base_model_an_adapter_and_a_merged_one(
     assert speech.stopped == expected.stopped
 
 
-def test_an_unknown_device_is_named(tmp_path: Path) -> None:
+def test_an_unknown_device_is_reported(tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint()
     checkpoint.model.save_pretrained(tmp_path)
     checkpoint.tokenizer.save_pretrained(tmp_path)
@@ -74,7 +74,7 @@ def test_an_unknown_device_is_named(tmp_path: Path) -> None:
         load_speech_model(tmp_path, device="warp")
 
 
-def test_a_lines_own_voice_comes_before_the_speakers(tmp_path: Path) -> None:
+def test_the_voice_of_an_utterance_overrides_that_of_the_model(tmp_path: Path) -> None:
     for name, seconds in (("a", 0.2), ("b", 0.4)):
         write_audio(tmp_path / f"{name}.wav", torch.zeros(int(24_000 * seconds)))
     a, b = Clip(tmp_path / "a.wav", "aa"), Clip(tmp_path / "b.wav", "bb")
@@ -91,7 +91,7 @@ def test_a_lines_own_voice_comes_before_the_speakers(tmp_path: Path) -> None:
     assert own.context.references[1].codes_FK is plain.context.references[0].codes_FK  # encoded once
 
 
-def test_a_folder_holds_what_was_said_in_the_order_of_the_script(tmp_path: Path) -> None:
+def test_the_index_lists_the_clips_in_the_order_of_the_requests(tmp_path: Path) -> None:
     model = make_model()
     script = [Request("one"), Request("one two three four", seed=2), Request("six seven", seed=3)]
     waveforms = {}
@@ -113,14 +113,14 @@ def test_a_folder_holds_what_was_said_in_the_order_of_the_script(tmp_path: Path)
     assert done.audio_seconds == pytest.approx(sum(row["seconds"] for row in rows))
 
 
-def test_a_job_that_dies_leaves_whole_clips_and_their_lines(tmp_path: Path) -> None:
-    def die_at_the_third(number: int, clip: GeneratedCodes, waveform_S: Tensor) -> None:
+def test_a_killed_job_leaves_complete_clips_and_their_lines(tmp_path: Path) -> None:
+    def stop_at_the_third(number: int, clip: GeneratedCodes, waveform_S: Tensor) -> None:
         if len(list((tmp_path / "out").glob("*.wav"))) == 3:
             raise KeyboardInterrupt
 
     script = [Request("one two three"), Request("one"), Request("four five"), Request("four")]
     with pytest.raises(KeyboardInterrupt):
-        generate_into_folder(make_model(), script, tmp_path / "out", batch_size=1, on_clip=die_at_the_third)
+        generate_into_folder(make_model(), script, tmp_path / "out", batch_size=1, on_clip=stop_at_the_third)
     rows = read_index(tmp_path / "out")
     assert [row["text"] for row in rows] == ["one two three", "four five", "four"]  # the longest first
     for row in rows:
@@ -128,7 +128,7 @@ def test_a_job_that_dies_leaves_whole_clips_and_their_lines(tmp_path: Path) -> N
     assert not list((tmp_path / "out").glob("*unfinished*"))
 
 
-def test_a_clip_in_which_nothing_was_said_is_a_moment_of_silence(tmp_path: Path) -> None:
+def test_a_clip_without_codes_becomes_a_moment_of_silence(tmp_path: Path) -> None:
     one = GeneratedCodes("one", draw_codes(5, 1), stopped=True)
     nothing = GeneratedCodes("two", draw_codes(0, 2), stopped=False, num_parts=2)
     with ClipFolder(tmp_path / "out", ToneCodec()) as folder:
@@ -141,7 +141,7 @@ def test_a_clip_in_which_nothing_was_said_is_a_moment_of_silence(tmp_path: Path)
     assert [len(waveform_S) for waveform_S in waveforms] == [4800, 2400]
 
 
-def test_clips_are_not_written_among_other_files(tmp_path: Path) -> None:
+def test_clips_are_not_written_into_a_folder_with_files(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(UserError, match="not empty"):
         generate_into_folder(make_model(), [Request("one")], tmp_path)
@@ -149,7 +149,7 @@ def test_clips_are_not_written_among_other_files(tmp_path: Path) -> None:
         check_is_empty(tmp_path / "mine.txt")
 
 
-def test_an_index_of_an_earlier_try_is_not_added_to(tmp_path: Path) -> None:
+def test_an_existing_index_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "index.jsonl").write_text("{}\n")
     with ClipFolder(tmp_path, ToneCodec()) as folder:
         folder.write(0, GeneratedCodes("one", draw_codes(5, 1), True))
