@@ -14,7 +14,7 @@ from higgs_trainer.errors import RecipeError
 from higgs_trainer.evaluation.judging import Judges
 from higgs_trainer.evaluation.speaker_encoder import load_speaker_encoder
 from higgs_trainer.recipe.reading import read_recipe
-from higgs_trainer.run import assembly
+from higgs_trainer.run import arguments
 from higgs_trainer.run.assembly import build_run
 from higgs_trainer.run.train import train
 from higgs_trainer.training.metrics import list_held_out_metrics
@@ -55,7 +55,7 @@ def test_every_log_has_every_key(watched):
 
 def test_tokens_and_fill_are_those_of_the_packs(watched, recipe):
     run = build_run(read_recipe(recipe))
-    lengths = [len(run.train_examples[i].input_ids) for i in range(len(run.train_examples))]
+    lengths = [len(run.train_set.examples[i].input_ids) for i in range(len(run.train_set.examples))]
     logs = [line for line in watched[1] if "loss" in line]
     steps_an_epoch = len(run.trainer.train_dataset) // 2
     assert sum(line["tokens"] for line in logs[:steps_an_epoch]) == sum(lengths)
@@ -153,7 +153,7 @@ def test_the_best_checkpoint_can_be_that_with_the_fewest_wrong_words(recipe, tmp
         assert (asr, with_quality) == ("whisper-tiny.en", False)
         return Judges(ImprovingListener(["one", "one one"]), load_speaker_encoder(), None, 24_000)
 
-    monkeypatch.setattr("higgs_trainer.run.train.load_judges", load_judges)
+    monkeypatch.setattr("higgs_trainer.run.samples.load_judges", load_judges)
     judged = (
         "--held_out",
         "2",
@@ -173,7 +173,7 @@ def test_the_best_checkpoint_can_be_that_with_the_fewest_wrong_words(recipe, tmp
 
 WRONG = {
     "unjudged": (["--held_out", "2", "--metric_for_best_model", "eval_wer"], "'eval_wer' is never logged"),
-    "judged nothing": (["--judged"], "needs samples.held_out"),
+    "judged nothing": (["--judged"], "samples.judged: has nothing to judge"),
     "upside down": (
         ["--held_out", "2", "--judged", "--metric_for_best_model", "eval_wer", "--greater_is_better"],
         "better the smaller",
@@ -192,6 +192,6 @@ def test_what_would_be_found_out_at_the_first_evaluation_is_an_early_error(recip
 
 
 def test_a_reporter_that_is_not_installed_is_an_early_error(recipe, monkeypatch):
-    monkeypatch.setattr(assembly, "get_available_reporting_integrations", lambda: [])
-    with pytest.raises(RecipeError, match=r"tensorboard is not installed; .*higgs-trainer\[tensorboard\]"):
+    monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: [])
+    with pytest.raises(RecipeError, match=r"tensorboard is not installed\. .*higgs-trainer\[tensorboard\]"):
         build_run(read_recipe(recipe, ["--report_to", "tensorboard"]))

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from higgs_trainer import __version__
 from higgs_trainer.distributed import leave_processes
 from higgs_trainer.errors import HiggsTrainerError, Terminated
+from higgs_trainer.version import __version__
 from label_guard.leak import LabelLeakError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import typer
 from higgs_trainer.cli.application import TRAINING_PANEL, app, open_console
 
 if TYPE_CHECKING:
-    from higgs_trainer.run.train import CheckReport
+    from higgs_trainer.run.check import CheckReport
 
 RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
@@ -35,7 +35,7 @@ def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     from higgs_trainer.recipe.reading import read_recipe
 
     settings = read_recipe(recipe, overrides or ())
-    from higgs_trainer.run.train import check
+    from higgs_trainer.run.check import check
 
     report = check(settings)
     _print_check(report)

@@ -4,6 +4,7 @@ On disk the codes of a clip are F*K uint16 numbers, frame after frame. `Prepared
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,6 +125,15 @@ class PreparedRows:
         """Return the stored codes as long (F, K)."""
         codes = flat.values.to_numpy(zero_copy_only=False).astype("int64")
         return torch.from_numpy(codes).view(-1, self.num_codebooks)
+
+
+def concatenate(sets: Sequence[PreparedRows]) -> PreparedRows:
+    """Return the rows of several datasets, one after another. All must have the same number of codebooks."""
+    from datasets import concatenate_datasets
+
+    if len(sets) == 1:
+        return sets[0]
+    return PreparedRows(concatenate_datasets([rows._dataset for rows in sets]), sets[0].num_codebooks)
 
 
 @dataclass(frozen=True)

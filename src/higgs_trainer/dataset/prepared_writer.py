@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from higgs_trainer import __version__
 from higgs_trainer.audio.codec import Codec
 from higgs_trainer.dataset.prepared import CARD_NAME, REJECTED_NAME, DatasetCard, build_features
 from higgs_trainer.errors import UserError
 from higgs_trainer.files import new_folder, write_json
+from higgs_trainer.version import __version__
 
 # The files of a prepared dataset, with the *.arrow files.
 FILES = (CARD_NAME, REJECTED_NAME, "dataset_info.json", "state.json")

@@ -36,7 +36,8 @@ from higgs_trainer.demo.steps import (
 from higgs_trainer.evaluation.recogniser import load_recogniser
 from higgs_trainer.files import check_is_empty
 from higgs_trainer.recipe.reading import read_recipe
-from higgs_trainer.run.train import check, train
+from higgs_trainer.run.check import check
+from higgs_trainer.run.train import train
 from higgs_trainer.run_folder import AFTER, DEMO_SUMMARY_FILE, RECIPE_FILE
 
 HELD_OUT = 40

@@ -34,7 +34,8 @@ from higgs_trainer.files import check_is_empty
 from higgs_trainer.manifest.rows import read_rows
 from higgs_trainer.model.loading import CODEC_FOLDER
 from higgs_trainer.recipe.reading import read_recipe
-from higgs_trainer.run.train import check, train
+from higgs_trainer.run.check import check
+from higgs_trainer.run.train import train
 from higgs_trainer.run_folder import AFTER, BEFORE, DEMO_SUMMARY_FILE, RECIPE_FILE
 
 REAL_VOICE, REAL_VOICE_DECODED = "the real voice", "the real voice through the codec"

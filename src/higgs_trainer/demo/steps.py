@@ -10,7 +10,7 @@ from higgs_trainer.demo.outcome import ClipSet
 from higgs_trainer.errors import HiggsTrainerError
 from higgs_trainer.evaluation.comparison import generate_clips
 from higgs_trainer.evaluation.sentences import EvaluationSentence
-from higgs_trainer.run.train import CheckReport
+from higgs_trainer.run.check import CheckReport
 from higgs_trainer.speech.generate import Request
 from higgs_trainer.speech.sampling import Sampling
 from higgs_trainer.speech.speech_model import load_speech_model

@@ -1,13 +1,15 @@
 """Judge the held-out sentences that a model generates during training, so that its best checkpoint can be chosen."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from higgs_trainer.audio.codec import Codec
 from higgs_trainer.audio.files import decode_file, to_waveform
 from higgs_trainer.evaluation.figures import FIGURES
 from higgs_trainer.evaluation.judging import ClipToJudge, Judges, judge_clips
-from higgs_trainer.evaluation.sentences import read_sentences
+from higgs_trainer.evaluation.sentences import build_row_sentences
 from higgs_trainer.evaluation.voices import embed_voices
 from higgs_trainer.run_folder import CLIP_INDEX_FILE
 
@@ -15,11 +17,11 @@ METRICS = ("wer", "cer", "similarity", "stopped")
 
 
 class HeldOutScores:
-    """Hold the first ``count`` sentences of a prepared held-out set, their voices, and the judges."""
+    """Hold the sentences of held-out rows, their voices, and the judges."""
 
-    def __init__(self, prepared: Path, codec: Codec, count: int, judges: Judges) -> None:
+    def __init__(self, rows: Sequence[Mapping[str, Any]], codec: Codec, judges: Judges) -> None:
         self.judges = judges
-        self.sentences = read_sentences(prepared, codec, count=count)
+        self.sentences = build_row_sentences(rows, codec)
         self.voices = embed_voices(self.sentences, judges.encoder, judges.sample_rate_hz)
 
     def measure(self, folder: Path) -> dict[str, float]:

@@ -3,9 +3,10 @@
 They come from a script (a list of texts, JSON lines, a manifest) or from a prepared held-out set.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -59,13 +60,8 @@ def build_sentences(
     return sentences
 
 
-def read_sentences(folder: str | Path, codec: Codec, *, count: int | None = None) -> list[EvaluationSentence]:
-    """Read the sentences of a prepared folder, each with the context of its row.
-
-    The folder holds codes, so its recordings are decoded by ``codec``.
-
-    Args:
-        count: read only so many rows.
+def read_sentences(folder: str | Path, codec: Codec) -> list[EvaluationSentence]:
+    """Read the sentences of a prepared folder (`build_row_sentences`).
 
     Raises:
         CheckpointError: this is not a prepared folder, or another codec encoded it.
@@ -73,8 +69,19 @@ def read_sentences(folder: str | Path, codec: Codec, *, count: int | None = None
     """
     prepared = read_prepared(folder)
     check_codec(prepared.card, codec)
+    return build_row_sentences((prepared.rows[i] for i in range(len(prepared.rows))), codec)
+
+
+def build_row_sentences(rows: Iterable[Mapping[str, Any]], codec: Codec) -> list[EvaluationSentence]:
+    """Build the sentences of prepared rows, each with the context of its row.
+
+    Rows hold codes, so their recordings are decoded by ``codec``.
+
+    Raises:
+        UserError: a text has no word.
+    """
     sentences = []
-    for row in (prepared.rows[i] for i in range(len(prepared.rows))[:count]):
+    for row in rows:
         context = read_context(row)
         request = Request(row["text"], context, language=row["language"] or "en")
         _check_has_words(request, row["utterance_id"])

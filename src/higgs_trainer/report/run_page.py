@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from higgs_trainer import __version__
 from higgs_trainer.errors import UserError
 from higgs_trainer.page.document import PLAYERS_SCRIPT, read_script, write_document
 from higgs_trainer.report.clips import Budget, find_longest, group_by_run, show_sentences
@@ -14,6 +13,7 @@ from higgs_trainer.report.logs import choose_charts
 from higgs_trainer.report.runs import RunContents, find_setting, flatten, read_runs
 from higgs_trainer.report.scores import build_table, build_tiles
 from higgs_trainer.run_folder import REPORT_FILE
+from higgs_trainer.version import __version__
 
 HERE = Path(__file__).parent
 

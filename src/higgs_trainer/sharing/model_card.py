@@ -12,7 +12,6 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from higgs_trainer import __version__
 from higgs_trainer.audio.codec import HUB_NAME
 from higgs_trainer.errors import UserError
 from higgs_trainer.evaluation.evaluation_folder import JudgedSet, JudgedSets, Score, read_evaluation
@@ -27,6 +26,7 @@ from higgs_trainer.run_folder import (
     RECIPE_FILE,
     SAMPLES_FOLDER,
 )
+from higgs_trainer.version import __version__
 
 TEMPLATE = "model_card.md.jinja"
 SHOWN_SETTINGS = {

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from higgs_trainer import __version__
 from higgs_trainer.cli import application, main
 from higgs_trainer.errors import CheckpointError, LossError
+from higgs_trainer.version import __version__
 from label_guard.leak import LabelLeakError
 
 RECIPE = "{model: {name_or_path: a/b}, data: {train: p}, training: {output_dir: o}}"
@@ -146,7 +146,7 @@ def test_check_prints_its_results(
     report = SimpleNamespace(
         cascade="Layer [1]", results=(result,), trainable="q_proj 1,234 5,678", loss=6.5, passed=passed
     )
-    stub(monkeypatch, "run.train", check=lambda settings: report)
+    stub(monkeypatch, "run.check", check=lambda settings: report)
     assert run("check", recipe) == (0 if passed else 1)
     out = capsys.readouterr().out
     for expected in ("Layer [1]", "end of stream", "7 of 7 [cells]", "1,234", "5,678", "6.5"):

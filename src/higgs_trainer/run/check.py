@@ -1,0 +1,87 @@
+"""`higgs-trainer check`: drive real batches through train, evaluate and predict, and test what reached the model."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from higgs_trainer.model.parameters import count_trainable, format_trainable
+from higgs_trainer.recipe.schema import Recipe
+from higgs_trainer.run.assembly import build_run
+from higgs_trainer.training.checks import CheckResult, inspect_examples, inspect_leaks, inspect_model
+from label_guard import LabelLeakError
+
+# One step that changes no weight and writes nothing.
+STILL_STEP = {
+    "max_steps": 1,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0.0,
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "load_best_model_at_end": False,
+    "push_to_hub": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check` found.
+
+    Attributes:
+        cascade: the guard's table of layers, calls and keys.
+        results: one for each test of the data, the model and the loss.
+        trainable: a table of the parameters that would be trained.
+        loss: of the first batch; None where a leak ended the run earlier.
+    """
+
+    cascade: str
+    results: tuple[CheckResult, ...]
+    trainable: str
+    loss: float | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every test passed."""
+        return all(result.passed for result in self.results)
+
+
+def check(recipe: Recipe) -> CheckReport:
+    """Drive real batches through train, evaluate and predict, with a learning rate of 0, and test what was seen.
+
+    The weights do not change and nothing is written.
+
+    Raises:
+        RecipeError: something in the recipe does not fit the model or the data.
+    """
+    # The Trainer creates an output folder in any case.
+    with tempfile.TemporaryDirectory() as folder:
+        # An evaluation before the first step would come in front of the step that is looked at.
+        extra = {
+            name: value for name, value in recipe.training.extra_arguments.items() if name != "eval_on_start"
+        }
+        changes = {**STILL_STEP, "output_dir": Path(folder), "extra_arguments": extra}
+        training = recipe.training.model_copy(update=changes)
+        run = build_run(recipe.model_copy(update={"training": training}))
+        trainer, examples = run.trainer, run.train_set.examples
+        some = [examples[i] for i in range(min(len(examples), trainer.args.per_device_eval_batch_size))]
+        loss = None
+        try:
+            loss = float(trainer.train().training_loss)
+            trainer.evaluate(some)
+            trainer.predict(some)
+        except LabelLeakError as error:
+            results = [inspect_leaks(trainer.guard, error)]
+        else:
+            every_example = (examples[i] for i in range(len(examples)))
+            results = [
+                inspect_leaks(trainer.guard),
+                *inspect_examples(every_example, run.checkpoint.stream_ids),
+                *inspect_model(trainer, some),
+            ]
+    return CheckReport(
+        cascade=trainer.guard.ledger.cascade(),
+        results=tuple(results),
+        trainable=format_trainable(count_trainable(run.checkpoint.model)),
+        loss=loss,
+    )

@@ -1,0 +1,109 @@
+"""Prepared folders -> the datasets that the Trainer reads: examples in the order of a plan."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformers import TrainingArguments
+
+from higgs_trainer.audio.codec import Codec
+from higgs_trainer.dataset.code_noise import NoisyExamples
+from higgs_trainer.dataset.examples import ExampleDataset
+from higgs_trainer.dataset.mixing import Mixture
+from higgs_trainer.dataset.packing import BatchPlan, PackPlan, Plan, PlannedExamples, measure_tokens
+from higgs_trainer.dataset.prepared import PreparedRows, check_codec, concatenate, read_prepared
+from higgs_trainer.errors import RecipeError
+from higgs_trainer.model.example_encoding import build_examples
+from higgs_trainer.model.loading import Checkpoint
+
+if TYPE_CHECKING:
+    from higgs_trainer.recipe.schema import DataRecipe
+
+
+@dataclass(frozen=True)
+class LoadedSets:
+    """One or several prepared folders, concatenated.
+
+    Attributes:
+        rows: of all folders, one after another.
+        sizes: number of rows of each folder.
+        examples: the rows as the model reads them, encoded when they are first read.
+    """
+
+    rows: PreparedRows
+    sizes: tuple[int, ...]
+    examples: ExampleDataset
+
+
+def load_sets(folders: Sequence[Path], checkpoint: Checkpoint, codec: Codec) -> LoadedSets:
+    """Open prepared folders, as one dataset.
+
+    Raises:
+        CheckpointError: a folder is no prepared dataset, or its codes were made by another codec than the model's.
+    """
+    prepared = [read_prepared(folder) for folder in folders]
+    for dataset in prepared:
+        check_codec(dataset.card, codec)
+    rows = concatenate([dataset.rows for dataset in prepared])
+    examples = build_examples(rows, checkpoint.tokenizer, checkpoint.stream_ids, checkpoint.sequence)
+    return LoadedSets(rows, tuple(len(dataset.rows) for dataset in prepared), examples)
+
+
+def plan_training(
+    data: "DataRecipe", loaded: LoadedSets, arguments: TrainingArguments, *, num_codes: int
+) -> PlannedExamples:
+    """Return the training set in the order of its plan: packs, or single examples for padded batches.
+
+    Args:
+        num_codes: real codes in a codebook, from which ``data.code_noise`` draws.
+
+    Raises:
+        RecipeError: an example does not fit into a pack, a weight draws nothing, or there are fewer examples than
+            processes.
+    """
+    seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
+    try:
+        mixture = Mixture(loaded.sizes, [train_set.weight for train_set in data.train], seed=seed)
+    except ValueError as error:
+        raise RecipeError(f"data.train: {error}. Raise the weight, or leave the set out.") from error
+    shares = {
+        "seed": seed,
+        "num_ranks": arguments.world_size,
+        "accumulation": arguments.gradient_accumulation_steps,
+        "mixture": mixture,
+    }
+    plan: Plan
+    if data.packing:
+        lengths = measure_tokens(loaded.examples, tokens_per_pack=data.tokens_per_pack)
+        mean_length = sum(lengths) / len(lengths)
+        num_epochs = _count_epochs(arguments, len(mixture) * mean_length / data.tokens_per_pack)
+        plan = PackPlan(lengths, tokens_per_pack=data.tokens_per_pack, num_epochs=num_epochs, **shares)
+    else:
+        plan = BatchPlan(len(loaded.examples), batch_size=arguments.per_device_train_batch_size, **shares)
+    if not data.code_noise:
+        return PlannedExamples(loaded.examples, plan)
+    noisy = NoisyExamples(loaded.examples, code_noise=data.code_noise, num_codes=num_codes, seed=seed)
+    return PlannedExamples(noisy, plan)
+
+
+def _count_epochs(arguments: TrainingArguments, packs_per_epoch: float) -> int:
+    """Return an upper bound of the number of epochs of the run, from a lower bound of the packs in an epoch."""
+    if arguments.max_steps <= 0:
+        return math.ceil(arguments.num_train_epochs)
+    packs = arguments.max_steps * arguments.gradient_accumulation_steps * arguments.world_size
+    return 1 + math.ceil(packs / max(1.0, packs_per_epoch))
+
+
+def plan_evaluation(
+    examples: ExampleDataset, arguments: TrainingArguments
+) -> ExampleDataset | PlannedExamples:
+    """Return the held-out set, divided among the processes where there are several.
+
+    Left to itself, accelerate would repeat examples until every process has equally many.
+    """
+    if arguments.world_size == 1:
+        return examples
+    batch_size, ranks = arguments.per_device_eval_batch_size, arguments.world_size
+    return PlannedExamples(examples, BatchPlan(len(examples), batch_size=batch_size, seed=0, num_ranks=ranks))

@@ -1,0 +1,81 @@
+"""What a run writes into its output folder: before the first step, and after the last."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from higgs_trainer.dataset.prepared import PreparedRows
+from higgs_trainer.dataset.summary import summarize
+from higgs_trainer.files import (
+    TORCH_WRITE_ERRORS,
+    explain_failed_write,
+    flush_to_disk,
+    move_into_place,
+    write_json,
+)
+from higgs_trainer.model.loading import copy_companions
+from higgs_trainer.model.parameters import count_trainable, format_trainable
+from higgs_trainer.run_folder import (
+    DATA_SUMMARY_FILE,
+    ENVIRONMENT_FILE,
+    GUARD_REPORT_FILE,
+    METRICS_FILE,
+    PARAMETERS_FILE,
+    REPORT_FILE,
+    TRAINER_STATE_FILE,
+    UNFINISHED_FOLDER,
+)
+from higgs_trainer.sharing.model_card import write_model_card
+from higgs_trainer.training.trainer import HiggsAudioTrainer
+
+
+def write_plan(output_dir: Path, model: nn.Module, environment: Mapping[str, Any]) -> None:
+    """Write, before the first step, what will be trained and on which machine; print the first."""
+    # The page of an earlier run in the same folder.
+    (output_dir / REPORT_FILE).unlink(missing_ok=True)
+    trainable = count_trainable(model)
+    print(format_trainable(trainable), flush=True)
+    counts = {kind: {"trained": trained, "all": total} for kind, (trained, total) in trainable.items()}
+    write_json(output_dir / PARAMETERS_FILE, counts)
+    write_json(output_dir / ENVIRONMENT_FILE, environment)
+
+
+def write_result(
+    output_dir: Path,
+    trainer: HiggsAudioTrainer,
+    metrics: Mapping[str, float],
+    *,
+    base: str,
+    datasets: Mapping[str, PreparedRows],
+) -> None:
+    """Write, after the last step, the folder that is used from now on.
+
+    All files are written under another name first and moved into place together, ``metrics.json`` last.
+
+    Args:
+        base: folder or hub name of the model that training started from, whose codec and processor files are copied.
+        datasets: rows of the training set and the held-out set, by name, for ``data_summary.json``.
+    """
+    result = output_dir / UNFINISHED_FOLDER / "result"
+    advice = "make room and resume with --resume_from_checkpoint true"
+    with explain_failed_write(output_dir, advice, errors=TORCH_WRITE_ERRORS):
+        # Every rank calls this: under FSDP each holds a part of the weights.
+        trainer.save_model(str(result), _internal_call=True)
+        if trainer.is_world_process_zero():
+            copy_companions(base, result)
+            trainer.state.save_to_json(str(result / TRAINER_STATE_FILE))
+            write_json(result / GUARD_REPORT_FILE, trainer.guard.ledger.report())
+            summary = {name: summarize(rows) for name, rows in datasets.items()}
+            write_json(result / DATA_SUMMARY_FILE, summary)
+            write_json(result / METRICS_FILE, metrics)
+            write_model_card(result, record=output_dir, name=trainer.args.hub_model_id)
+            flush_to_disk(result)
+            for path in sorted(result.iterdir(), key=lambda path: path.name == METRICS_FILE):
+                move_into_place(path, output_dir / path.name)
+            shutil.rmtree(output_dir / UNFINISHED_FOLDER)
+    if trainer.args.push_to_hub:
+        # Every rank calls this too: it saves once more.
+        trainer.push_to_hub()
