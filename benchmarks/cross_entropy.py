@@ -1,4 +1,4 @@
-"""Forward and backward of the loss over codes, beside torch's: ``python benchmarks/cross_entropy.py``.
+"""Measure forward and backward of the loss over codes, ours and torch's: ``python benchmarks/cross_entropy.py``.
 
 CPU milliseconds of one thread, the arms in turn; the first use of fresh memory is in them, as it is in training.
 """
@@ -19,7 +19,7 @@ ROUNDS = 15
 
 
 class Head(torch.autograd.Function):
-    """Stands for the model's head: gives the logits, and does nothing with their gradient."""
+    """Replaces the model's head: returns the logits, and ignores their gradient."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, logits: Tensor) -> Tensor:

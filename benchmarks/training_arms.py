@@ -33,10 +33,13 @@ NUM_CODEBOOKS, NUM_CODES = 8, 1024
 BEGIN, END = NUM_CODES, NUM_CODES + 1
 AUDIO_TOKEN, DELAY_TOKEN, PAD_TOKEN = 1, 2, 0
 FIRST_WORD = 10
-PROMPT_TOKENS = 25  # system message, headers and the tokens around the clip
-TOKENS_PER_SECOND = 3.5  # about 14 characters of speech a second, 4 to a token
+# System message, headers and the tokens around the clip.
+PROMPT_TOKENS = 25
+# About 14 characters of speech per second, 4 to a token.
+TOKENS_PER_SECOND = 3.5
 BATCH_SIZE = 8
-GROUP_CLIPS = 400  # transformers' length grouping sorts 50 batches at a time
+# transformers' length grouping sorts 50 batches at a time.
+GROUP_CLIPS = 400
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,8 @@ def _draw_example(name: str, seconds: float, size: Size, generator: np.random.Ge
     targets_PK = build_targets(codes_FK, end_id=END)
     keep_T = torch.zeros_like(input_ids, dtype=torch.bool)
     first_column = len(words) - 2
-    keep_T[first_column : first_column + len(columns_PK) - 1] = (
-        True  # every column but the first is predicted
-    )
+    # Every column but the first is predicted.
+    keep_T[first_column : first_column + len(columns_PK) - 1] = True
     return Example(input_ids, columns_PK, targets_PK, keep_T, name)
 
 
@@ -109,8 +111,10 @@ class Seen:
 
     clips: list[str]
     cells: int = 0
-    positions: int = 0  # of the batches, padding and all
-    tokens: int = 0  # of the clips
+    # Of the batches, including padding.
+    positions: int = 0
+    # Of the clips.
+    tokens: int = 0
 
     def note(self, examples: Sequence[Example], batch: dict[str, Tensor]) -> None:
         """Count one batch."""

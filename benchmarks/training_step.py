@@ -1,4 +1,4 @@
-"""What a training step costs, ours beside others': ``python benchmarks/training_step.py [--json] [--quick]``.
+"""Measure a training step, ours and others': ``python benchmarks/training_step.py [--json] [--quick]``.
 
 One process, one thread, CPU time; the arms (`training_arms.py`) in turn, round after round, each over the same clips
 with the same supervised cells, which is asserted. A ratio is taken within a round; its median and range are printed.
@@ -44,10 +44,12 @@ from higgs_trainer.dataset.examples import Example
 SMALL = Size(hidden=256, intermediate=704, layers=4, heads=4, key_value_heads=2, vocabulary=32_000)
 REAL = Size(hidden=3072, intermediate=8192, layers=1, heads=24, key_value_heads=8, vocabulary=32_000)
 REAL_LAYERS = 28
-PEAK_SIZE = 1536  # rows and columns of the matrices by which the matmul peak is measured
+# Rows and columns of the matrices that measure the matmul peak.
+PEAK_SIZE = 1536
 LORA_RANK = 16
 
-Rounds = dict[str, list[float]]  # CPU seconds of each arm, a number a round
+# CPU seconds of each arm, one number per round.
+Rounds = dict[str, list[float]]
 
 
 def main() -> None:
@@ -81,10 +83,12 @@ def measure_small(mode: str, rounds: int, num_batches: int) -> dict[str, float]:
         model = build_model(SMALL, text_head=arm.text_head)
         models[arm.name] = adapt(model) if mode == "lora" else model
     gc.collect()
-    gc.freeze()  # Trainer collects garbage at every start; what torch and transformers imported is none
+    # Trainer collects garbage at every start; objects of imported modules need not be searched.
+    gc.freeze()
     seconds: Rounds = {arm.name: [] for arm in ARMS}
     peaks, cells, wastes, memory = [], set(), {}, {}
-    for arm in ARMS:  # what a first training imports is nobody's memory
+    # The imports of a first training must not count as the memory of an arm.
+    for arm in ARMS:
         train_epoch(arm, models[arm.name], examples[:BATCH_SIZE])
     for arm in ARMS:
         memory[arm.name] = measure_peak_memory(lambda arm=arm: train_epoch(arm, models[arm.name], examples))
@@ -188,9 +192,8 @@ def time_passes(arm: Arm, model: nn.Module, examples: list[Example]) -> tuple[fl
         model.__dict__.pop("forward", None)
         model.set_attn_implementation("sdpa")
         trainer = build_trainer(arm, model, examples, folder, seen)
-        trainer.current_gradient_accumulation_steps = (
-            1  # Trainer sets it in its loop, and native divides by it
-        )
+        # Trainer sets this in its loop, and the native arm divides by it.
+        trainer.current_gradient_accumulation_steps = 1
         since = time.process_time()
         for batch in trainer.get_train_dataloader():
             trainer.training_step(model, batch)
@@ -230,7 +233,8 @@ def measure_peak_memory(run: Callable[[], Any]) -> int:
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = _read_status("VmRSS")
     with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the high-water mark starts again
+        # Resets the peak of the resident memory.
+        file.write("5")
     run()
     return _read_status("VmHWM") - before
 
@@ -250,12 +254,12 @@ def count_useful_flops(examples: list[Example], size: Size, *, lora: bool) -> fl
     linear = 2 * passes * sum(a * b for a, b in in_attention + in_ffn) * tokens * size.layers
     head = 2 * passes * size.hidden * NUM_CODEBOOKS * (NUM_CODES + 2) * supervised
     squares = sum(len(example.input_ids) ** 2 for example in examples)
-    attention = 3 * 2 * size.hidden * squares * size.layers  # causal: half of two products
+    # Causal attention computes half of two products.
+    attention = 3 * 2 * size.hidden * squares * size.layers
     if not lora:
         return linear + head + attention
-    linear -= (
-        2 * sum(a * b for a, b in in_attention[:3]) * tokens
-    )  # nothing trained lies before the first layer
+    # No gradient is needed below the first layer.
+    linear -= 2 * sum(a * b for a, b in in_attention[:3]) * tokens
     adapters = sum(a + b for a, b in in_attention) * tokens + sum(a + b for a, b in in_ffn) * audio_tokens
     return linear + head + attention + 3 * 2 * LORA_RANK * adapters * size.layers
 

@@ -1,4 +1,4 @@
-"""Tiny random parts for unit tests: a tokenizer, a model, a codec, rows. Sizes are odd and pairwise different."""
+"""Tiny random models, codecs and rows for unit tests. Sizes are odd and pairwise different."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ def tiny_checkpoint(
 
 
 def talkative_checkpoint(*, end_logit: float = 0.0, seed: int = 0) -> Checkpoint:
-    """Random weights that never draw begin of stream in a clip, and whose likeliest code changes from column to column.
+    """Build random weights that never draw begin of stream in a clip, and whose likeliest code changes by column.
 
     ``end_logit``: of end of stream; the codes' logits are some ten to either side of 0.
     """
@@ -68,7 +68,7 @@ def talkative_checkpoint(*, end_logit: float = 0.0, seed: int = 0) -> Checkpoint
 
 
 class ToneCodec:
-    """As long as its codes say; every frame sounds as its first code. What it encodes are that many frames of 7."""
+    """A codec whose frames decode to the constant of their first code, and that encodes every frame as 7."""
 
     name, revision, fingerprint = "tone", None, "f"
     sample_rate_hz, frames_per_second, num_codebooks, codebook_size = 24_000, 25.0, NUM_CODEBOOKS, NUM_CODES
@@ -97,7 +97,7 @@ def draw_codes(num_frames: int, seed: int) -> Tensor:
 def make_row(
     seed: int, *, num_frames: int = 5, text: str | None = None, ref_frames: int = 0
 ) -> dict[str, Any]:
-    """A prepared row of random codes, as `read_prepared` gives it."""
+    """Build a prepared row of random codes, as `read_prepared` returns it."""
     return {
         "utterance_id": f"clip-{seed}",
         "text": text or " ".join(WORDS[(seed + i) % 10] for i in range(1 + seed % 4)),

@@ -1,4 +1,4 @@
-"""What the test of two processes measures: the same functions run in one process and, launched, in two.
+"""Functions that tests/end_to_end/test_two_processes.py runs in one process and, by accelerate, in two.
 
 accelerate launch --config_file recipes/launch/ddp.yaml tests/two_processes.py FOLDER
 """
@@ -32,7 +32,7 @@ TOKENS_PER_PACK = 120
 
 
 class RecordingTrainer(HiggsAudioTrainer):
-    """Keeps the ids of every utterance that it was trained on."""
+    """Records the ids of every utterance that it is trained on."""
 
     def compute_guarded_loss(self, model, model_inputs, targets, metadata, num_items_in_batch):
         if model.training:
@@ -41,13 +41,14 @@ class RecordingTrainer(HiggsAudioTrainer):
 
 
 def build_trainer(kind, folder, *, epochs=1):
-    """One optimizer step is an epoch: all examples, as micro-batches of one or of a pack."""
+    """Build a trainer whose epoch is one optimizer step over all examples; a micro-batch is an example or a pack."""
     checkpoint = tiny_checkpoint()
     model = checkpoint.model
     if "lora" in kind:
         torch.manual_seed(1)
         model = add_lora(model, family_of(model), r=3, lora_alpha=5)
-        with torch.no_grad():  # B starts at 0, where A has no gradient
+        # B is initialized with 0, which gives A no gradient.
+        with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:
                     parameter.normal_(std=0.1)
@@ -96,7 +97,7 @@ def build_trainer(kind, folder, *, epochs=1):
 
 
 def train_one_step(kind, folder):
-    """Every gradient as the optimizer sees it, and the log."""
+    """Return every gradient of one optimizer step, and the log."""
     trainer = build_trainer(kind, folder)
     gradients = {}
     trainer.create_optimizer()
@@ -110,7 +111,7 @@ def gradients_of(model):
 
 
 def shard_one_step(kind, folder):
-    """The same step of a model under torch's ``fully_shard``, without Trainer's loop (accelerate would make it DDP)."""
+    """Take the same step under torch's ``fully_shard``, without Trainer's loop, since accelerate would use DDP."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
@@ -130,9 +131,8 @@ def shard_one_step(kind, folder):
     gradients = {name: gradient.full_tensor() for name, gradient in gradients_of(model).items()}
     check_gradient = FiniteGradients(trainer.accelerator, trainer.step_utterances).on_pre_optimizer_step
     check_gradient(None, trainer.state, None, model=model)
-    if (
-        torch.distributed.get_rank() == 0
-    ):  # in one rank's shard; every rank must stop, and name the others' utterances
+    # In the shard of one rank only: every rank must stop, and name the utterances of all ranks.
+    if torch.distributed.get_rank() == 0:
         next(p for p in model.parameters() if p.grad is not None).grad.to_local().view(-1)[0] = torch.inf
     try:
         check_gradient(None, trainer.state, None, model=model)
@@ -142,7 +142,7 @@ def shard_one_step(kind, folder):
 
 
 def see_two_epochs(kind, folder):
-    """The utterances of two epochs, over all ranks."""
+    """Return the utterances of two epochs, over all ranks."""
     trainer = build_trainer(kind, folder, epochs=2)
     trainer.train()
     return sorted(gather_object(trainer.seen))
@@ -153,7 +153,7 @@ def evaluate(folder):
 
 
 def refuse_what_would_be_repeated(folder):
-    """Sets that accelerate would round up by repeating examples: held-out, then training's."""
+    """Return the errors for sets that accelerate would round up by repeating examples: held-out, then training."""
     trainer = build_trainer("full", folder)
     five = trainer.eval_dataset.examples
     trainer.train_dataset = five
@@ -186,7 +186,7 @@ def main(folder: Path) -> None:
     if torch.distributed.get_rank() == 0:
         (folder / "found.json").write_text(json.dumps(found))
     torch.distributed.barrier()
-    # fully_shard's caches keep the group and its threads, and such a thread may abort a Python that ends by itself.
+    # The caches of fully_shard keep the process group and its threads alive, which may abort Python at exit.
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""Our prompts, token by token, against golden files that transformers' own processor wrote (tests/golden/README.md)."""
+"""Our prompts, token by token, against golden files by transformers' processor (tests/golden/README.md)."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def tokenizer():
 
 
 def read_golden(task: str) -> tuple[list[int], list[int]]:
-    """The ids that generation is sent, and those of the target that training reads behind them."""
+    """Read the ids that generation gets, and the ids of the target that follow them in training."""
     text = (GOLDEN / f"{task.replace(' ', '_')}.txt").read_text(encoding="utf-8")
     prompt, target = text.split("--- the target\n")
     return ([int(line[:4]) for line in part.splitlines()] for part in (prompt, target))
@@ -41,14 +41,14 @@ def test_training_and_generation_read_the_golden_tokens(tokenizer, task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_generate_sends_the_golden_tokens_and_every_clip(tokenizer, task, monkeypatch):
-    """What reaches transformers' ``generate`` when somebody speaks."""
+    """Compare with what reaches ``generate`` of transformers."""
     text, context = TASKS[task]
     checkpoint, sent = tiny_checkpoint(tokenizer=tokenizer), {}
 
     said_FK = draw_codes(4, seed=4)
 
     def record(**inputs):
-        """As transformers does it: the columns of the prompt, and behind them what was said."""
+        """Return the columns of the prompt and then those of the generated clip, as transformers does."""
         sent.update(inputs)
         said = apply_delay(said_FK, begin_id=NUM_CODES, end_id=NUM_CODES + 1)[None]
         before = inputs.get("audio_input_ids", torch.empty(1, 0, NUM_CODEBOOKS, dtype=torch.long))
@@ -56,7 +56,8 @@ def test_generate_sends_the_golden_tokens_and_every_clip(tokenizer, task, monkey
 
     monkeypatch.setattr(checkpoint.model, "generate", record)
     (spoken,) = generate_texts(checkpoint, [text], context=context)
-    assert torch.equal(spoken.codes_FK, said_FK)  # and nothing of the context
+    # Nothing of the context is in the generated clip.
+    assert torch.equal(spoken.codes_FK, said_FK)
     prompt, _ = read_golden(task)
     assert sent["input_ids"][0].tolist() == prompt
     columns = [apply_delay(clip.codes_FK, begin_id=NUM_CODES, end_id=NUM_CODES + 1) for clip in context.clips]

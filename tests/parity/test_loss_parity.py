@@ -1,8 +1,8 @@
-"""The loss of a batch against NumPy, from codes and the text of the definition alone; and against transformers' own.
+"""The loss of a batch against a NumPy implementation of the definition, and against transformers' own loss.
 
-The definition: the hidden state at position p predicts what stands at p + 1. Supervised are the codes of the target
-turn and one end of stream a codebook; begin and fill cells, prompts and references are not. Codebook k is delayed by k
-columns behind an all-begin column.
+The definition: the hidden state at position p predicts position p + 1. Supervised are the codes of the target clip and
+one end of stream per codebook; begin and fill cells, prompts and references are not. Codebook k is delayed by k
+columns, after a column of begin of stream.
 
     audio_loss = sum_k w_k * (sum of cross-entropies over the cells of k / their number) / sum_k w_k
 
@@ -31,9 +31,8 @@ ROWS = [
 def checkpoint():
     checkpoint = tiny_checkpoint()
     with torch.no_grad():
-        checkpoint.model.audio_lm_head.weight.mul_(
-            30
-        )  # far from uniform, so that every cell's loss is another
+        # Far from uniform, so that the losses of the cells differ.
+        checkpoint.model.audio_lm_head.weight.mul_(30)
     checkpoint.model.double()
     return checkpoint
 
@@ -45,7 +44,7 @@ def cross_entropy(logits_C, target, smoothing):
 
 
 def reference_loss(checkpoint, rows, weights, smoothing):
-    """From the logits at every position of each row alone, and the row's codes."""
+    """Compute the loss from the codes of each row and the logits at every position of a batch of that row only."""
     losses_of_k = [[] for _ in range(NUM_CODEBOOKS)]
     for row in rows:
         example = encode_rows([row], checkpoint)[0]
@@ -63,9 +62,8 @@ def reference_loss(checkpoint, rows, weights, smoothing):
             tokens, [checkpoint.model.config.audio_token_id, checkpoint.model.config.audio_delay_token_id]
         )
         num_columns = len(codes_FK) + NUM_CODEBOOKS + 1
-        positions = np.flatnonzero(is_audio_T)[
-            -num_columns:
-        ]  # of the target's columns, the all-begin one first
+        # Of the target's columns; the first is the column of begin of stream.
+        positions = np.flatnonzero(is_audio_T)[-num_columns:]
         for k in range(NUM_CODEBOOKS):
             for frame, code in enumerate([*codes_FK[:, k], end_id]):
                 before = positions[1 + k + frame] - 1
@@ -96,14 +94,14 @@ def loss_of(trainer, checkpoint, rows):
 @pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("weights", [None, UNEQUAL])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_is_the_definition(checkpoint, tmp_path, packing, weights, smoothing):
+def test_the_loss_equals_the_definition(checkpoint, tmp_path, packing, weights, smoothing):
     trainer = build_trainer(checkpoint, tmp_path, packing=packing, weights=weights, smoothing=smoothing)
     expected = reference_loss(checkpoint, ROWS, weights or (1.0,) * NUM_CODEBOOKS, smoothing)
     assert loss_of(trainer, checkpoint, ROWS) == pytest.approx(expected, rel=1e-6)
 
 
-def test_it_is_not_the_mean_of_the_examples_means(checkpoint, tmp_path):
-    """The definition's numbers are over all cells: with clips of different lengths that is another number."""
+def test_the_loss_is_not_the_mean_of_the_means_of_examples(checkpoint, tmp_path):
+    """The definition averages over all cells, which differs if the clips have different lengths."""
     trainer = build_trainer(checkpoint, tmp_path)
     each = [loss_of(trainer, checkpoint, [row]) for row in ROWS]
     assert loss_of(trainer, checkpoint, ROWS) != pytest.approx(np.mean(each), rel=1e-3)
@@ -111,14 +109,17 @@ def test_it_is_not_the_mean_of_the_examples_means(checkpoint, tmp_path):
 
 @pytest.mark.parametrize("packing", [True, False])
 def test_transformers_own_loss_agrees_where_it_is_right(checkpoint, tmp_path, packing):
-    """It is right in one forward of right-padded or single rows, without text labels, given our supervised cells: their
-    sum over codebooks, which is our mean times their number."""
+    """transformers' loss is right for one forward of right-padded or single rows without text labels.
+
+    It is the sum over codebooks, which is our mean times their number.
+    """
     trainer = build_trainer(checkpoint, tmp_path, packing=packing)
     rows = ROWS[:1] if packing else ROWS
     dataset = encode_rows(rows, checkpoint)
     batch = trainer.data_collator([dataset[i] for i in range(len(rows))])
     with torch.no_grad():
-        native = type(checkpoint.model).forward(  # beneath the guard, which would take the labels away
+        # The forward of the class, since the guard on the instance would divert the labels.
+        native = type(checkpoint.model).forward(
             checkpoint.model,
             input_ids=batch["input_ids"],
             audio_input_ids=batch["audio_input_ids"],

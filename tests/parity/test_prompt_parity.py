@@ -1,4 +1,4 @@
-"""Our token sequences against those of transformers' own processor and chat template, token for token."""
+"""Our token sequences against those of transformers' processor and chat template, token by token."""
 
 import pytest
 import torch
@@ -63,7 +63,7 @@ def test_a_special_token_inside_a_text_is_refused(token):
             encode_prompt(tiny_tokenizer(), text, context, num_codebooks=NUM_CODEBOOKS)
 
 
-def test_a_typed_text_is_put_in_order_as_a_prepared_one():
+def test_a_typed_text_is_normalized_like_a_prepared_one():
     typed, prepared = " e\u0301t\u00e9  [laugh]\n", "\u00e9t\u00e9 [laugh]"
     clips = [PromptClip(text, draw_codes(3, seed=3)) for text in (typed, prepared)]
     first, second = (
@@ -73,14 +73,14 @@ def test_a_typed_text_is_put_in_order_as_a_prepared_one():
     assert torch.equal(first, second)
 
 
-def test_a_dialogue_is_one_however_its_voices_are_spread_over_the_turns():
+def test_a_dialogue_is_recognized_if_its_voices_are_in_several_turns():
     turn = PromptClip("[SPEAKER0] one", draw_codes(3, seed=3))
     system = build_messages("[SPEAKER0] one\n[SPEAKER1] two")[0]
     assert build_messages("[SPEAKER1] two", Context(turns=(turn,)))[0] == system
     assert build_messages("[SPEAKER0] two", Context(turns=(turn,)))[0] != system
 
 
-def test_what_no_template_can_lay_out_is_refused():
+def test_contexts_that_the_template_cannot_lay_out_are_refused():
     wordless = (PromptClip(None, draw_codes(3, seed=3)),)
     with pytest.raises(UserError, match="need a scene"):
         build_messages("x", Context(references=wordless, references_in_system=True))

@@ -1,4 +1,4 @@
-"""Whatever a clip's length and codes: the delay is undone exactly, and every cell is asked for what it should be."""
+"""For clips of any length and codes: the delay is reverted exactly, and every target is right."""
 
 import torch
 from hypothesis import given, settings
@@ -10,7 +10,7 @@ from higgs_trainer.tensors import IGNORED
 
 @st.composite
 def draw_clips(draw):
-    """Codes (F, K) below a codebook size, and that size: begin and end of stream lie right above."""
+    """Draw codes (F, K) and a codebook size above them; begin and end of stream have the next two ids."""
     F, K, C = draw(st.integers(1, 40)), draw(st.integers(1, 9)), draw(st.integers(1, 50))
     seed = draw(st.integers(0, 2**32 - 1))
     return torch.randint(C, (F, K), generator=torch.Generator().manual_seed(seed)), C
@@ -18,7 +18,7 @@ def draw_clips(draw):
 
 @given(draw_clips())
 @settings(deadline=None)
-def test_reverting_undoes_the_delay(clip):
+def test_reverting_the_delay_returns_the_codes(clip):
     codes_FK, C = clip
     columns_PK = apply_delay(codes_FK, begin_id=C, end_id=C + 1)
     assert len(columns_PK) == count_columns(*codes_FK.shape)
@@ -27,7 +27,7 @@ def test_reverting_undoes_the_delay(clip):
 
 @given(draw_clips(), st.data())
 @settings(deadline=None)
-def test_what_is_cut_off_keeps_its_whole_frames(clip, data):
+def test_columns_that_were_cut_off_keep_their_complete_frames(clip, data):
     codes_FK, C = clip
     columns_PK = apply_delay(codes_FK, begin_id=C, end_id=C + 1)
     cut = data.draw(st.integers(0, len(columns_PK)))
@@ -37,8 +37,8 @@ def test_what_is_cut_off_keeps_its_whole_frames(clip, data):
 
 @given(draw_clips())
 @settings(deadline=None)
-def test_each_cell_by_the_definition(clip):
-    """Cell by cell, without the tensors' way of computing it: codebook k lags k columns behind codebook 0."""
+def test_each_cell_equals_the_definition(clip):
+    """Compare cell by cell with the definition: codebook k lags codebook 0 by k columns."""
     codes_FK, C = clip
     K = codes_FK.shape[1]
     columns_PK = apply_delay(codes_FK, begin_id=C, end_id=C + 1).tolist()
@@ -52,7 +52,7 @@ def test_each_cell_by_the_definition(clip):
 
 @given(draw_clips())
 @settings(deadline=None)
-def test_end_of_stream_is_asked_for_once_a_codebook_and_where_it_begins(clip):
+def test_end_of_stream_is_a_target_once_per_codebook_where_it_begins(clip):
     codes_FK, C = clip
     targets_PK = build_targets(codes_FK, end_id=C + 1)
     columns_PK = apply_delay(codes_FK, begin_id=C, end_id=C + 1)

@@ -1,4 +1,4 @@
-"""Whatever stands in a row of whatever format: it is read, or refused with a message. Never a traceback."""
+"""Any row of any format is read, or refused with a message; it never causes a traceback."""
 
 import json
 import tempfile
@@ -56,7 +56,7 @@ def draw_rows(name: str) -> st.SearchStrategy[list[dict[str, object]]]:
 @pytest.mark.parametrize("name", KEYS)
 @given(data=st.data())
 @settings(deadline=None, max_examples=60)
-def test_no_row_is_a_traceback(name: str, data: st.DataObject) -> None:
+def test_no_row_causes_a_traceback(name: str, data: st.DataObject) -> None:
     rows = data.draw(draw_rows(name))
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "a.wav").touch()
@@ -70,7 +70,8 @@ def check(path: Path) -> None:
     try:
         checked = list(check_rows(open_source(path)))
     except UserError:
-        return  # in no known format, or no text
+        # In no known format, or without text.
+        return
     for row in checked:
         assert (row.utterance is None) == bool(row.problems)
         assert all(problem.what and problem.what_to_do for problem in row.problems)
@@ -81,7 +82,7 @@ FIRST_LINES = ("audio,text", "audio|text", "audio\ttext", "a.wav,x", "a.wav|x", 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=80), st.sampled_from(FIRST_LINES))
 @settings(deadline=None, max_examples=100)
-def test_no_line_of_a_table_is_a_traceback(text: str, first_line: str) -> None:
+def test_no_line_of_a_table_causes_a_traceback(text: str, first_line: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "a.wav").touch()
         Path(folder, "wavs").mkdir()

@@ -1,7 +1,7 @@
-"""The same loss and the same gradient however one optimizer step's work is cut: to 1e-5 of each tensor's norm, in fp32.
+"""Any split of an optimizer step gives the same loss and gradient, to 1e-5 of each tensor's norm in fp32.
 
-Eight clips of very different lengths; one of them has no target at all, so that it is a micro-batch without a
-supervised cell where it stands alone, and another none in one codebook.
+Eight clips of very different lengths. One has no target, so that a micro-batch of that clip has no supervised cell, and
+another one has no target in one codebook.
 """
 
 from dataclasses import replace
@@ -46,7 +46,7 @@ def silence(example):
 
 
 def pad_left(batch, lengths):
-    """A right-padded batch with its padding moved to the left, behind an attention mask, as the processor pads."""
+    """Move the padding of a batch to the left and add an attention mask, as the processor pads."""
     T = batch["input_ids"].shape[1]
     for key in ("input_ids", "logits_to_keep"):
         rows = zip(batch[key], lengths, strict=True)
@@ -73,7 +73,7 @@ def take_one_step(
     order=range(8),
     change=lambda examples: examples,
 ):
-    """Every gradient of one optimizer step, as the optimizer sees it (without clipping), and the logged losses."""
+    """Return every gradient of one optimizer step without clipping, and the logged losses."""
     checkpoint = tiny_checkpoint()
     checkpoint.model.set_attn_implementation(attention)
     examples = change(encode(checkpoint))
@@ -119,7 +119,7 @@ def take_one_step(
 
 @pytest.fixture(scope="module", params=[False, True], ids=["full", "lora"])
 def whole(request, tmp_path_factory):
-    """The step at once: a padded batch of eight, by transformers' own attention."""
+    """The step without a split: a padded batch of eight, with transformers' own attention."""
     return request.param, *take_one_step(
         tmp_path_factory.mktemp("whole"), lora=request.param, attention="sdpa"
     )
@@ -153,8 +153,8 @@ def test_loss_and_gradients_are_those_of_the_whole_step(whole, cut, tmp_path):
         assert cut_log[key] == pytest.approx(log[key], rel=1e-5), key
 
 
-def test_a_wrong_cut_would_be_seen(whole, tmp_path):
-    """The tolerance is no excuse: leaving out the shortest clip moves most tensors by far more."""
+def test_a_wrong_split_fails(whole, tmp_path):
+    """The tolerance is small enough: leaving out the shortest clip changes every tensor by far more."""
     lora, gradients, _ = whole
 
     def without_the_first(examples):

@@ -69,7 +69,8 @@ class Muon(Optimizer):
 
     def _compute_momentum(self, parameter: Tensor, momentum: float) -> Tensor:
         gradient, state = parameter.grad, self.state[parameter]
-        assert gradient is not None  # `step` skips parameters without a gradient
+        # `step` skips parameters without a gradient.
+        assert gradient is not None
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
         state["momentum"].lerp_(gradient, 1 - momentum)

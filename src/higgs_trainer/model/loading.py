@@ -12,7 +12,9 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 
 from higgs_trainer.audio.codec import Codec, load_codec
 from higgs_trainer.errors import CheckpointError
-from higgs_trainer.model import attention as attention  # registers "packed_sdpa"
+
+# Importing it registers "packed_sdpa".
+from higgs_trainer.model import attention as attention
 from higgs_trainer.model.families import Family, SequenceFormat, StreamIds, family_of, find_family
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -37,7 +39,8 @@ class Checkpoint:
     @property
     def sequence(self) -> SequenceFormat:
         """The format of its sequences."""
-        assert self.family.sequence is not None  # `load_checkpoint` refuses other families
+        # `load_checkpoint` refuses families without one.
+        assert self.family.sequence is not None
         return self.family.sequence
 
     @property

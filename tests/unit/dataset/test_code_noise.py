@@ -1,4 +1,4 @@
-"""Slips among the codes that the model reads: a function of seed, epoch and index; targets and held-out stay true."""
+"""Code noise depends on seed, epoch and index only, and leaves targets and held-out examples unchanged."""
 
 import torch
 
@@ -13,7 +13,7 @@ def disturb(*, seed=0, code_noise=0.9):
     return NoisyExamples(CLEAN, code_noise=code_noise, num_codes=NUM_CODES, seed=seed)
 
 
-def test_codes_that_the_model_reads_move_and_nothing_else():
+def test_only_the_codes_that_the_model_reads_change():
     for clean, noisy in zip(CLEAN, disturb(), strict=False):
         changed_PK = clean.columns_PK != noisy.columns_PK
         assert changed_PK.any()
@@ -39,7 +39,7 @@ def test_a_draw_depends_on_seed_epoch_and_index_alone():
     assert not torch.equal(alike[0].columns_PK, alike[1].columns_PK)
 
 
-def test_no_more_than_its_share_is_disturbed():
+def test_no_more_than_the_given_share_changes():
     example = encode_rows([make_row(4, num_frames=500)], CHECKPOINT)[0]
     noisy = NoisyExamples([example], code_noise=0.3, num_codes=NUM_CODES, seed=0)
     is_code_PK = example.columns_PK < NUM_CODES

@@ -1,4 +1,4 @@
-"""The plan of an epoch: full packs, each example once, the same number every epoch and for every rank, resumable."""
+"""The plan of an epoch: full packs, each example once, equally many for every epoch and rank, resumable."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from tiny import NUM_CODEBOOKS, NUM_CODES, encode_rows, make_row, tiny_checkpoin
 
 
 def draw_speech_lengths(num_examples, seed=0):
-    """Tokens of clips whose seconds are lognormal, 2 to 15: 25 columns a second, and text."""
+    """Draw lengths in tokens of clips of 2 to 15 s, lognormal: 25 columns per second, and text."""
     seconds = np.random.default_rng(seed).lognormal(np.log(5.5), 0.5, size=4 * num_examples)
     seconds = seconds[(seconds >= 2) & (seconds <= 15)][:num_examples]
     return (seconds * 25 + 9 + seconds * 3.5 + 30).astype(int).tolist()
@@ -27,7 +27,7 @@ def indices_of(groups):
 
 @pytest.mark.parametrize("num_examples", [1000, 7001])
 def test_packs_are_full_and_never_too_full(num_examples):
-    """97% are asked for; best fit gives more than 99%."""
+    """The requirement is 97%; best fit reaches more than 99%."""
     lengths = draw_speech_lengths(num_examples)
     plan = PackPlan(lengths, tokens_per_pack=4096, seed=0)
     assert plan.fill >= 0.985
@@ -52,7 +52,7 @@ def test_an_epochs_plan_depends_on_seed_and_epoch_alone():
 
 
 def test_equal_lengths_go_together_differently_each_epoch():
-    """With one length, nothing but chance can tell the plans of two epochs apart."""
+    """With equal lengths, only the random order can distinguish the plans of two epochs."""
     plan = PackPlan([100] * 60, tokens_per_pack=300, seed=0)
     assert {frozenset(pack) for pack in plan.groups(0)} != {frozenset(pack) for pack in plan.groups(1)}
 
@@ -105,7 +105,7 @@ def test_an_example_longer_than_a_pack_is_named():
         measure_tokens(examples, tokens_per_pack=100)
 
 
-def test_a_pack_is_its_examples_one_behind_another():
+def test_a_pack_is_the_concatenation_of_its_examples():
     examples = [examples_of([make_row(seed, num_frames=seed + 2)])[0] for seed in (1, 4)]
     batch = PackingCollator(NUM_CODEBOOKS)([tuple(examples), ()])
     first = len(examples[0].input_ids)
@@ -131,7 +131,7 @@ def test_the_epoch_reaches_the_noise():
 
 
 class Watch(TrainerCallback):
-    """The losses of the steps, and the end of the run after ``stop_at`` of them."""
+    """Stops the run after ``stop_at`` steps."""
 
     def __init__(self, stop_at):
         self.stop_at = stop_at
@@ -141,7 +141,7 @@ class Watch(TrainerCallback):
 
 
 def train(output_dir, *, stop_at=None, resume=False):
-    """Three epochs of six packs, two a step; the order of the utterances, the losses, and the number of steps known."""
+    """Train three epochs of six packs, two per step; return utterances, losses, number of steps, number of packs."""
     examples = examples_of([make_row(seed, num_frames=2 + 3 * seed) for seed in range(11)])
     lengths = measure_tokens(examples, tokens_per_pack=260)
     plan = PackPlan(lengths, tokens_per_pack=260, seed=0, accumulation=2)
@@ -192,7 +192,8 @@ def test_a_resumed_run_continues_the_plan_in_the_middle_of_an_epoch(tmp_path):
     for packs in epochs:
         assert sorted(name for pack in packs for name in pack) == sorted(f"clip-{i}" for i in range(11))
     assert epochs[0] != epochs[1] != epochs[2]
-    stop_at = steps_an_epoch + 1  # the first step of the second epoch
+    # The first step of the second epoch.
+    stop_at = steps_an_epoch + 1
     first_half, *_ = train(tmp_path / "stopped", stop_at=stop_at)
     assert first_half[: 2 * stop_at] == seen[: 2 * stop_at]
     second_half, resumed_losses, *_ = train(tmp_path / "stopped", resume=True)

@@ -1,4 +1,4 @@
-"""LoRA goes where the recipe says, a name that matches nothing is an error, and what is saved can be opened again."""
+"""LoRA adapts the modules that the recipe names, a name that matches nothing is an error, and saved adapters load."""
 
 import subprocess
 import sys
@@ -55,7 +55,7 @@ def test_a_module_to_save_inside_another_is_refused_with_the_name_to_write():
         adapted(modules_to_save=["embed_audio_tokens"])
 
 
-def test_saved_modules_and_adapters_open_again(tmp_path):
+def test_saved_modules_and_adapters_load_again(tmp_path):
     model = adapted(modules_to_save=["audio_lm_head", "embed_audio_tokens.embed_audio_tokens"])
     disturb(model)
     model.save_pretrained(tmp_path)
@@ -66,7 +66,7 @@ def test_saved_modules_and_adapters_open_again(tmp_path):
 
 
 def disturb(model):
-    """Give every trained parameter a value of its own, as training would."""
+    """Give every trained parameter another value, as training would."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -138,8 +138,8 @@ assert not any(name.startswith("higgs_trainer") for name in sys.modules)
 """
 
 
-def test_adapters_open_with_peft_alone(tmp_path):
-    """Also those that change the base's weights at the start, which PEFT must do again when it opens them."""
+def test_adapters_load_with_peft_alone(tmp_path):
+    """Also adapters whose initialization changes the base weights, which PEFT must repeat when it loads them."""
     base = tiny_checkpoint().model
     base.save_pretrained(tmp_path / "base")
     kinds = [

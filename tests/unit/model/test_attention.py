@@ -1,4 +1,4 @@
-"""Examples of a pack attend to themselves alone, at the cost of the sum of their squares; what is no pack is "sdpa"."""
+"""Attention stays within the examples of a pack, costs the sum of their squares, and is "sdpa" without packs."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ FINDING_PACKS = (PACKED_SDPA, "sdpa", "eager")
 
 
 def build(attn_implementation=PACKED_SDPA, *, lora=False, gradient_checkpointing=False):
-    """A checkpoint with two query heads to a key, whose adapters are not at zero."""
+    """Build a checkpoint with two query heads per key head, and with adapters that are not zero."""
     tiny = tiny_checkpoint()
     tiny.model.config.num_key_value_heads = 1
     torch.manual_seed(0)
@@ -46,7 +46,7 @@ def build(attn_implementation=PACKED_SDPA, *, lora=False, gradient_checkpointing
 
 
 def encode(checkpoint, *, changed=None, ref_frames=0):
-    """The examples of ``FRAMES``; the one at ``changed`` with other codes."""
+    """Encode examples of ``FRAMES``; the one at ``changed`` has other codes."""
     rows = [make_row(seed, num_frames=frames, ref_frames=ref_frames) for seed, frames in enumerate(FRAMES)]
     if changed is not None:
         rows[changed]["codes_FK"] = draw_codes(FRAMES[changed], seed=77)
@@ -59,7 +59,7 @@ def model_inputs(examples):
 
 
 def logits_of_examples(checkpoint, examples):
-    """The kept logits of a pack, cut into those of each example."""
+    """Compute the kept logits of a pack, split by example."""
     logits = checkpoint.model(**model_inputs(examples)).logits
     return logits.split([int(example.keep_T.sum()) for example in examples])
 
@@ -72,7 +72,7 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_each_example_is_as_if_it_were_alone(variant):
+def test_each_example_has_the_logits_that_it_has_alone(variant):
     checkpoint = build(**variant)
     checkpoint.model.train()
     examples = encode(checkpoint, ref_frames=4)
@@ -82,7 +82,7 @@ def test_each_example_is_as_if_it_were_alone(variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_changing_one_example_moves_no_others_logits_and_no_gradient_crosses(variant):
+def test_changing_one_example_changes_no_others_logits_and_no_gradient_crosses(variant):
     checkpoint = build(**variant)
     checkpoint.model.train()
     before = logits_of_examples(checkpoint, encode(checkpoint))
@@ -107,19 +107,19 @@ def test_changing_one_example_moves_no_others_logits_and_no_gradient_crosses(var
     assert gradients[1].any()
 
 
-@pytest.mark.parametrize("beside", [{"attention_mask": 1}, {"use_cache": True}])
-def test_what_would_hide_a_pack_raises_in_the_attention_function(beside):
+@pytest.mark.parametrize("extra", [{"attention_mask": 1}, {"use_cache": True}])
+def test_what_would_hide_a_pack_raises_in_the_attention_function(extra):
     checkpoint = build()
     inputs = model_inputs(encode(checkpoint))
-    if "attention_mask" in beside:
-        beside = {"attention_mask": torch.ones_like(inputs["input_ids"])}
+    if "attention_mask" in extra:
+        extra = {"attention_mask": torch.ones_like(inputs["input_ids"])}
     with pytest.raises(ValueError, match="would attend to each other"):
-        checkpoint.model(**inputs, **beside)
+        checkpoint.model(**inputs, **extra)
 
 
 @pytest.mark.parametrize("attn_implementation", FINDING_PACKS)
 def test_what_would_hide_a_pack_raises_in_the_trainer(attn_implementation, tmp_path):
-    """Also where transformers' own attention would let the examples see each other without a word."""
+    """Also where transformers' own attention would silently let the examples attend to each other."""
     checkpoint = build(attn_implementation)
     trainer = HiggsAudioTrainer(
         model=checkpoint.model,
@@ -134,12 +134,12 @@ def test_what_would_hide_a_pack_raises_in_the_trainer(attn_implementation, tmp_p
         trainer.training_step(trainer.model, {**batch, "use_cache": True})
 
 
-def test_the_batch_check_tells_a_pack_from_left_padding():
+def test_the_batch_check_distinguishes_a_pack_from_left_padding():
     packed = {"position_ids": torch.tensor([[0, 1, 2, 0, 1]])}
     check_pack(packed)
-    for beside in ({"attention_mask": torch.ones(1, 5)}, {"use_cache": True}):
+    for extra in ({"attention_mask": torch.ones(1, 5)}, {"use_cache": True}):
         with pytest.raises(ValueError, match="leave"):
-            check_pack(packed | beside)
+            check_pack(packed | extra)
     left_padded = {
         "position_ids": torch.tensor([[1, 1, 0, 1, 2]]),
         "attention_mask": torch.tensor([[0, 0, 1, 1, 1]]),
@@ -148,7 +148,7 @@ def test_the_batch_check_tells_a_pack_from_left_padding():
 
 
 def pad(checkpoint, examples, *, left):
-    """A padded batch for the bare model: every position's logits, and which positions are real (B, T)."""
+    """Build a padded batch for the bare model, with logits at every position, and the mask of real positions (B, T)."""
     collate = PaddingCollator(checkpoint.model.config.pad_token_id, checkpoint.stream_ids.end, NUM_CODEBOOKS)
     inputs = HIGGS_AUDIO_V2.contract.split(collate(examples)).model_inputs
     del inputs["logits_to_keep"]
@@ -171,7 +171,8 @@ def test_padded_batches_are_as_with_sdpa(left, with_positions):
         checkpoint = build(attn_implementation)
         inputs, real_BT = pad(checkpoint, encode(checkpoint), left=left)
         inputs["attention_mask"] = real_BT.long()
-        if with_positions:  # as transformers' generate makes them
+        # As `generate` of transformers does.
+        if with_positions:
             inputs["position_ids"] = (real_BT.long().cumsum(1) - 1).masked_fill(~real_BT, 1)
         logits.append(checkpoint.model(**inputs).logits[real_BT])
     assert torch.equal(*logits)
@@ -184,7 +185,7 @@ def test_padded_batches_are_as_with_sdpa(left, with_positions):
 
 
 def test_generation_is_as_with_sdpa():
-    """Prompts of different lengths, so left-padded, with a reference and a cache."""
+    """The prompts have different lengths, so they are left-padded; they have a reference and a cache."""
     clips = [
         generate_texts(
             build(attn_implementation),
@@ -199,7 +200,7 @@ def test_generation_is_as_with_sdpa():
 
 
 class WatchSizes(TorchDispatchMode):
-    """Queries of each attention call, and the largest tensor that was made."""
+    """Records the queries of each attention call, and the largest tensor."""
 
     def __init__(self):
         super().__init__()
@@ -233,7 +234,7 @@ def test_the_cost_is_the_sum_of_squares_and_no_dense_mask_is_made():
 
 
 @pytest.mark.parametrize("collator", ["packed", "padded"])
-def test_logits_are_made_where_a_target_is_and_nowhere_else(collator, tmp_path):
+def test_logits_are_computed_at_targets_only(collator, tmp_path):
     checkpoint = build(lora=True)
     collate = {
         "packed": PackingCollator(NUM_CODEBOOKS),

@@ -1,4 +1,4 @@
-"""The delay pattern against transformers' processor and Boson's function, and its own inverse."""
+"""The delay pattern against transformers' processor, against Boson's function, and against its inverse."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,8 @@ def test_the_layout_is_the_processors(F, K):
     assert len(expected_PK) == count_columns(F, K)
 
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "boson_delay_pattern.json"  # its README says how it was made
+# tests/golden/README.md says how it was made.
+GOLDEN = Path(__file__).parents[2] / "golden" / "boson_delay_pattern.json"
 
 
 @pytest.mark.parametrize("clip", json.loads(GOLDEN.read_text()))
@@ -47,14 +48,14 @@ def test_reverting_gives_the_codes_back(F, K):
     assert torch.equal(revert_delay(columns_PK, codebook_size=C), codes_FK)
 
 
-def test_a_clip_cut_off_keeps_its_whole_frames():
+def test_a_clip_that_was_cut_off_keeps_its_complete_frames():
     codes_FK = draw_codes(9, 4)
     columns_PK = apply_delay(codes_FK, begin_id=BEGIN, end_id=END)[:8]
     assert torch.equal(revert_delay(columns_PK, codebook_size=C), codes_FK[:4])
 
 
 @pytest.mark.parametrize(("F", "K"), [(1, 8), (6, 5)])
-def test_each_codebook_is_asked_for_its_codes_and_one_end(F, K):
+def test_the_targets_of_a_codebook_are_its_codes_and_one_end_of_stream(F, K):
     codes_FK = draw_codes(F, K)
     targets_PK = build_targets(codes_FK, end_id=END)
     for k in range(K):

@@ -1,4 +1,4 @@
-"""What an example supervises: the target turn, each code once, the end of stream, nothing of the reference."""
+"""What an example supervises: each code of the target clip and its end of stream, and nothing of the reference."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def test_padding_is_on_the_right_and_never_supervised():
 
 
 def row_of(task, **changes):
-    """A task's conversation as a prepared row."""
+    """Build a prepared row from the conversation of a task."""
     text, context = TASKS[task]
     row = {
         **make_row(3, num_frames=TARGET_FRAMES, text=text),
@@ -75,7 +75,7 @@ def row_of(task, **changes):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_prepared_row_says_what_its_context_says(task):
+def test_a_prepared_row_is_encoded_like_its_context(task):
     text, context = TASKS[task]
     example = encode_example(row_of(task), CHECKPOINT.tokenizer, IDS, CHECKPOINT.sequence)
     ids = encode_conversation(CHECKPOINT.tokenizer, text, context, TARGET_FRAMES, num_codebooks=NUM_CODEBOOKS)

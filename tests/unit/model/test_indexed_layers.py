@@ -101,7 +101,7 @@ def test_in_float32_they_are_the_same_to_rounding():
     check_same(run(theirs, inputs), run(ours, inputs), 1e-5)
 
 
-def test_in_bfloat16_they_are_as_near_to_float32_as_transformers_are():
+def test_in_bfloat16_they_are_as_close_to_float32_as_transformers():
     checkpoint, theirs, ours = build_pair(dtype=torch.bfloat16)
     inputs = make_batch(checkpoint, "packed")
     right, _ = run(copy.deepcopy(theirs).float(), inputs)
@@ -109,7 +109,7 @@ def test_in_bfloat16_they_are_as_near_to_float32_as_transformers_are():
     assert errors[1] < 1.2 * errors[0]
 
 
-def test_under_autocast_the_residual_stream_stays_as_wide_as_transformers_keeps_it():
+def test_under_autocast_the_residual_stream_has_the_dtype_of_transformers():
     checkpoint, theirs, ours = build_pair(dtype=torch.float32)
     inputs = make_batch(checkpoint, "packed")
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -120,7 +120,7 @@ def test_under_autocast_the_residual_stream_stays_as_wide_as_transformers_keeps_
     assert errors[1] < 1.2 * errors[0]
 
 
-def test_gradients_under_autocast_are_as_near_to_float32_as_transformers_are():
+def test_gradients_under_autocast_are_as_close_to_float32_as_transformers():
     checkpoint, theirs, ours = build_pair(dtype=torch.float32)
     inputs = make_batch(checkpoint, "packed")
     _, right = run(theirs, inputs)
@@ -148,7 +148,8 @@ class CountSorts(TorchDispatchMode):
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_the_row_order_is_computed_once_in_a_forward_and_its_backward(gradient_checkpointing):
     checkpoint, _, ours = build_pair()
-    index_layers(ours)  # again, as a benchmark does
+    # A second time, as benchmarks do.
+    index_layers(ours)
     if gradient_checkpointing:
         ours.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     inputs = make_batch(checkpoint, "packed")
@@ -215,7 +216,7 @@ def test_a_sequence_of_text_alone_or_of_columns_alone(share):
     check_near(*(model(**inputs).logits for model in (theirs, ours)), EXACT)
 
 
-def test_speech_is_the_same():
+def test_generated_speech_is_the_same():
     checkpoint = talkative_checkpoint()
     indexed = copy.deepcopy(checkpoint.model)
     index_layers(indexed)

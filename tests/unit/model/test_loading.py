@@ -1,4 +1,4 @@
-"""What does not belong together is refused when it is loaded, in words that say what to do."""
+"""Models, codecs and tokenizers that do not fit together are refused when they are loaded, with a remedy."""
 
 import json
 from pathlib import Path
@@ -65,6 +65,6 @@ def test_a_checkpoint_in_bosons_layout_says_how_to_convert_it():
         load_checkpoint(Path(__file__).resolve().parents[2] / "golden" / "checkpoints" / "boson")
 
 
-def test_a_name_that_is_nowhere_is_refused():
-    with pytest.raises(CheckpointError, match="nobody/nothing"):
-        load_trained("nobody/nothing")
+def test_a_name_that_does_not_exist_is_refused():
+    with pytest.raises(CheckpointError, match="no-user/no-model"):
+        load_trained("no-user/no-model")

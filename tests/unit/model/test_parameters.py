@@ -1,4 +1,4 @@
-"""Freezing by kind of module stops exactly these parameters; the table of what is trained adds up."""
+"""Freezing by kind freezes exactly the parameters of that kind; the table of trained parameters adds up."""
 
 import pytest
 from transformers import HiggsAudioV2ForConditionalGeneration
@@ -64,7 +64,7 @@ def test_the_table_adds_up():
     assert sum(total for _, total in table.values()) == sum(p.numel() for p in adapted.parameters())
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     assert sum(some for some, _ in table.values()) == trained
-    # two layers; rank 3; a magnitude a row
+    # Two layers, rank 3, and one magnitude per row.
     assert table["q_proj"][0] == 2 * (3 * 32 + 3 * 32 + 32)
     *_, last = format_trainable(table).splitlines()
     assert last.split()[:2] == ["together", f"{trained:,}"]
