@@ -164,10 +164,14 @@ def main() -> None:
     parser.add_argument("sets", nargs="+", metavar="SET", help="librivox, asterisk, or a manifest")
     parser.add_argument("--codec", default="embedded", help="as `higgs-trainer prepare --codec` takes it")
     parser.add_argument("--sample", type=int, default=60, help="at most so many clips of a set (60)")
+    parser.add_argument("--spell-digits", action="store_true", help="compare numbers digit by digit")
     parser.add_argument("--json", action="store_true", help="the figures once more, in the last line")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    codec, judges = load_codec(arguments.codec), load_judges("whisper-tiny.en", with_quality=False)
+    codec, judges = (
+        load_codec(arguments.codec),
+        load_judges("whisper-tiny.en", with_quality=False, digits_spelled=arguments.spell_digits),
+    )
     if codec.sample_rate_hz != SAMPLE_RATE_HZ:
         parser.error(
             f"{codec.name} works at {codec.sample_rate_hz} Hz, the recordings are at {SAMPLE_RATE_HZ}"

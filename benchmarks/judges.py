@@ -80,10 +80,11 @@ def main() -> None:
     )
     parser.add_argument("sets", nargs="+", metavar="SET", help="librivox, asterisk, or a manifest")
     parser.add_argument("--sample", type=int, default=10, help="maximum number of clips per set (10)")
+    parser.add_argument("--spell-digits", action="store_true", help="compare numbers digit by digit")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    judges = load_judges("whisper-tiny.en")
+    judges = load_judges("whisper-tiny.en", digits_spelled=arguments.spell_digits)
     sets = [(name, read_set(name, arguments.sample)) for name in arguments.sets]
     if len(sets) < 2:
         parser.error("give at least two SETs: each provides another voice for the one before it")

@@ -69,6 +69,13 @@ def evaluate(
         str, typer.Option(metavar="NAME", help="A speech recogniser, or the folder of a Whisper model.")
     ] = "whisper-tiny.en",
     quality: Annotated[bool, typer.Option(help="Predict quality (needs the extra 'evaluate').")] = True,
+    spell_digits: Annotated[
+        bool,
+        typer.Option(
+            "--spell-digits",
+            help="Compare numbers digit by digit. For English texts that are digits, as in the demo.",
+        ),
+    ] = False,
     json_line: Annotated[
         bool, typer.Option("--json", help="Print all figures as one JSON object on the last line.")
     ] = False,
@@ -127,7 +134,7 @@ def evaluate(
         device=device,
         batch_size=batch_size,
     )
-    judges = load_judges(asr, language=language, with_quality=quality)
+    judges = load_judges(asr, language=language, with_quality=quality, digits_spelled=spell_digits)
     report = evaluate_models(models, settings, judges, output, other_voice=other_voice or (), seed=seed)
     console = open_console()
     for table in build_tables(report):

@@ -1,1 +1,1 @@
-"""Judges, what they judge, and the statistics of their scores."""
+"""Judges of speech, the sentences that they judge, and the statistics of their scores."""

@@ -74,7 +74,9 @@ class JudgedClip:
     word_errors_homophones_forgiven: int | None = None
 
 
-def load_judges(recogniser: str, *, language: str = "en", with_quality: bool = True) -> Judges:
+def load_judges(
+    recogniser: str, *, language: str = "en", with_quality: bool = True, digits_spelled: bool = False
+) -> Judges:
     """Load the judges, for waveforms at this package's sample rate.
 
     Raises:
@@ -85,6 +87,7 @@ def load_judges(recogniser: str, *, language: str = "en", with_quality: bool = T
         load_speaker_encoder(),
         load_quality_predictor() if with_quality else None,
         SAMPLE_RATE_HZ,
+        digits_spelled,
     )
 
 

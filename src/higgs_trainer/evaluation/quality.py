@@ -1,8 +1,8 @@
-"""How good it sounds, predicted: DNSMOS P.835 (Reddy et al. 2022, arXiv:2110.01763), 1 to 5, overall quality.
+"""Predict the overall quality of speech, 1 to 5, with DNSMOS P.835 (Reddy et al. 2022, arXiv:2110.01763).
 
-The network comes in the wheel of speechmos (MIT), and is run here by onnxruntime: speechmos' own code asks for librosa
-and pandas, and resamples nothing. It was made for noisy calls: it tells noise, clipping and metallic voices from clean
-speech, but ranks good voices weakly (docs/decisions/judge.md).
+The network is in the wheel of speechmos (MIT). onnxruntime runs it here, because speechmos' own code requires librosa
+and pandas and does not resample. DNSMOS was made for noisy calls: it separates noise, clipping and metallic voices from
+clean speech, but hardly one clean voice from another (docs/decisions/judge.md).
 """
 
 import importlib.util
@@ -19,20 +19,23 @@ from higgs_trainer.errors import UserError
 
 QUALITY_SAMPLE_RATE_HZ = 16_000
 WINDOW_SECONDS = 9.01
-REMEDY = "pip install higgs-trainer[evaluate], or leave it out with --no-quality"
+REMEDY = "pip install higgs-trainer[evaluate], or use --no-quality"
 OVERALL = np.poly1d([-0.06766283, 1.11546468, 0.04602535])
-"""From the network's third output to the scale of listeners, as in Microsoft's own script."""
+"""Maps the network's third output to the scale of listeners, as in Microsoft's script."""
 
 
 class QualityPredictor:
-    """The network, ready to listen."""
+    """The DNSMOS network in an onnxruntime session."""
 
     def __init__(self, session: Any) -> None:
         self.session = session
 
     def predict(self, waveform_S: Tensor, sample_rate_hz: int = SAMPLE_RATE_HZ) -> float:
-        """Overall quality, 1 to 5, of a waveform (S,): the mean over windows of 9 s, one a second; a shorter clip is
-        repeated until it fills one, as in Microsoft's own script. An empty clip is 1."""
+        """Return the overall quality, 1 to 5, of a waveform (S,). An empty clip gets 1.
+
+        It is the mean over windows of 9 seconds, one per second. As in Microsoft's script, a shorter clip is repeated
+        until it fills a window.
+        """
         samples = waveform_S.detach().to("cpu", torch.float32).clamp(-1.0, 1.0).numpy()
         samples = soxr.resample(samples, sample_rate_hz, QUALITY_SAMPLE_RATE_HZ, quality="HQ")
         if not len(samples):
@@ -50,7 +53,7 @@ class QualityPredictor:
 
 
 def load_quality_predictor() -> QualityPredictor:
-    """Load the network; nothing is downloaded.
+    """Load the network from the installed package. Nothing is downloaded.
 
     Raises:
         UserError: the extra is not installed.

@@ -1,9 +1,9 @@
-"""Whose voice is it: a waveform -> an embedding of its speaker, by Resemblyzer's network in plain torch.
+"""Compute an embedding of the speaker of a waveform, with Resemblyzer's network in plain torch.
 
-The network and its front end are those of Resemblyzer 0.1.4 (Apache-2.0; Wan et al. 2018, arXiv:1710.10467), and so
-are the weights, kept as float16 in `speaker_encoder_weights`: its package cannot be installed without a compiler
-(docs/decisions/judge.md). Left out is its voice activity detection, which moves an embedding by 0.002 to 0.007 in
-cosine on clips without long pauses.
+The network, its front end and its weights are those of Resemblyzer 0.1.4 (Apache-2.0; Wan et al. 2018,
+arXiv:1710.10467). The weights are in `speaker_encoder_weights`, as float16. Resemblyzer's own package cannot be
+installed without a compiler (docs/decisions/judge.md). Its voice activity detection is left out. That moves an
+embedding by 0.002 to 0.007 in cosine on clips without long pauses.
 
 Axes: S samples, T steps of 10 ms, M mel bands, W windows, D dimensions of an embedding.
 """
@@ -21,13 +21,19 @@ from transformers.audio_utils import mel_filter_bank
 WEIGHTS = Path(__file__).parent / "speaker_encoder_weights" / "model.safetensors"
 SAMPLE_RATE_HZ = 16_000
 HOP_SAMPLES, FFT_SAMPLES, MEL_BANDS = 160, 400, 40
-WINDOW_STEPS, WINDOW_STRIDE_STEPS = 160, 77  # 1.6 s, 1.3 windows a second
-SHORTEST_LAST_WINDOW = 0.75  # a last window with less speech than this is left out
-QUIETEST_RMS = 10 ** (-30 / 20)  # quieter clips are raised to -30 dBFS
+# 1.6 seconds, and 1.3 windows per second.
+WINDOW_STEPS, WINDOW_STRIDE_STEPS = 160, 77
+# A last window with a smaller share of speech than this is dropped.
+SHORTEST_LAST_WINDOW = 0.75
+# Quieter clips are amplified to -30 dBFS.
+QUIETEST_RMS = 10 ** (-30 / 20)
 
 
 class SpeakerEncoder(nn.Module):
-    """Three LSTM layers and a projection; the same voice gives embeddings of cosine 0.85 to 0.92, others about 0.55."""
+    """Three LSTM layers and a projection.
+
+    Embeddings of the same voice have a cosine of 0.85 to 0.92, those of different voices about 0.55.
+    """
 
     mel_filters_MF: Tensor
 
@@ -41,13 +47,13 @@ class SpeakerEncoder(nn.Module):
         self.register_buffer("mel_filters_MF", torch.from_numpy(filters_FM.T).float(), persistent=False)
 
     def forward(self, mel_WTM: Tensor) -> Tensor:
-        """Mel windows (W, T, M) -> embeddings (W, D) of length one, no component below zero."""
+        """Map mel windows (W, T, M) to embeddings (W, D) of length one without negative components."""
         _, (hidden, _) = self.lstm(mel_WTM)
         return nn.functional.normalize(torch.relu(self.linear(hidden[-1])), dim=1)
 
     @torch.no_grad()
     def embed(self, waveform_S: Tensor, sample_rate_hz: int) -> Tensor:
-        """One clip -> its speaker's embedding (D,) of length one; all zeros for an empty or silent clip."""
+        """Return the embedding (D,) of a clip's speaker, of length one. An empty or silent clip gives zeros."""
         samples = waveform_S.detach().to("cpu", torch.float32).numpy()
         samples = soxr.resample(samples, sample_rate_hz, SAMPLE_RATE_HZ, quality="HQ")
         rms = math.sqrt(float(np.mean(samples**2))) if len(samples) else 0.0
@@ -58,7 +64,7 @@ class SpeakerEncoder(nn.Module):
         return nn.functional.normalize(windows_WD.mean(dim=0), dim=0)
 
     def _cut_windows(self, speech_S: Tensor) -> Tensor:
-        """Power mel spectra (not their logarithms) of overlapping windows: (W, T, M)."""
+        """Compute the power mel spectra of overlapping windows (W, T, M), without logarithm."""
         num_steps = math.ceil((len(speech_S) + 1) / HOP_SAMPLES)
         num_starts = max(1, num_steps - WINDOW_STEPS + WINDOW_STRIDE_STEPS + 1)
         starts = list(range(0, num_starts, WINDOW_STRIDE_STEPS))
@@ -79,14 +85,14 @@ class SpeakerEncoder(nn.Module):
 
 
 def load_speaker_encoder(weights: str | Path = WEIGHTS) -> SpeakerEncoder:
-    """The encoder with its shipped weights, ready to embed; takes some milliseconds."""
+    """Load the encoder with its shipped weights. This takes a few milliseconds."""
     encoder = SpeakerEncoder()
     encoder.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
     return encoder.eval()
 
 
 def convert_resemblyzer_weights(checkpoint: str | Path, target: str | Path = WEIGHTS) -> None:
-    """Make `WEIGHTS` from Resemblyzer's `pretrained.pt`: the network alone, without optimizer state, in float16."""
+    """Write `WEIGHTS` from Resemblyzer's `pretrained.pt`: only the network, in float16, without optimizer state."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["model_state"]
     names = SpeakerEncoder().state_dict().keys()
     save_file({name: state[name].to(torch.float16).contiguous() for name in names}, target)

@@ -1,1 +1,1 @@
-"""A trained model becomes one that others can open: merge, convert, model card."""
+"""Prepare a trained model for others: merge, convert, model card."""

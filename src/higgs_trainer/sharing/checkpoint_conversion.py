@@ -1,7 +1,8 @@
-"""A checkpoint in Boson's layout -> the same in transformers', and back, weight by weight.
+"""Convert a checkpoint from Boson's layout to that of transformers, or back, weight by weight.
 
-The tables are in ``layouts.py``; here are the files. Every weight of the source is used once and every weight of the
-target is there once, or nothing is written. Neither model class is needed, so this works beside either one.
+``layouts.py`` has the tables of names, shapes and fields. This module reads and writes the files. Nothing is written
+unless each weight of the source is used exactly once and each weight of the target is filled exactly once. Neither
+model class is needed, so this works in an environment with only one of them.
 """
 
 import json
@@ -50,29 +51,33 @@ PROCESSOR = {
         "sampling_rate": 24_000,
     },
 }
-RELEASED_CODEBOOKS = (8, 1026)  # of models whose codec is the audio tokenizer above
+RELEASED_CODEBOOKS = (8, 1026)
+"""Number and size of the codebooks of models whose codec is the audio tokenizer above."""
 
 
 @dataclass(frozen=True)
-class Converted:
-    """``model_type``: of the folder written. ``left_out``: what the source holds that is no weight, `COMPUTED`."""
+class ConversionResult:
+    """The model type of the folder written, and the tensors of the source that are not weights (`COMPUTED`)."""
 
     model_type: str
     num_weights: int
     left_out: tuple[str, ...]
 
 
-def convert_checkpoint(source: str | Path, output: str | Path, *, max_shard_size: str = "5GB") -> Converted:
-    """Write ``source``, a folder in either layout, in the other one, the weights to the bit.
+def convert_checkpoint(
+    source: str | Path, output: str | Path, *, max_shard_size: str = "5GB"
+) -> ConversionResult:
+    """Write a checkpoint in the layout that it does not have. The weights stay bit-identical.
 
     Args:
-        output: a folder that is not there, or empty.
-        max_shard_size: of one file of weights, such as "5GB".
+        source: a folder in either layout.
+        output: a folder that does not exist or is empty.
+        max_shard_size: the largest size of one file of weights, such as "5GB".
 
     Raises:
-        CheckpointError: ``source`` is in neither layout; a file, a field or a token is missing; or weights are missing,
-            left over, or of another shape than the configuration says: all of them are listed.
-        UserError: ``output`` holds something.
+        CheckpointError: ``source`` is in neither layout, or a file, a field or a token is missing. Or weights are
+            missing, surplus, or have another shape than the configuration says: the message lists all of them.
+        UserError: ``output`` is not empty.
     """
     source = Path(source)
     config = _read_json(source / CONFIG)
@@ -104,13 +109,13 @@ def convert_checkpoint(source: str | Path, output: str | Path, *, max_shard_size
         )
         if to_native:
             _write_native_companions(folder, native)
-    return Converted(written["model_type"], len(renamed), tuple(left_out))
+    return ConversionResult(written["model_type"], len(renamed), tuple(left_out))
 
 
 def _rename(
     weights: Mapping[str, Tensor], native_shapes: Mapping[str, Sizes], *, to_native: bool, source: Path
 ) -> dict[str, Tensor]:
-    """The weights under the target's names; ``CheckpointError`` unless both sides have the same ones."""
+    """Rename the weights for the target. Raise ``CheckpointError`` unless both sides have the same ones."""
     targets = {rename_to_boson(name): name for name in native_shapes}
     if not to_native:
         targets = {native: boson for boson, native in targets.items()}
@@ -131,7 +136,7 @@ def _rename(
 
 
 def _join_split(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices that Boson's training had cut between two rows are whole again."""
+    """Join the matrices that Boson's training splits between two rows."""
     joined = dict(weights)
     for name in weights:
         for upper, lower in SPLIT:
@@ -144,24 +149,24 @@ def _join_split(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _read_weights(source: Path) -> dict[str, Tensor]:
     files = sorted(source.glob("*.safetensors"))
     if not files:
-        raise CheckpointError(f"{source} holds no weights in safetensors, the only format that is read")
+        raise CheckpointError(f"{source} holds no weights in safetensors format. Other formats are not read.")
     weights: dict[str, Tensor] = {}
     for file in files:
         try:
             found = load_file(file)
         except SafetensorError as error:
-            raise CheckpointError(f"{file} is damaged ({error}); copy it again") from error
+            raise CheckpointError(f"{file} is damaged ({error}). Copy it again.") from error
         if twice := sorted(found.keys() & weights.keys()):
-            raise CheckpointError(f"{file} holds weights that another file holds too: {', '.join(twice)}")
+            raise CheckpointError(f"{file} holds weights that another file also holds: {', '.join(twice)}")
         weights |= found
     return weights
 
 
 def _open_tokenizer(source: Path) -> Callable[[str], int]:
-    """Token -> id; ``CheckpointError`` where there is no such token."""
+    """Return a function from a token to its id. It raises ``CheckpointError`` if there is no such token."""
     path = source / TOKENIZER
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing: the ids of the special tokens are in it")
+        raise CheckpointError(f"{path} is missing. It holds the ids of the special tokens.")
     tokenizer = Tokenizer.from_file(str(path))
 
     def token_id(token: str) -> int:
@@ -174,21 +179,22 @@ def _open_tokenizer(source: Path) -> Callable[[str], int]:
 
 
 def _for_either_version(config: dict[str, Any], to_native: bool) -> dict[str, Any]:
-    """`tokenizer_config.json` under names that transformers 4.46 and 5 both know."""
+    """Rename fields of `tokenizer_config.json`, so that transformers 4.46 and 5 both read it."""
     kept = {
         name: value
         for name, value in config.items()
         if name not in ("backend", "is_local", "local_files_only")
     }
     if to_native:
-        kept.pop("chat_template", None)  # it has a file of its own
+        # The chat template gets its own file.
+        kept.pop("chat_template", None)
     elif isinstance(kept.get("extra_special_tokens"), list):
         kept["additional_special_tokens"] = kept.pop("extra_special_tokens")
     return kept | {"tokenizer_class": "PreTrainedTokenizerFast"}
 
 
 def _write_native_companions(folder: Path, config: Mapping[str, Any]) -> None:
-    """What transformers' layout has and Boson's does not: the chat template, ids for generation, the processor."""
+    """Write the files that only transformers' layout has: chat template, ids for generation, processor."""
     template = resources.files("higgs_trainer.model").joinpath("chat_template.jinja")
     write_text(folder / "chat_template.jinja", template.read_text(encoding="utf-8"))
     ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -209,6 +215,6 @@ def _read_json(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} cannot be read ({error}); give the folder of a whole checkpoint"
+            f"{path} cannot be read ({error}). Give the folder of a complete checkpoint."
         ) from error
     return found

@@ -339,14 +339,26 @@ def test_evaluate_compares_two_models(
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "t.txt").write_text("one\ntwo\n")
     assert (
-        run("evaluate", "m", "n", "--text-file", "t.txt", "--json", "--no-quality", "--greedy", "--seed", 4)
+        run(
+            "evaluate",
+            "m",
+            "n",
+            "--text-file",
+            "t.txt",
+            "--json",
+            "--no-quality",
+            "--greedy",
+            "--spell-digits",
+            "--seed",
+            4,
+        )
         == 0
     )
     ((models, evaluation, judges, output, options),) = calls
     assert (models, output, options) == (["m", "n"], Path("evaluation-2"), {"other_voice": (), "seed": 4})
     assert [line.text for line in evaluation.given[0]] == ["one", "two"]
     assert (evaluation.given[1], evaluation.given[3].greedy) == (None, True)
-    assert judges == (("whisper-tiny.en",), {"language": "en", "with_quality": False})
+    assert judges == (("whisper-tiny.en",), {"language": "en", "with_quality": False, "digits_spelled": True})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "a table"
     assert lines[-1] == '{"models": ["figures"]}'
