@@ -26,6 +26,8 @@ TYPES = {
     "FolderOrName": "path or hub name",
     "Text": "text",
     "Names": "list of text",
+    "Numbers": "list of numbers",
+    "Wholes": "list of integers",
     "Whole": "integer",
     "Count": "integer >= 1",
     "NotNegative": "number >= 0",

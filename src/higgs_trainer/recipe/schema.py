@@ -30,12 +30,14 @@ from higgs_trainer.recipe.values import (
     NotNegative,
     NotNegativeSteps,
     NotNegativeWhole,
+    Numbers,
     Scheduler,
     Section,
     Steps,
     Text,
     When,
     Whole,
+    Wholes,
     get_folder,
 )
 
@@ -46,7 +48,7 @@ class ModelRecipe(Section):
     name_or_path: FolderOrName
     """Folder of the model, or its name on the Hugging Face hub."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision in which the weights are loaded. Adapters are always trained in float32."""
+    """Precision in which the weights are loaded. LoRA matrices are float32 in any case."""
     attn_implementation: Text = "packed_sdpa"
     """Attention function. "packed_sdpa" attends within each example of a pack with PyTorch's SDPA;
     "flash_attention_2" does so in one kernel on a GPU."""
@@ -127,7 +129,7 @@ class AdapterRecipe(Section):
     """Names of modules that get no adapter although target_modules matches them."""
     modules_to_save: Names = ()
     """Names of modules that are trained in full and saved with the adapter."""
-    layers_to_transform: Annotated[tuple[Whole, ...], Strict(False)] | None = None
+    layers_to_transform: Wholes | None = None
     """Indices of the decoder layers that get an adapter. null: all of them."""
     rank_pattern: dict[str, int] = Field(default_factory=dict)
     """Another rank for some modules: name or regular expression, and rank."""
@@ -146,7 +148,7 @@ class LossRecipe(Section):
 
     audio_weight: NotNegative = 1.0
     """Weight of the mean loss over the codebooks."""
-    codebook_weights: Annotated[tuple[float, ...], Strict(False)] | None = None
+    codebook_weights: Numbers | None = None
     """Weight of each codebook in the mean. null: all weigh the same."""
 
 

@@ -74,6 +74,8 @@ Steps = Annotated[int | float, BeforeValidator(_make_whole)]
 """A number of steps or, below 1, a share of all steps."""
 NotNegativeSteps = Annotated[NotNegativeWhole | NotNegative, BeforeValidator(_make_whole)]
 Names = Annotated[tuple[Text, ...], Strict(False)]
+Wholes = Annotated[tuple[Whole, ...], Strict(False)]
+Numbers = Annotated[tuple[float, ...], Strict(False)]
 FilePath = Annotated[Path, BeforeValidator(_resolve_path, json_schema_input_type=str)]
 FolderOrName = Annotated[Text, BeforeValidator(_resolve_name, json_schema_input_type=str)]
 """A folder, or the name of a repository on the Hugging Face hub."""
