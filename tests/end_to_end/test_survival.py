@@ -34,7 +34,7 @@ def test_two_kills_and_the_losses_are_those_of_an_undisturbed_run():
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    return house["write_house"](tmp_path_factory.mktemp("house"), max_steps=6)
+    return house["write_inputs"](tmp_path_factory.mktemp("house"), max_steps=6)
 
 
 def start(recipe, *overrides, **options):

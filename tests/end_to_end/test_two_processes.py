@@ -102,7 +102,7 @@ def test_a_shard_that_is_not_finite_stops_every_process_and_names_all_utterances
 
 def test_the_command_on_two_processes_is_the_command_on_one(tmp_path):
     """End to end: one process with two micro-batches a step, and two processes with one."""
-    recipe = house["write_house"](tmp_path, max_steps=4)
+    recipe = house["write_inputs"](tmp_path, max_steps=4)
     still = ["--lora_dropout", "0", "--code_noise", "0"]
     train(read_recipe(recipe, ["--output_dir", str(tmp_path / "one"), *still]))
     overrides = [*still, "--output_dir", tmp_path / "two", "--gradient_accumulation_steps", "1"]

@@ -27,7 +27,7 @@ IN_EVERY_LOG |= {f"codebook_{k}_loss" for k in range(8)}
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    return house["write_house"](tmp_path_factory.mktemp("house"), max_steps=6)
+    return house["write_inputs"](tmp_path_factory.mktemp("house"), max_steps=6)
 
 
 def train_into(out, recipe, *overrides):
