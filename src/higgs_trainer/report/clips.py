@@ -52,7 +52,7 @@ class Budget:
         self.left_out = 0
 
     def show(self, clips: Mapping[Place, ClipFile]) -> dict[Place, ShownClip]:
-        """All of these clips, or none of them where they do not fit."""
+        """Encode all of these clips, or none of them if they do not fit."""
         shown = {place: _show(clip) for place, clip in clips.items()} if self.left_bytes > 0 else {}
         size = sum(len(clip.audio) + len(clip.spectrogram) for clip in shown.values())
         if size > self.left_bytes or not shown:
@@ -65,7 +65,7 @@ class Budget:
 def show_sentences(
     sentences: Sequence[SpokenSentence], budget: Budget
 ) -> tuple[list[ShownSentence], list[str]]:
-    """The sentences as far as the budget goes, clips from between before and after last; and a note on the rest."""
+    """Encode sentences within the budget, clips from during training last. Return them, and a note on the rest."""
     clips = [budget.show(one.clips) for one in sentences]
     on_the_way = [budget.show(one.on_the_way) for one in sentences]
     shown = [
