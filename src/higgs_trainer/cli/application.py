@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: Sequence[str] | None) -> int | str | None:
     """Run the command and return its exit code.
 
-    A function of its own, so that the run's objects are freed before the process group is destroyed.
+    This is a separate function, so that the run's objects are freed before the process group is destroyed.
     """
     try:
         app(args=arguments)

@@ -1,4 +1,4 @@
-"""Fine-tune the packaged base model on a voice that it does not know, with the functions behind the commands.
+"""Fine-tune the packaged base model on a voice that it does not know, with the functions that the commands call.
 
 prepare -> check -> generate (before) -> train -> generate (after) -> evaluate
 """

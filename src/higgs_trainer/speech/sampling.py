@@ -42,7 +42,7 @@ class Sampling:
         max_seconds: the maximum duration of a clip or, for a long text, of each of its parts.
         part_seconds: the estimated duration of the parts into which a longer text is split. None: two thirds of
             ``max_seconds``.
-        seed: the seed of each clip that has none of its own.
+        seed: the seed of clips whose request has no seed.
     """
 
     greedy: bool = False

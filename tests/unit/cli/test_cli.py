@@ -1,6 +1,7 @@
 """The command line: fast help, one function call for each command, one message and an exit code for each error."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from higgs_trainer.cli import application, main
 from higgs_trainer.errors import CheckpointError, LossError
@@ -69,6 +72,21 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help(capsys: pytest.CaptureFixture[str], verb: str, option: str) -> None:
     assert run(verb, option) == 0
     assert "Usage:" in capsys.readouterr().out
+
+
+def test_every_command_is_in_a_group_and_every_option_has_a_help_sentence() -> None:
+    group = get_command(application.app)
+    assert isinstance(group, TyperGroup)
+    ungrouped = [name for name, command in group.commands.items() if command.rich_help_panel is None]
+    options = {
+        f"{name} {option.name}": getattr(option, "help", None) or ""
+        for name, command in group.commands.items()
+        for option in command.params
+    }
+    incomplete = [
+        name for name, text in options.items() if not re.match(r"[A-Z'].*\.$", text, flags=re.DOTALL)
+    ]
+    assert (ungrouped, incomplete) == ([], [])
 
 
 def test_importing_the_command_line_imports_no_slow_library() -> None:
