@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from label_guard import LabelGuard, Leak
-from label_guard.leak import Source
+from label_guard.leak import KeySource
 from tiny_guarded import make_model, make_trainer
 
 
 def test_a_leak_prints_key_source_layer_count_and_remedy() -> None:
-    leak = Leak("labels", 5, Source("f (a.py:3)", "Stop it"), count=2)
+    leak = Leak("labels", 5, KeySource("f (a.py:3)", "Stop it"), count=2)
     assert str(leak) == "labels <- f (a.py:3), at layer 5 (forward), 2 times. Stop it"
-    leak.count, leak.source = 1, Source("f (a.py:3)")
+    leak.count, leak.source = 1, KeySource("f (a.py:3)")
     assert str(leak) == "labels <- f (a.py:3), at layer 5 (forward), once"
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from label_guard.call_source import find_remedy, mentions, name_function
 from label_guard.contract import read_fields
-from label_guard.leak import Source
+from label_guard.leak import KeySource
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -18,7 +18,7 @@ RENAMED = {"labels": ("label", "label_ids")}
 BATCH_METHODS = ("get_batch_samples", "training_step", "prediction_step", "_prepare_inputs", "compute_loss")
 
 
-def find_batch_source(trainer: Trainer, key: str, editors: list[str], *, loaded: bool) -> Source:
+def find_batch_source(trainer: Trainer, key: str, editors: list[str], *, loaded: bool) -> KeySource:
     """Find the source of a key that a trainer's batch holds.
 
     The collator and the dataset are distinguished by the dataset's columns, where these can be read.
@@ -32,20 +32,20 @@ def find_batch_source(trainer: Trainer, key: str, editors: list[str], *, loaded:
     if not loaded:
         editors = editors or _methods_that_mention(trainer, key)
         name = " or ".join(editors) or "code that edited the batch in place"
-        return Source(name, "The batch did not hold it when it was loaded")
+        return KeySource(name, "The batch did not hold it when it was loaded")
     collator = name_function(getattr(trainer.data_collator, "data_collator", trainer.data_collator))
     is_training = getattr(trainer.model, "training", False)
     columns = _read_columns(trainer.train_dataset if is_training else _find_eval_dataset(trainer))
     if columns is None:
         name = f"already in the batch, from the dataset or the collator {collator}"
-        return Source(name, find_remedy("from the dataset"))
+        return KeySource(name, find_remedy("from the dataset"))
     if key in columns:
         name = f"already in the batch, from the dataset's column {key!r}"
-        return Source(name, find_remedy("from the dataset"))
+        return KeySource(name, find_remedy("from the dataset"))
     renamed = [column for column in RENAMED.get(key, ()) if column in columns]
     from_column = f" from the dataset's column {renamed[0]!r}" if renamed else ""
     name = f"already in the batch, from the collator {collator}{from_column}"
-    return Source(name, find_remedy(name))
+    return KeySource(name, find_remedy(name))
 
 
 def _methods_that_mention(trainer: Trainer, key: str) -> list[str]:

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch.nn.modules import module as torch_module
 
-from label_guard.leak import Source
+from label_guard.leak import KeySource
 
 # Finds the source of a key that came with a batch, given the functions on the stack that may have edited the batch.
-FindBatchSource = Callable[[str, list[str]], Source]
+FindBatchSource = Callable[[str, list[str]], KeySource]
 
 _TORCH_CALL = torch_module.__file__
 _TORCH = Path(torch.__file__).parent
@@ -57,7 +57,7 @@ REMEDIES = (
 
 def find_call_source(
     key: str, value: Any, find_batch_source: FindBatchSource | None = None, *, by_position: bool = False
-) -> Source:
+) -> KeySource:
     """Find the source of a key in a call: the outermost of the consecutive stack frames that hold the key.
 
     Args:
@@ -109,8 +109,8 @@ def _read_code(function: Any) -> CodeType | None:
     return code if isinstance(code, CodeType) else None
 
 
-def _make_source(name: str, key: str) -> Source:
-    return Source(name, find_remedy(name, key))
+def _make_source(name: str, key: str) -> KeySource:
+    return KeySource(name, find_remedy(name, key))
 
 
 def _iterate_frames() -> Iterator[FrameType]:

@@ -12,7 +12,7 @@ LAYERS = {
 
 
 @dataclass(frozen=True)
-class Source:
+class KeySource:
     """The code that added a key.
 
     Attributes:
@@ -37,7 +37,7 @@ class Leak:
 
     key: str
     layer: int
-    source: Source
+    source: KeySource
     count: int = 1
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from label_guard.leak import LAYERS, Leak, Source
+from label_guard.leak import LAYERS, KeySource, Leak
 
 SCHEMA = "label-guard/report/1"
 
@@ -67,7 +67,7 @@ class Ledger:
         """Count a key that a layer removes from the batch or the call."""
         self.layers[layer].diverted[key] += 1
 
-    def record_leak(self, layer: int, key: str, source: Source) -> tuple[Leak, bool]:
+    def record_leak(self, layer: int, key: str, source: KeySource) -> tuple[Leak, bool]:
         """Count a leak. Returns the leak with its count so far, and whether it is the first from this source."""
         entry = (key, layer, source.name)
         if entry in self._leaks:

@@ -17,7 +17,7 @@ from label_guard.batch_source import find_batch_source
 from label_guard.compatibility import count_tensor_parallel_ranks, count_with, counts_in_evaluation
 from label_guard.contract import Contract, ModelInputs, is_label_like
 from label_guard.guard import ALL_LAYERS, LabelGuard
-from label_guard.leak import Source
+from label_guard.leak import KeySource
 from label_guard.stock import LABELS, compute_stock_loss, detach, find_labels, select_logits, with_labels
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class LabelGuardMixin(TrainerBase):
             self.model_accepts_loss_kwargs = False
         return guard
 
-    def _find_batch_source(self, key: str, editors: list[str]) -> Source:
+    def _find_batch_source(self, key: str, editors: list[str]) -> KeySource:
         return find_batch_source(self, key, editors, loaded=key in self._loaded)
 
     # What Trainer reads of a batch before layer 1
