@@ -30,12 +30,13 @@ import torch
 
 from higgs_trainer.audio.codec import load_codec
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ, decode_file, read_audio, to_waveform
-from higgs_trainer.corpus.inspection import iterate_utterances, store_rows
-from higgs_trainer.corpus.prepare import prepare, skip_progress
-from higgs_trainer.corpus.work_directory import ROWS, open_table_file
+from higgs_trainer.corpus.inspection import store_rows
+from higgs_trainer.corpus.prepare import prepare
+from higgs_trainer.corpus.progress import skip_progress
+from higgs_trainer.corpus.work_directory.directory import WorkDirectory
 from higgs_trainer.dataset.prepared import build_features, read_prepared
 from higgs_trainer.dataset.prepared_writer import write_prepared
-from higgs_trainer.distributed import Processes, join_processes
+from higgs_trainer.distributed import join_processes
 from higgs_trainer.manifest.formats import open_source
 from higgs_trainer.manifest.rows import check_rows, read_rows
 
@@ -160,10 +161,12 @@ def read_and_share(manifest: Path, folder: Path) -> tuple[float, float]:
     """Check every row and read the share of one process of two, as `prepare` does it."""
     baseline_mb = read_peak_mb()
     start = time.perf_counter()
-    store_rows(check_rows(open_source(manifest)), folder)
-    tables = open_table_file(folder / ROWS)
-    for _ in iterate_utterances(tables, Processes(index=0, count=2)):
-        pass
+    work = WorkDirectory(folder / "prepared")
+    with work.lock():
+        store_rows(check_rows(open_source(manifest)), work)
+        with work.open_tables() as tables:
+            for _ in tables.iterate_rows(index=0, count=2):
+                pass
     seconds = time.perf_counter() - start
     return read_peak_mb() - baseline_mb, seconds
 

@@ -13,7 +13,6 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -28,7 +27,7 @@ from torch import Tensor
 from higgs_trainer.audio.codec import load_codec
 from higgs_trainer.audio.files import write_audio
 from higgs_trainer.corpus.prepare import prepare
-from higgs_trainer.corpus.work_directory import unfinished_folder
+from higgs_trainer.corpus.work_directory.directory import WorkDirectory
 
 RECORDINGS = 40
 LONGEST_MOMENT_SECONDS = 0.2
@@ -73,18 +72,10 @@ def start_prepare(manifest: Path, output: Path, log: Path) -> "subprocess.Popen[
 
 
 def count_encoded(output: Path) -> int:
-    """Count the recordings whose codes are in the unfinished folder."""
-    path = unfinished_folder(output) / "codes-00000.sqlite"
-    if not path.exists():
-        return 0
-    connection = sqlite3.connect(path)
-    try:
-        return int(connection.execute("SELECT COUNT(*) FROM codes").fetchone()[0])
-    # The table does not exist yet.
-    except sqlite3.OperationalError:
-        return 0
-    finally:
-        connection.close()
+    """Count the recordings whose codes are in the work directory."""
+    work = WorkDirectory(output)
+    with work.open_codes(settings="", num_codebooks=1, process_index=0) as store:
+        return store.count()
 
 
 def run_and_kill(manifest: Path, output: Path, log: Path, *, at_count: int, moment_seconds: float) -> None:
@@ -125,7 +116,7 @@ def run(kills: int, seed: int, folder: Path) -> bool:
     is_right &= len(encoded) == RECORDINGS and in_flight <= kills
     same = read_folder(output) == read_folder(folder / "undisturbed")
     print(f"the dataset {'equals' if same else 'DIFFERS FROM'} that of an undisturbed run")
-    return is_right and same and not unfinished_folder(output).exists()
+    return is_right and same and not WorkDirectory(output).folder.exists()
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
-"""A page about a corpus, before it is encoded: how its recordings are spread, what is odd among them, what is wrong.
+"""Write an HTML page about a corpus before it is encoded: distributions, recordings at their ends, problems.
 
-One HTML file that holds its audio, so it can be moved, mailed and opened offline.
+The page is one file that contains its audio, so it can be moved, mailed and opened offline.
 """
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +13,23 @@ import numpy as np
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ, decode_file, to_waveform
 from higgs_trainer.corpus.measurements import Limits
 from higgs_trainer.corpus.plausibility import find_paces
-from higgs_trainer.corpus.work_directory import ROWS, open_table_file
+from higgs_trainer.corpus.work_directory.corpus_tables import CorpusTables
+from higgs_trainer.corpus.work_directory.directory import WorkDirectory
 from higgs_trainer.errors import AudioError
 from higgs_trainer.page.document import PLAYERS_SCRIPT, read_script, write_document
 from higgs_trainer.page.sound import draw_spectrogram, encode_audio
 
 TEMPLATE = "corpus_page.html.jinja"
 BARS = 40
-EACH_END = 3  # recordings to listen to at both ends of a distribution
+RECORDINGS_PER_END = 3
 PROBLEMS_SHOWN = 200
 PROBLEMS_PLAYED = 20
 SECONDS_PLAYED = 20.0
 
 
 @dataclass(frozen=True)
-class Player:
-    """A recording to listen to; ``audio`` and ``spectrogram`` are empty where it cannot be played."""
+class PlayedRecording:
+    """A recording with a player. ``audio`` and ``spectrogram`` are empty if it cannot be decoded."""
 
     path: str
     text: str
@@ -38,9 +39,12 @@ class Player:
     spectrogram: str = ""
 
 
+NOT_PLAYED = PlayedRecording("", "", "")
+
+
 @dataclass(frozen=True)
 class Distribution:
-    """A histogram, its bars as shares of the highest, and the recordings at its ends."""
+    """A histogram, with bars in percent of the highest, and the recordings at both ends."""
 
     title: str
     low: str
@@ -48,54 +52,47 @@ class Distribution:
     high: str
     counts: list[int]
     heights: list[float]
-    ends: list[Player]
+    ends: list[PlayedRecording]
 
 
-def write_report_page(folder: Path, path: Path, *, title: str, limits: Limits) -> None:
-    """Write the page to ``path`` from what the unfinished folder holds once everything is checked."""
-    tables = open_table_file(folder / ROWS)
-    write_document(
-        path,
-        Path(__file__).parent / TEMPLATE,
-        script=read_script(PLAYERS_SCRIPT),
-        title=title,
-        facts=_find_facts(tables),
-        distributions=_find_distributions(tables, limits),
-        problems=_find_problems(tables),
-        problems_shown=PROBLEMS_SHOWN,
-    )
-    tables.close()
+def write_corpus_page(work: WorkDirectory, path: Path, *, title: str, limits: Limits) -> None:
+    """Write the page to ``path`` from a work directory whose corpus has been judged."""
+    with work.open_tables() as tables:
+        write_document(
+            path,
+            Path(__file__).parent / TEMPLATE,
+            script=read_script(PLAYERS_SCRIPT),
+            title=title,
+            facts=_find_facts(tables),
+            distributions=_find_distributions(tables, limits),
+            problems=_find_problems(tables),
+            problems_shown=PROBLEMS_SHOWN,
+        )
 
 
-def _find_facts(tables: sqlite3.Connection) -> dict[str, str]:
-    count, seconds = tables.execute(
-        "SELECT COUNT(*), TOTAL(seconds) FROM recordings WHERE place = 0"
-    ).fetchone()
-    (problems,) = tables.execute("SELECT COUNT(*) FROM problems").fetchone()
-    (bad_rows,) = tables.execute("SELECT COUNT(DISTINCT number) FROM problems").fetchone()
-    kinds = tables.execute(
-        "SELECT sample_rate_hz, channels, COUNT(*) FROM recordings WHERE place = 0 GROUP BY 1, 2 ORDER BY 3 DESC"
-    )
+def _find_facts(tables: CorpusTables) -> dict[str, str]:
+    count, seconds = tables.count_targets()
     return {
         "Recordings that can be read": f"{count:,} ({seconds / 3600:.2f} h)",
-        "Rows with a problem": f"{bad_rows:,} ({problems:,} problems)",
+        "Rows with a problem": f"{tables.count_rejected():,} ({tables.count_problems():,} problems)",
         "Formats": ", ".join(
-            f"{n:,} at {rate_hz:,} Hz {'mono' if channels == 1 else 'stereo'}"
-            for rate_hz, channels, n in kinds
+            f"{count:,} at {rate_hz:,} Hz {'mono' if channels == 1 else 'stereo'}"
+            for rate_hz, channels, count in tables.count_audio_formats()
         ),
     }
 
 
-def _find_distributions(tables: sqlite3.Connection, limits: Limits) -> list[Distribution]:
-    rows = tables.execute(
-        "SELECT number, seconds, loudness_dbfs, peak_dbfs FROM recordings WHERE place = 0"
-    ).fetchall()
+def _find_distributions(tables: CorpusTables, limits: Limits) -> list[Distribution]:
+    rows = [
+        (target.number, target.seconds, target.loudness_dbfs, target.peak_dbfs)
+        for target in tables.iterate_targets()
+    ]
     if not rows:
         return []
     numbers, seconds, loudness, peaks = (np.array(column) for column in zip(*rows, strict=True))
     found = [
         _describe(tables, "Duration", numbers, seconds, "{:.1f} s".format),
-        _describe(tables, "Loudness (RMS while somebody speaks)", numbers, loudness, "{:.1f} dBFS".format),
+        _describe(tables, "Loudness (RMS of the speech)", numbers, loudness, "{:.1f} dBFS".format),
         _describe(tables, "Peak", numbers, peaks, "{:.1f} dBFS".format),
     ]
     for (language, unit), paces in find_paces(tables, limits).items():
@@ -107,14 +104,14 @@ def _find_distributions(tables: sqlite3.Connection, limits: Limits) -> list[Dist
                     f"Pace{f', {language}' if language else ''}",
                     np.array([pace.number for pace in targets]),
                     np.array([pace.per_second for pace in targets]),
-                    f"{{:.1f}} {unit} a second".format,
+                    f"{{:.1f}} {unit} per second".format,
                 )
             )
     return found
 
 
 def _describe(
-    tables: sqlite3.Connection,
+    tables: CorpusTables,
     title: str,
     numbers: np.ndarray,
     values: np.ndarray,
@@ -122,7 +119,7 @@ def _describe(
 ) -> Distribution:
     counts, _ = np.histogram(values, bins=BARS)
     order = np.argsort(values, kind="stable")
-    ends = dict.fromkeys([*order[:EACH_END].tolist(), *order[-EACH_END:].tolist()])
+    ends = dict.fromkeys([*order[:RECORDINGS_PER_END].tolist(), *order[-RECORDINGS_PER_END:].tolist()])
     return Distribution(
         title=title,
         low=show(values.min()),
@@ -130,36 +127,34 @@ def _describe(
         high=show(values.max()),
         counts=counts.tolist(),
         heights=(100 * counts / counts.max()).round(1).tolist(),
-        ends=[_play(tables, int(numbers[index]), show(values[index])) for index in ends],
+        ends=[_play_target(tables, int(numbers[index]), show(values[index])) for index in ends],
     )
 
 
-def _play(tables: sqlite3.Connection, number: int, caption: str) -> Player:
-    query = "SELECT path, text FROM recordings WHERE number = ? AND place = 0"
-    path, text = tables.execute(query, (number,)).fetchone() or ("", "")
-    player = Player(Path(path).name, text, caption)
-    if not path:
-        return player
+def _play_target(tables: CorpusTables, number: int, caption: str) -> PlayedRecording:
+    target = tables.read_recording(number, 0)
+    if target is None:
+        return NOT_PLAYED
+    played = PlayedRecording(Path(target.path).name, target.text or "", caption)
     try:
-        waveform_S = to_waveform(decode_file(path))
-    except AudioError:  # it was moved meanwhile; that it cannot be heard is seen on the page
-        return player
+        waveform_S = to_waveform(decode_file(target.path))
+    except AudioError:  # the file was moved since it was measured; the page shows it without a player
+        return played
     played_S = waveform_S[: round(SECONDS_PLAYED * SAMPLE_RATE_HZ)]
     return replace(
-        player,
+        played,
         seconds=len(waveform_S) / SAMPLE_RATE_HZ,
         audio=encode_audio(played_S, SAMPLE_RATE_HZ),
         spectrogram=draw_spectrogram(played_S, SAMPLE_RATE_HZ),
     )
 
 
-def _find_problems(tables: sqlite3.Connection) -> Sequence[tuple[str, Player]]:
-    query = "SELECT number, file, line, what, what_to_do FROM problems ORDER BY number, rowid LIMIT ?"
-    problems = tables.execute(query, (PROBLEMS_SHOWN,)).fetchall()
+def _find_problems(tables: CorpusTables) -> Sequence[tuple[str, PlayedRecording]]:
+    problems = list(islice(tables.iterate_problems(), PROBLEMS_SHOWN))
     return [
         (
-            f"{Path(file).name}:{line}: {what}. {what_to_do}",
-            _play(tables, number, "") if index < PROBLEMS_PLAYED else Player("", "", ""),
+            str(replace(problem, file=Path(problem.file.name))),
+            _play_target(tables, number, "") if index < PROBLEMS_PLAYED else NOT_PLAYED,
         )
-        for index, (number, file, line, what, what_to_do) in enumerate(problems)
+        for index, (number, problem) in enumerate(problems)
     ]

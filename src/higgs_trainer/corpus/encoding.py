@@ -1,31 +1,31 @@
-"""Accepted recordings -> codes, each once: in batches of equal length, dealt out to processes, kept at once."""
+"""Encode each accepted recording once, in batches of equal length that are distributed to the processes."""
 
 import json
 import math
-import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from higgs_trainer.audio.codec import Codec
-from higgs_trainer.audio.files import Decoded, decode_file, to_waveform
+from higgs_trainer.audio.files import decode_file, to_waveform
 from higgs_trainer.audio.loudness import check_loudness_library, normalize_loudness
-from higgs_trainer.corpus.code_store import CodeStore
-from higgs_trainer.corpus.inspection import Progress
 from higgs_trainer.corpus.measurements import hash_content
-from higgs_trainer.corpus.work_directory import ROWS, open_table_file
+from higgs_trainer.corpus.progress import Progress
+from higgs_trainer.corpus.work_directory.code_store import CodeStore
+from higgs_trainer.corpus.work_directory.corpus_tables import CorpusTables
+from higgs_trainer.corpus.work_directory.directory import WorkDirectory
 from higgs_trainer.distributed import Processes
 from higgs_trainer.errors import AudioError, CheckpointError
 
-FORMAT = 1  # of everything between a file and its codes; a change makes old codes unknown
+# The version of all steps from a file to its codes. A change makes stored codes unusable.
+FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A codec and what is done to a waveform before it. Equal `settings`, equal codes."""
+    """A codec and the changes to a waveform before it. Equal `settings` give equal codes."""
 
     codec: Codec
     loudness_lufs: float | None = None
@@ -36,51 +36,54 @@ class Encoder:
 
     @property
     def settings(self) -> str:
+        """Everything that the codes of a recording depend on."""
         return json.dumps([FORMAT, self.codec.fingerprint, self.loudness_lufs])
 
     def load_waveform(self, path: str, content_hash: str) -> Tensor:
-        """waveform_S of a file that was measured before.
+        """Load waveform_S of a file that was measured before.
 
         Raises:
-            AudioError: the file is another one now.
+            AudioError: the file has changed since then.
         """
-        decoded: Decoded = decode_file(path)
+        decoded = decode_file(path)
         if hash_content(decoded) != content_hash:
             raise AudioError(
                 path, "was changed after it was checked", "Run again when no program writes to it."
             )
         waveform_S = to_waveform(decoded)
-        return (
-            waveform_S if self.loudness_lufs is None else normalize_loudness(waveform_S, self.loudness_lufs)
-        )
+        if self.loudness_lufs is None:
+            return waveform_S
+        return normalize_loudness(waveform_S, self.loudness_lufs)
 
     def encode(self, paths: Sequence[str], waveforms: Sequence[Tensor]) -> list[np.ndarray]:
-        """Codes of each, (F*K,) uint16, frame after frame.
+        """Encode waveforms to codes (F, K), uint16, each.
 
         Raises:
-            CheckpointError: the codec makes something else than it promises.
+            CheckpointError: the codec returns codes of another shape or range than it announces.
         """
         codes = self.codec.encode_batch(waveforms)
         for path, codes_FK in zip(paths, codes, strict=True):
             check_codes(codes_FK, self.codec, path)
-        return [codes_FK.flatten().numpy().astype(np.uint16) for codes_FK in codes]
+        return [codes_FK.numpy().astype(np.uint16) for codes_FK in codes]
 
 
 def check_codes(codes_FK: Tensor, codec: Codec, path: str) -> None:
+    """Raise CheckpointError unless the codes have the shape and the range that the codec announces."""
     if codes_FK.ndim != 2 or codes_FK.shape[1] != codec.num_codebooks or len(codes_FK) == 0:
         raise CheckpointError(
-            f"the codec {codec.name} made codes of shape {tuple(codes_FK.shape)} from {path}; "
-            f"expected (frames, {codec.num_codebooks})"
+            f"the codec {codec.name} encoded {path} to codes of shape {tuple(codes_FK.shape)}, "
+            f"expected (frames, {codec.num_codebooks}). Check the codec and its version."
         )
     if codes_FK.min() < 0 or codes_FK.max() >= codec.codebook_size:
         raise CheckpointError(
-            f"the codec {codec.name} made codes outside [0, {codec.codebook_size}) from {path}"
+            f"the codec {codec.name} encoded {path} to codes outside [0, {codec.codebook_size}). "
+            "Check the codec and its version."
         )
 
 
 @dataclass(frozen=True)
-class Pending:
-    """A recording to be encoded."""
+class PendingRecording:
+    """A recording to encode."""
 
     content_hash: str
     path: str
@@ -88,23 +91,18 @@ class Pending:
 
 
 def plan_batches(
-    tables: sqlite3.Connection, frames_per_second: float, *, batch_seconds: float
-) -> Iterator[list[Pending]]:
-    """Every accepted recording once, the longest first; those of equally many frames together, up to `batch_seconds`.
+    tables: CorpusTables, frames_per_second: float, *, batch_seconds: float
+) -> Iterator[list[PendingRecording]]:
+    """Yield batches of recordings with equally many frames, up to ``batch_seconds`` long, the longest recordings first.
 
-    The plan follows from the recordings alone, so that all processes make the same one.
+    Each accepted recording is in one batch. The plan depends only on the recordings, so that all processes compute the
+    same plan.
     """
-    query = """
-        SELECT content_hash, MIN(path), seconds FROM recordings
-        WHERE number NOT IN (SELECT number FROM problems)
-        GROUP BY content_hash ORDER BY seconds DESC, content_hash
-    """
-    batch: list[Pending] = []
-    for content_hash, path, seconds in tables.execute(query):
-        num_frames = math.ceil(
-            round(seconds * frames_per_second, 6)
-        )  # 7 frames last 7.000000000000001 of them
-        pending = Pending(content_hash, path, num_frames)
+    batch: list[PendingRecording] = []
+    for content_hash, path, seconds in tables.iterate_accepted_contents():
+        # Without rounding, 7 frames could last 7.000000000000001 frames.
+        num_frames = math.ceil(round(seconds * frames_per_second, 6))
+        pending = PendingRecording(content_hash, path, num_frames)
         is_full = (len(batch) + 1) * seconds > batch_seconds
         if batch and (is_full or pending.num_frames != batch[0].num_frames):
             yield batch
@@ -115,7 +113,7 @@ def plan_batches(
 
 
 def encode_recordings(
-    folder: Path,
+    work: WorkDirectory,
     encoder: Encoder,
     store: CodeStore,
     processes: Processes,
@@ -123,10 +121,9 @@ def encode_recordings(
     batch_seconds: float,
     progress: Progress,
 ) -> int:
-    """Encode this process's batches but for what the store holds; returns how many clips it held for all processes."""
-    tables = open_table_file(folder / ROWS)
-    plan = list(plan_batches(tables, encoder.codec.frames_per_second, batch_seconds=batch_seconds))
-    tables.close()
+    """Encode this process's batches, except what the store contains. Return how many recordings it contained."""
+    with work.open_tables() as tables:
+        plan = list(plan_batches(tables, encoder.codec.frames_per_second, batch_seconds=batch_seconds))
     known = processes.share(lambda: sum(clip.content_hash in store for batch in plan for clip in batch))
     share = plan[processes.index :: processes.count]
     missing = [[clip for clip in batch if clip.content_hash not in store] for batch in share]

@@ -1,12 +1,16 @@
-"""Manifest -> prepared dataset: every row checked, every recording encoded once, written whole or not at all.
+"""Prepare data: check every row, encode every recording once, and write a dataset whole or not at all.
 
-Read `prepare` first: five steps, each in a module of its own. What they leave for one another lies in the unfinished
-folder (`unfinished.py`), so that memory does not grow with the manifest and a killed run goes on where it was.
+`prepare` runs the steps below. They exchange their results through the work directory, so that memory does not grow
+with the data and a killed run can be resumed.
+
+1. read and check the rows       manifest/rows.py, inspection.store_rows
+2. measure the recordings        inspection.measure_rows
+3. judge the corpus as a whole   inspection.judge_corpus
+4. encode                        encoding.encode_recordings
+5. write the dataset             _write_dataset
 """
 
 import shutil
-import sqlite3
-from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +18,11 @@ from typing import Any
 
 from higgs_trainer.audio.codec import Codec, load_codec
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ
-from higgs_trainer.corpus.code_store import CodeStore
-from higgs_trainer.corpus.corpus_page import write_report_page
+from higgs_trainer.corpus.corpus_page import write_corpus_page
 from higgs_trainer.corpus.encoding import Encoder, encode_recordings
 from higgs_trainer.corpus.inspection import (
-    Progress,
     check_rejected,
     find_notes,
-    iterate_accepted,
     judge_corpus,
     measure_rows,
     pair_accepted,
@@ -29,14 +30,10 @@ from higgs_trainer.corpus.inspection import (
     write_rejected,
 )
 from higgs_trainer.corpus.measurements import Limits
-from higgs_trainer.corpus.work_directory import (
-    DATASET,
-    ROWS,
-    lock_unfinished,
-    open_table_file,
-    publish_dataset,
-    unfinished_folder,
-)
+from higgs_trainer.corpus.progress import Progress, show_progress, skip_progress
+from higgs_trainer.corpus.work_directory.code_store import CodeStore
+from higgs_trainer.corpus.work_directory.corpus_tables import CorpusTables
+from higgs_trainer.corpus.work_directory.directory import WorkDirectory
 from higgs_trainer.dataset.prepared import REJECTED_NAME, DatasetCard
 from higgs_trainer.dataset.prepared_writer import check_output, write_prepared
 from higgs_trainer.distributed import join_processes
@@ -50,27 +47,19 @@ from higgs_trainer.manifest.utterance import Utterance
 
 @dataclass(frozen=True)
 class PreparedSummary:
-    """What `prepare` wrote, and where. `resumed` counts the recordings that an earlier run had encoded; `notes` are
-    sentences on what is no mistake but should be known; `process_index` is 0 in the one that should print it."""
+    """The result of `prepare`.
+
+    Attributes:
+        resumed: the number of recordings that an earlier run had encoded.
+        notes: sentences about the data that are not errors.
+        process_index: 0 in the process that should print the summary.
+    """
 
     folder: Path
     card: DatasetCard
     resumed: int
     notes: tuple[str, ...]
     process_index: int
-
-
-def show_progress(items: Iterable[Any], description: str, total: int | None) -> Iterable[Any]:
-    """A rich progress bar on stderr; where that is no terminal, one line at the end."""
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, description, total=total, console=Console(stderr=True))
-
-
-def skip_progress(items: Iterable[Any], description: str, total: int | None) -> Iterable[Any]:
-    """Nothing is shown: for all processes but the first."""
-    return items
 
 
 def prepare(
@@ -90,28 +79,32 @@ def prepare(
     overwrite: bool = False,
     progress: Progress = show_progress,
 ) -> PreparedSummary:
-    """Check every row, then encode every recording once and write `output`.
+    """Check every row, then encode every recording once and write ``output``.
 
-    Under `accelerate launch` each process checks and encodes its share; the first one reads, judges and writes. A run
-    that was killed is resumed by the same call.
+    Under `accelerate launch` each process checks and encodes its share. Process 0 also reads, judges and writes. Repeat
+    the call to resume a run that was killed.
 
     Args:
-        pair_seed: draw references for single-speaker rows (`pair_references`).
-        max_rejected: so many bad rows are left out and listed in `rejected.jsonl`; with more, nothing is written.
-        loudness_lufs: bring every recording to this loudness first.
-        batch_seconds: how much sound of equal length the codec is given at once.
-        report: where to write an HTML page about the corpus, also where it is refused.
+        manifest: data in any known format (docs/data_formats.md).
+        codec: a codec, or its name for `load_codec`.
+        allow_outside: accept recordings outside the folder of the manifest.
+        allow_own_reference: accept a row whose reference or earlier turn is its own recording.
+        pair_seed: the seed to draw references for single-speaker rows (`pair_references`). None: draw none.
+        max_rejected: how many bad rows may be left out; `rejected.jsonl` lists them. With more, nothing is written.
+        loudness_lufs: normalize every recording to this loudness before it is encoded.
+        batch_seconds: the total length of the recordings that are encoded together.
+        report: the HTML page about the corpus to write, even if the data is rejected.
+        overwrite: replace a prepared dataset in ``output``.
 
     Raises:
-        ManifestError: all that is wrong with rows and recordings, together; nothing was written.
-        UserError: the manifest cannot be read, `output` is not empty and `overwrite` was not asked for, or another
-            run is preparing it.
-        CheckpointError: there is no such codec.
+        ManifestError: lists all problems of rows and recordings; nothing was written.
+        UserError: the data cannot be read, ``output`` is not empty, or another run is preparing it.
+        CheckpointError: the codec cannot be loaded.
     """
     manifest, output = Path(manifest), Path(output)
     encoder = Encoder(_load_codec(codec), loudness_lufs)
-    folder = unfinished_folder(output)
-    source = open_source(manifest, audio_folder=folder / "recordings")
+    work = WorkDirectory(output)
+    source = open_source(manifest, audio_folder=work.audio_folder)
     rules = RowRules(
         allow_outside=allow_outside, allow_own_reference=allow_own_reference, text_rules=text_rules
     )
@@ -119,32 +112,35 @@ def prepare(
 
     with ExitStack() as stack:
         processes = stack.enter_context(join_processes())
-        quietly = progress if processes.is_first else skip_progress
+        if not processes.is_first:
+            progress = skip_progress
 
         def read() -> list[str]:
             check_output(output, overwrite=overwrite)
-            stack.enter_context(lock_unfinished(output))
-            return store_rows(progress(rows, "reading rows", None), folder)
+            stack.enter_context(work.lock())
+            return store_rows(progress(rows, "reading rows", None), work)
 
-        def judge() -> int:
-            judge_corpus(folder, processes, limits, allow_own_reference=allow_own_reference)
+        def judge() -> None:
+            judge_corpus(work, processes, limits, allow_own_reference=allow_own_reference)
             if pair_seed is not None:
-                pair_accepted(folder, seed=pair_seed)
+                pair_accepted(work, seed=pair_seed)
             if report is not None:
-                write_report_page(folder, Path(report), title=manifest.name, limits=limits)
-            return check_rejected(folder, max_rejected)
+                write_corpus_page(work, Path(report), title=manifest.name, limits=limits)
+            check_rejected(work, max_rejected)
 
         notes = processes.share(read)
-        measure_rows(folder, processes, limits, quietly)
+        measure_rows(work, processes, limits, progress)
         processes.wait()
-        rejected = processes.share(judge)
-        store = stack.enter_context(CodeStore(folder, encoder.settings, processes.index))
-        resumed = encode_recordings(
-            folder, encoder, store, processes, batch_seconds=batch_seconds, progress=quietly
+        processes.share(judge)
+        store = stack.enter_context(
+            work.open_codes(encoder.settings, encoder.codec.num_codebooks, processes.index)
         )
-        notes = [*notes, *_describe_unused(source), *find_notes(folder)]
+        resumed = encode_recordings(
+            work, encoder, store, processes, batch_seconds=batch_seconds, progress=progress
+        )
+        notes = [*notes, *_describe_source(source), *find_notes(work)]
         processes.wait()
-        card = processes.share(lambda: _write(output, folder, encoder, store, rejected, manifest.name))
+        card = processes.share(lambda: _write_dataset(work, encoder, store, manifest.name))
     return PreparedSummary(output, card, resumed, tuple(notes), processes.index)
 
 
@@ -152,52 +148,43 @@ def _load_codec(codec: Codec | str | Path) -> Codec:
     loaded = load_codec(codec) if isinstance(codec, str | Path) else codec
     if loaded.sample_rate_hz != SAMPLE_RATE_HZ:
         raise CheckpointError(
-            f"the codec {loaded.name} works at {loaded.sample_rate_hz} Hz, not at {SAMPLE_RATE_HZ} Hz"
+            f"the codec {loaded.name} has a sample rate of {loaded.sample_rate_hz} Hz, not {SAMPLE_RATE_HZ} Hz. "
+            "Give another codec."
         )
     return loaded
 
 
-def _describe_unused(source: Source) -> list[str]:
-    """The format that was found, unless it is ours, and what stood in it that has no place in a manifest."""
+def _describe_source(source: Source) -> list[str]:
+    """Describe the detected format, unless it is our own, and the fields that were not used."""
     found = [] if source.format_name == "JSON lines" else [f"{source.path} is read as: {source.format_name}"]
-    return found + [
-        f"{count} rows have a {name!r}, which is not used" for name, count in source.unused.items()
-    ]
+    return found + [f'{count} rows have "{name}", which is not used' for name, count in source.unused.items()]
 
 
-def _write(
-    output: Path, folder: Path, encoder: Encoder, store: CodeStore, rejected: int, source: str
-) -> DatasetCard:
-    """The dataset, whole, in the output's place."""
-    whole = folder / DATASET
-    shutil.rmtree(whole, ignore_errors=True)  # what a run left that was killed while it wrote
-    store.look_again()
-    tables = open_table_file(folder / ROWS)
-    num_codebooks = encoder.codec.num_codebooks
-    rows = (_build_row(tables, store, num_codebooks, *numbered) for numbered in iterate_accepted(tables))
-    card = write_prepared(
-        rows,
-        whole,
-        codec=encoder.codec,
-        source=source,
-        loudness_lufs=encoder.loudness_lufs,
-        rejected=rejected,
-    )
-    tables.close()
-    if rejected:
-        write_rejected(folder, whole / REJECTED_NAME)
-    publish_dataset(whole, output)
+def _write_dataset(work: WorkDirectory, encoder: Encoder, store: CodeStore, source: str) -> DatasetCard:
+    """Write the complete dataset in the work directory, and rename it to the output."""
+    shutil.rmtree(work.dataset, ignore_errors=True)  # a killed run may have left a part of it
+    store.refresh()
+    with work.open_tables() as tables:
+        rejected = tables.count_rejected()
+        rows = (_build_row(tables, store, *numbered) for numbered in tables.iterate_accepted())
+        card = write_prepared(
+            rows,
+            work.dataset,
+            codec=encoder.codec,
+            source=source,
+            loudness_lufs=encoder.loudness_lufs,
+            rejected=rejected,
+        )
+        if rejected:
+            write_rejected(tables, work.dataset / REJECTED_NAME)
+    work.publish_dataset()
     return card
 
 
-def _build_row(
-    tables: sqlite3.Connection, store: CodeStore, num_codebooks: int, number: int, utterance: Utterance
-) -> dict[str, Any]:
-    """A row of `build_features`, its codes found by their recordings' content."""
-    query = "SELECT content_hash, seconds FROM recordings WHERE number = ? ORDER BY place"
-    recordings = tables.execute(query, (number,)).fetchall()
-    codes_FK, *context_codes = (store.get(hash_).reshape(-1, num_codebooks) for hash_, _ in recordings)
-    content_hash, seconds = recordings[0]
+def _build_row(tables: CorpusTables, store: CodeStore, number: int, utterance: Utterance) -> dict[str, Any]:
+    """Build a row for `write_prepared`, with the codes of its recordings."""
+    recordings = tables.read_recordings(number)
+    codes_FK, *context_codes = (store.get(recording.content_hash) for recording in recordings)
     return {
         "utterance_id": utterance.utterance_id,
         "text": utterance.text,
@@ -209,8 +196,8 @@ def _build_row(
         "num_references": len(utterance.references),
         "context_texts": [clip.text for clip in utterance.clips],
         "context_codes": context_codes,
-        "duration_seconds": seconds,
+        "duration_seconds": recordings[0].seconds,
         "reward": utterance.reward,
         "text_changes": list(utterance.text_changes),
-        "content_hash": content_hash,
+        "content_hash": recordings[0].content_hash,
     }

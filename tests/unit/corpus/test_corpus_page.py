@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from higgs_trainer.corpus.corpus_page import write_report_page
+from higgs_trainer.corpus.corpus_page import write_corpus_page
 from higgs_trainer.corpus.inspection import judge_corpus, measure_rows, store_rows
 from higgs_trainer.corpus.measurements import Limits
+from higgs_trainer.corpus.progress import skip_progress
+from higgs_trainer.corpus.work_directory.directory import WorkDirectory
 from higgs_trainer.distributed import Processes
 from higgs_trainer.manifest.rows import check_rows, open_source
 
@@ -30,13 +32,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     rows.append({"audio": "silent.wav", "text": "<b>& word</b>"})
     rows.append({"audio": "none.wav", "text": "word"})
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    folder = tmp_path / "unfinished"
-    folder.mkdir()
-    limits = Limits()
-    store_rows(check_rows(open_source(tmp_path / "m.jsonl")), folder)
-    measure_rows(folder, Processes(), limits, lambda items, description, total: items)
-    judge_corpus(folder, Processes(), limits)
-    write_report_page(folder, tmp_path / "pages" / "report.html", title="m.jsonl", limits=limits)
+    work, limits = WorkDirectory(tmp_path / "prepared"), Limits()
+    with work.lock():
+        store_rows(check_rows(open_source(tmp_path / "m.jsonl")), work)
+        measure_rows(work, Processes(), limits, skip_progress)
+        judge_corpus(work, Processes(), limits)
+        write_corpus_page(work, tmp_path / "pages" / "report.html", title="m.jsonl", limits=limits)
     assert [path.name for path in (tmp_path / "pages").iterdir()] == ["report.html"]
     return (tmp_path / "pages" / "report.html").read_text(encoding="utf-8")
 
@@ -46,7 +47,7 @@ def test_figures_follow_from_the_recordings(page: str) -> None:
     assert "<dt>Rows with a problem</dt><dd>2 (2 problems)</dd>" in page
     assert "<dt>Formats</dt><dd>10 at 8,000 Hz mono</dd>" in page
     assert "Duration: from 0.2 s to 1.8 s, median 0.9 s" in page
-    assert "Pace: from 10.0 words a second to 10.0 words a second, median 10.0 words a second" in page
+    assert "Pace: from 10.0 words per second to 10.0 words per second, median 10.0 words per second" in page
     loudness = re.search(r"Loudness .*?: from (\S+) dBFS to (\S+) dBFS, median (\S+) dBFS", page)
     assert loudness is not None
     uniform_dbfs = 20 * np.log10(0.1 / np.sqrt(3))

@@ -16,7 +16,7 @@ from higgs_trainer.audio.files import SAMPLE_RATE_HZ, read_audio, write_audio
 from higgs_trainer.audio.loudness import measure_loudness
 from higgs_trainer.corpus.measurements import Limits
 from higgs_trainer.corpus.prepare import PreparedSummary, prepare
-from higgs_trainer.corpus.work_directory import lock_unfinished
+from higgs_trainer.corpus.work_directory.directory import WorkDirectory
 from higgs_trainer.dataset.prepared import REJECTED_NAME, read_prepared
 from higgs_trainer.errors import AudioError, ManifestError, UserError
 
@@ -173,7 +173,7 @@ def test_a_recording_in_many_places_is_encoded_once(tmp_path: Path, run: Run) ->
 def test_a_second_run_is_refused(tmp_path: Path, run: Run) -> None:
     write_manifest(tmp_path, [5])
     with (
-        lock_unfinished(tmp_path / "out"),
+        WorkDirectory(tmp_path / "out").lock(),
         pytest.raises(UserError, match=r"another run is preparing .*out"),
     ):
         run(RecordingCodec())

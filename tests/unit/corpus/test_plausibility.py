@@ -1,15 +1,17 @@
 """What only the whole corpus shows: words that cannot belong to their recording, and the same recording twice."""
 
-import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from higgs_trainer.corpus.measurements import Limits
+from higgs_trainer.corpus.measurements import Limits, Measurement
 from higgs_trainer.corpus.plausibility import find_duplicates, find_odd_paces
-from higgs_trainer.corpus.work_directory import open_table_file
+from higgs_trainer.corpus.work_directory.corpus_tables import CorpusTables
 from higgs_trainer.manifest.text import count_spoken
+from higgs_trainer.manifest.utterance import Utterance
 
 
 @pytest.mark.parametrize(
@@ -29,27 +31,34 @@ def test_what_is_spoken_is_counted(text: str, count: int, unit: str) -> None:
     assert count_spoken(text) == (count, unit)
 
 
-def make_tables(folder: Path, rows: Sequence[dict[str, object]]) -> sqlite3.Connection:
-    tables = open_table_file(folder / "rows.sqlite", new=True)
+MEASUREMENT = Measurement(
+    content_hash="",
+    seconds=1.5,
+    speech_seconds=1.0,
+    sample_rate_hz=24_000,
+    channels=1,
+    peak_dbfs=-6.0,
+    loudness_dbfs=-20.0,
+    clipped_percent=0.0,
+    cancelled=False,
+)
+
+
+def make_tables(folder: Path, rows: Sequence[dict[str, Any]]) -> CorpusTables:
+    """Store one target per row. The fields of a row are those of an utterance or of a measurement."""
+    tables = CorpusTables(folder / "rows.sqlite", new=True)
     for number, row in enumerate(rows):
-        values = {
-            "number": number,
-            "place": 0,
-            "path": f"{number}.wav",
-            "text": f"words {number}",
-            "prompt": "[]",
-            "file": "m.jsonl",
-            "line": number + 1,
-            "content_hash": f"hash {number}",
-            "speech_seconds": 1.0,
-            "peak_dbfs": -6.0,
-            **row,
+        measured = {"content_hash": f"hash {number}"} | {
+            k: v for k, v in row.items() if hasattr(MEASUREMENT, k)
         }
-        tables.execute(f"INSERT INTO recordings ({', '.join(values)}) VALUES (:{', :'.join(values)})", values)
+        said = {"text": f"words {number}"} | {k: v for k, v in row.items() if not hasattr(MEASUREMENT, k)}
+        utterance = Utterance(audio=Path(f"{number}.wav"), file=Path("m.jsonl"), line=number + 1, **said)
+        measurement = replace(MEASUREMENT, **measured)
+        tables.add_recording(number, 0, utterance, utterance.recording, utterance.text, measurement)
     return tables
 
 
-def speak(words_per_second: float, *, language: str = "en", word: str = "word ") -> dict[str, object]:
+def speak(words_per_second: float, *, language: str = "en", word: str = "word ") -> dict[str, Any]:
     return {"text": word * 12, "speech_seconds": 12 / words_per_second, "language": language}
 
 
@@ -57,7 +66,7 @@ EVEN = [speak(2.0 + 0.05 * (i % 7)) for i in range(40)]
 UNEVEN = [speak(2.0 * 3.0 ** ((i % 9) / 4 - 1)) for i in range(40)]  # from 0.7 to 6 words a second
 
 
-def find_odd(folder: Path, rows: Sequence[dict[str, object]], limits: Limits = Limits()) -> list[int]:
+def find_odd(folder: Path, rows: Sequence[dict[str, Any]], limits: Limits = Limits()) -> list[int]:
     return [number for number, _ in find_odd_paces(make_tables(folder, rows), limits)]
 
 
@@ -96,8 +105,8 @@ def test_languages_and_scripts_are_held_apart(tmp_path: Path) -> None:
 
 
 def test_the_same_recording_twice(tmp_path: Path) -> None:
-    same: dict[str, object] = {"content_hash": "x", "text": "one"}
-    rows = [{}, same, same, same | {"text": "two"}, same | {"prompt": "[1]"}, same | {"prompt": "[1]"}]
+    same: dict[str, Any] = {"content_hash": "x", "text": "one"}
+    rows = [{}, same, same, same | {"text": "two"}, same | {"scene": "A hall."}, same | {"scene": "A hall."}]
     tables = make_tables(tmp_path, rows)
     found = {number: str(problem) for number, problem in find_duplicates(tables, Limits())}
     assert sorted(found) == [2, 3, 5]
