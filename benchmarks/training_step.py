@@ -134,9 +134,11 @@ def measure_real_width(rounds: int, num_batches: int) -> dict[str, float]:
     arms = [arm for arm in ARMS if arm.name != "community"]
     seconds: Rounds = {arm.name: [] for arm in arms}
     wastes = {}
-    model = build_model(REAL)
+    # Our layers change the class of a model's layers, so the other arms have a model of transformers' own.
+    ours, others = build_model(REAL), build_model(REAL)
     for _ in range(rounds):
         for arm in arms:
+            model = ours if arm.name == "ours" else others
             model.config.num_hidden_layers = 0
             without, _ = time_passes(arm, model, examples)
             model.config.num_hidden_layers = 1
