@@ -1,15 +1,15 @@
-"""What merging costs in precision: ``python benchmarks/merge.py ADAPTER [--text-file FILE] [--clips 16] [--json]``.
+"""Measure the precision lost by merging: ``python benchmarks/merge.py ADAPTER [--text-file FILE] [--clips 16] [--json]``.
 
-ADAPTER is a folder that training wrote; ``make demo`` leaves one in runs/demo/after. The base with the adapter beside
-it, in float32, speaks the texts greedily: the reference. Each row is another way to run the same model:
+ADAPTER is a folder that training wrote, such as runs/demo/after after ``make demo``. The reference is the base with the
+unmerged adapter in float32, which generates the texts greedily. Each row is another way to run the same model:
 
-    merged             the merged model; both its weights and its arithmetic have the row's dtype
+    merged             the merged model, weights and arithmetic in the row's dtype
     weights only       merged weights rounded to the row's dtype, arithmetic in float32
-    unmerged           base and adapter side by side in the row's dtype: what is lost without merging
+    unmerged           base and unmerged adapter in the row's dtype: what is lost without merging
 
 Columns: the largest and the mean difference of a logit, over all cells of the reference's clips, with the reference's
-codes before each; the share of cells whose likeliest code is another; the share of clips in which any code
-differs when each model continues from its own codes.
+codes as context; the share of cells with another most likely code; the share of clips in which any code differs when
+each model continues from its own codes.
 """
 
 import argparse
@@ -37,7 +37,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def list_ways(adapter: Path, scratch: Path) -> Iterator[tuple[str, str, Checkpoint]]:
-    """(what, dtype, model), each made only when it is its turn."""
+    """Yield (kind, dtype, model), each loaded only when it is needed."""
     for dtype in DTYPES:
         merge_adapter(adapter, scratch / dtype, dtype=dtype)
         yield "merged", dtype, load_checkpoint(scratch / dtype, dtype=dtype)
@@ -54,7 +54,7 @@ def generate(checkpoint: Checkpoint, texts: list[str]) -> list[GeneratedCodes]:
 
 @torch.no_grad()
 def compute_logits(checkpoint: Checkpoint, clips: list[GeneratedCodes]) -> list[Tensor]:
-    """For each clip, float32 (N, K, C): N columns, each predicted from the clip's own columns before it."""
+    """Return the logits of each clip, float32 (N, K, C): N columns, each predicted from the clip's earlier columns."""
     model, ids = checkpoint.model.eval(), checkpoint.stream_ids
     found = []
     for clip in clips:
@@ -79,7 +79,7 @@ def compare(
     generated: list[GeneratedCodes],
     reference: list[GeneratedCodes],
 ) -> dict[str, Any]:
-    """One row's figures."""
+    """Compute the figures of one row."""
     logits_NKC, reference_NKC = torch.cat(logits), torch.cat(reference_logits)
     difference = (logits_NKC - reference_NKC).abs()
     others = [not torch.equal(a.codes_FK, b.codes_FK) for a, b in zip(generated, reference, strict=True)]

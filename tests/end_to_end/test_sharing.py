@@ -1,4 +1,4 @@
-"""Sharing a run folder: its card, its evaluation, a merged model, and a push to a stand-in for the hub."""
+"""Sharing a run folder: its card, its evaluation, a merged model, and a push to a local server in place of the hub."""
 
 import json
 import os
@@ -19,7 +19,8 @@ from higgs_trainer.cli import main
 from higgs_trainer.demo.blank_model import write_blank_model
 from hub import find_metadata_problems, serve_hub
 
-pytestmark = pytest.mark.slow  # one training run in a process of its own
+# One training run in another process.
+pytestmark = pytest.mark.slow
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_layers": 1, "num_heads": 2}
 RECIPE = """
 model: {name_or_path: model}
@@ -49,7 +50,7 @@ SHARED = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A model, its codec, a dataset of three named speakers' clips, and a recipe."""
+    """Build a model, its codec, a dataset of three named speakers, and a recipe."""
     folder = tmp_path_factory.mktemp("house")
     torch.manual_seed(0)
     waveforms = [0.1 * torch.randn(14_400 + 2_400 * i) for i in range(3)]
@@ -75,7 +76,7 @@ def run(*arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def pushed(folder):
-    """Trained with push_to_hub, in a process of its own: huggingface_hub reads its address once."""
+    """Train with push_to_hub in another process, because huggingface_hub reads its address only once."""
     with serve_hub() as hub:
         environment = {
             **os.environ,
@@ -96,12 +97,12 @@ def pushed(folder):
         yield hub
 
 
-def test_check_makes_no_repository(folder):
-    """It may not: the hub is out of reach here, so that to ask for one is an error."""
+def test_check_creates_no_repository(folder):
+    """The hub cannot be reached here, so a request to create one would fail."""
     run("check", str(folder / "recipe.yaml"), "--push_to_hub", "--hub_model_id", "me/voice")
 
 
-def test_a_push_brings_the_whole_folder_in_one_commit_and_no_pickle(folder, pushed):
+def test_a_push_uploads_the_whole_folder_in_one_commit_without_pickles(folder, pushed):
     assert pushed.created[0]["name"] == "voice"
     assert pushed.commits == ["End of training"]
     assert pushed.files.keys() >= SHARED, SHARED - pushed.files.keys()
@@ -117,7 +118,7 @@ def test_the_pushed_card_passes_the_hubs_validation(pushed):
     assert find_metadata_problems(validated) == []
 
 
-def test_the_card_says_what_the_folder_knows(folder, pushed):
+def test_the_card_has_the_facts_of_the_folder(folder, pushed):
     card = ModelCard.load(folder / "voice" / "README.md")
     metadata = card.data.to_dict()
     assert metadata["language"] == ["de", "en"]
@@ -137,7 +138,7 @@ def test_the_card_says_what_the_folder_knows(folder, pushed):
         assert expected in card.content, expected
 
 
-def test_nothing_of_the_machine_or_the_people_is_in_the_card(folder, pushed):
+def test_the_card_contains_no_path_and_no_speaker(folder, pushed):
     card = (folder / "voice" / "README.md").read_text()
     for secret in (str(folder), str(folder.parent), "/", "Jane"):
         if secret == "/":
@@ -211,6 +212,6 @@ def test_an_evaluation_is_in_the_card_the_page_and_the_merged_folder(
         assert "heard correctly" in page
 
 
-def test_the_stand_in_finds_what_is_wrong():
+def test_the_local_hub_finds_wrong_metadata():
     wrong = "---\nlicense: other\nlanguage: [english]\nbase_model: /home/me/model\n---\n# x\n"
     assert len(find_metadata_problems(wrong)) == 3

@@ -242,7 +242,7 @@ def test_obstacles_are_found_before_a_model_is_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_JUDGES, reason="the extra 'evaluate' is not installed")
-def test_the_real_judges_tell_recordings_from_wrong_words_wrong_voices_noise_and_silence() -> None:
+def test_the_real_judges_separate_recordings_from_wrong_words_wrong_voices_noise_and_silence() -> None:
     files = {name: sorted(RECORDINGS.glob(f"{name}-*.ogg"))[:2] for name in ("rms", "slt")}
     script = [
         Utterance(file.stem.removeprefix(f"{name}-").replace("-", " "), audio=file, speaker=name)

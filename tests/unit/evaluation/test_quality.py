@@ -1,4 +1,4 @@
-"""Predicted quality: the network is run as its authors run it."""
+"""The quality predictor gives the figures of its authors' code."""
 
 import importlib.util
 import sys
@@ -16,7 +16,7 @@ HAS_QUALITY = all(importlib.util.find_spec(name) for name in ("speechmos", "onnx
 
 
 @pytest.mark.skipif(not HAS_QUALITY, reason="the extra 'evaluate' is not installed")
-def test_the_figure_is_speechmos_own() -> None:
+def test_the_figure_is_that_of_speechmos() -> None:
     waveform_S = read_audio(RECORDINGS / "rms-five-six-eight-one.ogg")
     # Made by speechmos 0.0.1.1: dnsmos.run(waveform, 16000)["ovrl_mos"], resampled by soxr as here.
     assert load_quality_predictor().predict(waveform_S) == pytest.approx(2.9847, abs=0.002)

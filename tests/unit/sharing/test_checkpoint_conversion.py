@@ -1,5 +1,8 @@
-"""Boson's layout into transformers' and back. What Boson's own class computes is in tests/golden/checkpoints; that it
-still does, and that it opens what is written for it, is in tests/boson/test_conversion.py."""
+"""Conversion from Boson's layout to that of transformers and back.
+
+The logits of Boson's class are in tests/golden/checkpoints. tests/boson/test_conversion_boson.py checks that the class
+still computes them, and that it opens converted checkpoints.
+"""
 
 import json
 import shutil
@@ -36,26 +39,27 @@ def open_native(folder: Path) -> HiggsAudioV2ForConditionalGeneration:
 
 
 def check_logits(model, expected_file: Path) -> None:
-    """On a conversation with a reference clip: over text at each position, over audio at each column of the target."""
+    """Compute the logits of a conversation with a reference: text at each position, audio at each target column."""
     expected = load_file(expected_file)
     logits = run_native(model, expected["ids_T"], expected["reference_KP"], expected["target_KP"])
     for name, value in logits.items():
-        assert expected[name].std() > 0.3  # no agreement of nothing with nothing
+        # Constant logits would agree without proving anything.
+        assert expected[name].std() > 0.3
         torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=0)
 
 
-def test_transformers_class_computes_what_bosons_does(tmp_path):
+def test_transformers_class_computes_the_logits_of_bosons_class(tmp_path):
     done = convert_checkpoint(BOSON, tmp_path / "native")
     assert (done.model_type, done.num_weights, done.left_out) == ("higgs_audio_v2", 33, ())
     check_logits(open_native(tmp_path / "native"), FOLDER / "boson_expected.safetensors")
 
 
-def test_the_golden_native_logits_are_transformers_own():
+def test_the_golden_native_logits_are_those_of_transformers_class():
     check_logits(open_native(NATIVE), FOLDER / "native_expected.safetensors")
 
 
 @pytest.mark.parametrize("source", [BOSON, NATIVE], ids=["boson", "native"])
-def test_there_and_back_every_weight_is_the_same_to_the_bit(source, tmp_path):
+def test_a_round_trip_keeps_every_weight_bit_for_bit(source, tmp_path):
     convert_checkpoint(source, tmp_path / "there")
     convert_checkpoint(tmp_path / "there", tmp_path / "back")
     before, there, back = map(weights_of, (source, tmp_path / "there", tmp_path / "back"))
@@ -64,7 +68,7 @@ def test_there_and_back_every_weight_is_the_same_to_the_bit(source, tmp_path):
     assert all(torch.equal(weight, back[name]) for name, weight in before.items())
 
 
-def test_there_and_back_every_field_of_the_configuration_is_the_same(tmp_path):
+def test_a_round_trip_keeps_every_field_of_the_configuration(tmp_path):
     convert_checkpoint(NATIVE, tmp_path / "boson")
     convert_checkpoint(tmp_path / "boson", tmp_path / "native")
     before, after = (
@@ -97,7 +101,7 @@ def test_fields_of_the_configuration_and_special_ids(tmp_path):
     }
 
 
-def test_the_list_of_weights_is_the_class_s_own():
+def test_the_list_of_weights_is_that_of_the_class():
     config = HiggsAudioV2Config.from_pretrained(NATIVE, attention_bias=True, mlp_bias=True)
     with torch.device("meta"):
         model = HiggsAudioV2ForConditionalGeneration(config, use_text_head=True)
@@ -106,7 +110,7 @@ def test_the_list_of_weights_is_the_class_s_own():
     assert len({rename_to_boson(name) for name in listed}) == len(listed)
 
 
-def test_a_converted_checkpoint_is_one_to_train(tmp_path):
+def test_a_converted_checkpoint_can_be_trained(tmp_path):
     convert_checkpoint(BOSON, tmp_path / "native")
     checkpoint = load_checkpoint(tmp_path / "native")
     ids_T = encode_prompt(checkpoint.tokenizer, "a b", Context(), num_codebooks=3)
@@ -115,7 +119,7 @@ def test_a_converted_checkpoint_is_one_to_train(tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "native").pad_token == "<|end_of_text|>"
 
 
-def test_at_the_released_codebooks_a_processor_names_the_released_tokenizer(tmp_path):
+def test_with_the_released_codebooks_the_processor_names_the_released_tokenizer(tmp_path):
     checkpoint = tiny_checkpoint()
     config = HiggsAudioV2Config.from_dict(
         {**checkpoint.model.config.to_dict(), "codebook_size": 1026, "audio_stream_bos_id": 1024}
@@ -131,7 +135,7 @@ def test_at_the_released_codebooks_a_processor_names_the_released_tokenizer(tmp_
     assert not (tmp_path / "boson" / "processor_config.json").exists()
 
 
-def test_a_matrix_that_was_cut_in_two_is_joined(tmp_path):
+def test_a_split_matrix_is_joined(tmp_path):
     source = shutil.copytree(BOSON, tmp_path / "boson")
     weights = weights_of(source)
     for name, kind, row in (
@@ -212,7 +216,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("what", SPOILT)
-def test_what_does_not_fit_is_listed_and_nothing_is_written(tmp_path, what):
+def test_weights_that_do_not_fit_are_listed_and_nothing_is_written(tmp_path, what):
     original, spoil, message = SPOILT[what]
     source = shutil.copytree(original, tmp_path / "source")
     spoil(source)
@@ -221,7 +225,7 @@ def test_what_does_not_fit_is_listed_and_nothing_is_written(tmp_path, what):
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-def test_a_token_that_is_not_there_is_named(tmp_path):
+def test_a_missing_token_is_named(tmp_path):
     source = shutil.copytree(NATIVE, tmp_path / "source")
     path = source / "tokenizer.json"
     path.write_text(path.read_text().replace("<|AUDIO|>", "<|other|>"))
@@ -229,7 +233,7 @@ def test_a_token_that_is_not_there_is_named(tmp_path):
         convert_checkpoint(source, tmp_path / "boson")
 
 
-def test_a_folder_that_holds_something_is_refused(tmp_path):
+def test_a_folder_that_is_not_empty_is_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty"):
         convert_checkpoint(BOSON, tmp_path)

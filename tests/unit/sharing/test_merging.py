@@ -1,4 +1,4 @@
-"""An adapter merged into its base: the same model, in a folder that plain transformers opens."""
+"""Merging an adapter gives the same model, in a folder that plain transformers opens."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def base(tmp_path_factory) -> Path:
 
 
 def write_adapter(base: Path, folder: Path, *, noise: float = 0.05, **options) -> Path:
-    """An adapter with random weights in place of trained ones: every one of them moves the logits."""
+    """Build an adapter with random weights, all of which change the logits."""
     model = load_checkpoint(base).model
     adapted = add_lora(model, HIGGS_AUDIO_V2, target_modules="all_linear", r=4, lora_alpha=8, **options)
     torch.manual_seed(1)
@@ -63,7 +63,7 @@ def adapter(base, tmp_path) -> Path:
 
 
 def logits_of(model: torch.nn.Module) -> torch.Tensor:
-    """Over a prompt with text on both sides of a clip, in a batch of two."""
+    """Compute logits over a batch of two prompts with text on both sides of a clip."""
     generator = torch.Generator().manual_seed(3)
     config = model.config
     input_ids = torch.randint(11, config.vocab_size, (2, 17), generator=generator)
@@ -75,7 +75,7 @@ def logits_of(model: torch.nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_merged_and_unmerged_are_one_model(base, tmp_path, kind):
+def test_merged_and_unmerged_models_give_the_same_logits(base, tmp_path, kind):
     adapter = write_adapter(base, tmp_path / "adapter", **KINDS[kind])
     merge_adapter(adapter, tmp_path / "merged")
     merged, unmerged = load_checkpoint(tmp_path / "merged"), load_trained(adapter)
@@ -84,8 +84,8 @@ def test_merged_and_unmerged_are_one_model(base, tmp_path, kind):
     assert (logits_of(merged.model) - logits_of(load_checkpoint(base).model)).abs().max() > 0.1
 
 
-def test_merged_and_unmerged_speak_the_same_codes(tmp_path):
-    """The packaged base, which speaks, with an adapter that changes what it says."""
+def test_merged_and_unmerged_models_generate_the_same_codes(tmp_path):
+    """Use the packaged base, which is trained, with an adapter that changes its codes."""
     base = Path(str(resources.files("higgs_trainer_demo") / "base"))
     adapter = write_adapter(base, tmp_path / "adapter", noise=0.01, modules_to_save=HEADS)
     merge_adapter(adapter, tmp_path / "merged", dtype="float32")
@@ -109,7 +109,7 @@ def codes_of(spoken):
     return [clip.codes_FK for clip in spoken]
 
 
-def test_modules_to_save_are_taken_over_to_the_bit(base, adapter, tmp_path):
+def test_modules_to_save_are_copied_bit_for_bit(base, adapter, tmp_path):
     merge_adapter(adapter, tmp_path / "merged")
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     saved = load_file(adapter / "adapter_model.safetensors")
@@ -129,7 +129,7 @@ def test_the_sum_is_rounded_once(base, adapter, tmp_path):
     assert json.loads((tmp_path / "bfloat16" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
-def test_without_a_dtype_the_files_keep_the_bases(base, adapter, tmp_path):
+def test_without_a_dtype_the_files_have_the_dtype_of_the_base(base, adapter, tmp_path):
     load_checkpoint(base, dtype="bfloat16").model.save_pretrained(tmp_path / "half")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "half" / name).write_bytes((base / name).read_bytes())
@@ -139,7 +139,7 @@ def test_without_a_dtype_the_files_keep_the_bases(base, adapter, tmp_path):
 
 
 def test_a_text_head_of_the_base_is_kept(base, adapter, tmp_path):
-    """transformers leaves it out when it loads, and without a word."""
+    """transformers drops it on loading, without a warning."""
     with_head = tmp_path / "with_head"
     checkpoint = load_checkpoint(base)
     vocab_size, hidden_size = checkpoint.model.config.vocab_size, SIZES["hidden_size"]
@@ -154,8 +154,8 @@ def test_a_text_head_of_the_base_is_kept(base, adapter, tmp_path):
     )
 
 
-def test_a_configuration_that_asks_for_tied_weights_ties_none(base, tmp_path):
-    """The class has no pair to tie: text embedding and text head stay two matrices, as in the base's files."""
+def test_a_configuration_with_tied_weights_ties_none(base, tmp_path):
+    """The class ties no weights: text embedding and text head stay two matrices, as in the files of the base."""
     tied = tmp_path / "tied"
     checkpoint = load_checkpoint(base)
     checkpoint.model.config.tie_word_embeddings = True
@@ -225,7 +225,7 @@ functional = SimpleNamespace(
 
 
 def run_alone(code: str, folder: Path, *, libraries: Path) -> None:
-    """In a process of its own, with a stand-in for torchaudio, of which transformers' tokenizer uses the resampler."""
+    """Run a script in another process, with a replacement for torchaudio, whose resampler transformers imports."""
     (libraries / "torchaudio").mkdir(parents=True, exist_ok=True)
     (libraries / "torchaudio" / "__init__.py").write_text(TORCHAUDIO)
     environment = {**os.environ, "PYTHONPATH": str(libraries)}
@@ -236,7 +236,7 @@ def run_alone(code: str, folder: Path, *, libraries: Path) -> None:
 
 @pytest.mark.slow
 def test_plain_transformers_opens_it_with_its_processor(tmp_path):
-    """A base as it is released: codebooks of 1024 codes, and a processor that names the codec."""
+    """Use a base like the released one: codebooks of 1024 codes, and a processor that names the codec."""
     run_alone(WRITE_TOKENIZER, tmp_path / "tokenizer", libraries=tmp_path / "libraries")
     write_blank_model(tmp_path / "base", load_codec("embedded"), seed=0, **SIZES)
     shutil.rmtree(tmp_path / "base" / "codec")
@@ -255,7 +255,7 @@ def test_plain_transformers_opens_it_with_its_processor(tmp_path):
     run_alone(OPEN_ALONE, tmp_path / "merged", libraries=tmp_path / "libraries")
 
 
-def test_a_merged_folder_stands_alone(base, adapter, tmp_path):
+def test_a_merged_folder_needs_neither_base_nor_adapter(base, adapter, tmp_path):
     (adapter / "samples" / "step-2").mkdir(parents=True)
     (adapter / "samples" / "step-2" / "index.jsonl").write_text("{}\n")
     (adapter / "recipe.yaml").write_text("model: {}\n")
@@ -272,7 +272,7 @@ def test_a_merged_folder_stands_alone(base, adapter, tmp_path):
     assert not any(str(tmp_path) in text or str(base) in text for text in written)
 
 
-def test_files_are_cut_at_the_size_asked_for(adapter, tmp_path, capsys):
+def test_files_have_at_most_the_requested_size(adapter, tmp_path, capsys):
     main_result = ["merge", str(adapter), "-o", str(tmp_path / "merged"), "--max-shard-size", "60KB"]
     with pytest.raises(SystemExit, match="0"):
         main(main_result)
@@ -288,7 +288,7 @@ def test_files_are_cut_at_the_size_asked_for(adapter, tmp_path, capsys):
     )
 
 
-def test_a_folder_that_holds_something_is_refused_and_left_alone(adapter, tmp_path):
+def test_a_folder_that_is_not_empty_is_refused_and_not_changed(adapter, tmp_path):
     (tmp_path / "merged").mkdir()
     (tmp_path / "merged" / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty"):
@@ -307,14 +307,14 @@ def edit_weights(adapter, edit):
     save_file(weights, adapter / "adapter_model.safetensors")
 
 
-SPOILT = {
+INCOMPLETE = {
     "no config": (lambda a: (a / "adapter_config.json").unlink(), "adapter_config.json is missing"),
     "no weights": (
         lambda a: (a / "adapter_model.safetensors").unlink(),
         "adapter_model.safetensors is missing",
     ),
     "no base": (lambda a: edit_config(a, base_model_name_or_path=None), "--base"),
-    "base gone": (lambda a: edit_config(a, base_model_name_or_path="nobody/nothing"), "nobody/nothing"),
+    "base gone": (lambda a: edit_config(a, base_model_name_or_path="owner/missing"), "owner/missing"),
     "a weight short": (
         lambda a: edit_weights(a, lambda w: w.pop("base_model.model.audio_lm_head.weight")),
         "lacks .*base_model.model.audio_lm_head.weight",
@@ -335,9 +335,9 @@ SPOILT = {
 }
 
 
-@pytest.mark.parametrize("what", SPOILT)
-def test_what_is_missing_is_named_and_nothing_is_written(adapter, tmp_path, what):
-    spoil, message = SPOILT[what]
+@pytest.mark.parametrize("what", INCOMPLETE)
+def test_an_incomplete_adapter_is_an_error_and_nothing_is_written(adapter, tmp_path, what):
+    spoil, message = INCOMPLETE[what]
     spoil(adapter)
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(CheckpointError, match=message):

@@ -1,4 +1,4 @@
-"""The model card: a function of what is in a folder."""
+"""The model card is built from the files in a folder."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def test_a_base_on_the_hub_is_named_with_its_licence_and_scores_become_a_table(t
     assert find_metadata_problems(text) == []
 
 
-def test_a_local_base_lends_its_own_licence(tmp_path):
+def test_the_licence_of_a_local_base_is_taken_from_its_card(tmp_path):
     base = tmp_path / "base"
     base.mkdir()
     (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Base\n")
@@ -59,7 +59,7 @@ def test_a_local_base_lends_its_own_licence(tmp_path):
 
 
 @pytest.mark.parametrize("base", ["", "bosonai/higgs-audio-v2-generation-3B-base"])
-def test_what_a_person_wrote_into_it_is_kept(tmp_path, capsys, base):
+def test_consent_and_licence_written_by_a_person_are_kept(tmp_path, capsys, base):
     write_run(tmp_path, base)
     write_model_card(tmp_path)
     first = (tmp_path / "README.md").read_text()
@@ -78,7 +78,7 @@ def test_what_a_person_wrote_into_it_is_kept(tmp_path, capsys, base):
     assert card.content.count("you say so here") == 1
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path):
+def test_a_folder_without_recipe_and_weights_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"none of recipe\.yaml"):
         write_model_card(tmp_path)
     assert not list(Path(tmp_path).iterdir())
