@@ -1,4 +1,4 @@
-"""Measure the precision lost by merging: ``python benchmarks/merge.py ADAPTER [--text-file FILE] [--clips 16] [--json]``.
+"""Measure the precision lost by merging: ``benchmarks/merge.py ADAPTER [--text-file FILE] [--clips 16] [--json]``.
 
 ADAPTER is a folder that training wrote, such as runs/demo/after after ``make demo``. The reference is the base with the
 unmerged adapter in float32, which generates the texts greedily. Each row is another way to run the same model:
