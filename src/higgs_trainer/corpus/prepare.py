@@ -38,7 +38,7 @@ from higgs_trainer.dataset.prepared import REJECTED_NAME, DatasetCard
 from higgs_trainer.dataset.prepared_writer import check_output, write_prepared
 from higgs_trainer.distributed import join_processes
 from higgs_trainer.errors import CheckpointError
-from higgs_trainer.manifest.formats import Source, open_source
+from higgs_trainer.manifest.formats import DataSource, open_source
 from higgs_trainer.manifest.row_checker import RowRules
 from higgs_trainer.manifest.rows import check_rows
 from higgs_trainer.manifest.text import TextRules
@@ -154,7 +154,7 @@ def _load_codec(codec: Codec | str | Path) -> Codec:
     return loaded
 
 
-def _describe_source(source: Source) -> list[str]:
+def _describe_source(source: DataSource) -> list[str]:
     """Describe the detected format, unless it is our own, and the fields that were not used."""
     found = [] if source.format_name == "JSON lines" else [f"{source.path} is read as: {source.format_name}"]
     return found + [f'{count} rows have "{name}", which is not used' for name, count in source.unused.items()]

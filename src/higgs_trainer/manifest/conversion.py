@@ -9,7 +9,7 @@ from typing import Any
 
 from higgs_trainer.errors import ManifestError, Problem, UserError
 from higgs_trainer.files import write_json_lines
-from higgs_trainer.manifest.formats import Source, open_source
+from higgs_trainer.manifest.formats import DataSource, open_source
 from higgs_trainer.manifest.row_checker import CLIP_LIST_FIELDS, RowRules
 from higgs_trainer.manifest.rows import check_rows
 
@@ -45,7 +45,7 @@ def convert_manifest(path: str | Path, output: str | Path) -> Conversion:
     return Conversion(output, source.format_name, num_rows, source.unused)
 
 
-def _check(source: Source) -> int:
+def _check(source: DataSource) -> int:
     """Check all rows and return their number.
 
     Raises:
@@ -61,13 +61,13 @@ def _check(source: Source) -> int:
     return num_rows
 
 
-def _iterate_moved(source: Source, output: Path) -> Iterator[dict[str, Any]]:
+def _iterate_moved(source: DataSource, output: Path) -> Iterator[dict[str, Any]]:
     for row in source:
         assert row.fields is not None, "`_check` has raised for a row without fields"
         yield _move_paths(row.fields, source, output)
 
 
-def _move_paths(fields: Mapping[str, Any], source: Source, output: Path) -> dict[str, Any]:
+def _move_paths(fields: Mapping[str, Any], source: DataSource, output: Path) -> dict[str, Any]:
     """Return the row with the paths of its recordings relative to the folder of ``output``."""
     moved = dict(fields)
     for name in AUDIO_FIELDS:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from higgs_trainer.errors import ManifestError, Problem
-from higgs_trainer.manifest.formats import Source, open_sentences, open_source
+from higgs_trainer.manifest.formats import DataSource, open_sentences, open_source
 from higgs_trainer.manifest.row_checker import RowChecker, RowRules
 from higgs_trainer.manifest.utterance import Utterance
 
@@ -40,7 +40,7 @@ def read_rows(path: str | Path, rules: RowRules = RowRules()) -> list[Utterance]
     return [row.utterance for row in rows if row.utterance is not None]
 
 
-def check_rows(source: Source, rules: RowRules = RowRules()) -> Iterator[CheckedRow]:
+def check_rows(source: DataSource, rules: RowRules = RowRules()) -> Iterator[CheckedRow]:
     """Read and check the rows one by one, without keeping them.
 
     Raises:

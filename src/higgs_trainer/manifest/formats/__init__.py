@@ -21,9 +21,9 @@ from higgs_trainer.manifest.formats import (
     text_folder,
     train_higgs_audio,
 )
-from higgs_trainer.manifest.formats.source import RawRow, Source
+from higgs_trainer.manifest.formats.source import DataSource, RawRow
 
-__all__ = ["FORMATS", "Format", "RawRow", "Source", "detect_format", "open_sentences", "open_source"]
+__all__ = ["FORMATS", "DataSource", "Format", "RawRow", "detect_format", "open_sentences", "open_source"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Format:
 
     name: str
     matches: Callable[[Path], bool]
-    read_rows: Callable[[Source], Iterator[RawRow]]
+    read_rows: Callable[[DataSource], Iterator[RawRow]]
 
 
 FORMATS: tuple[Format, ...] = (
@@ -49,7 +49,7 @@ FORMATS: tuple[Format, ...] = (
 """The formats in the order of detection. The first match is used, so specific formats precede general ones."""
 
 
-def open_source(path: str | Path, *, audio_folder: str | Path | None = None) -> Source:
+def open_source(path: str | Path, *, audio_folder: str | Path | None = None) -> DataSource:
     """Detect the format of the data at ``path`` and open it.
 
     Args:
@@ -62,10 +62,10 @@ def open_source(path: str | Path, *, audio_folder: str | Path | None = None) -> 
     detected = detect_format(path)
     if audio_folder is None:
         audio_folder = path.parent / f"{path.name.replace(':', '-')}-audio"
-    return Source(path, detected.name, detected.read_rows, Path(audio_folder))
+    return DataSource(path, detected.name, detected.read_rows, Path(audio_folder))
 
 
-def open_sentences(path: str | Path) -> Source:
+def open_sentences(path: str | Path) -> DataSource:
     """Open what `generate` and `evaluate` read: JSON lines, or plain text with one sentence per line.
 
     Raises:
@@ -73,8 +73,8 @@ def open_sentences(path: str | Path) -> Source:
     """
     path = Path(path)
     if json_lines.first_line(path).startswith("{"):
-        return Source(path, "JSON lines", json_lines.read_rows, path.parent)
-    return Source(path, "sentences", sentences.read_rows, path.parent)
+        return DataSource(path, "JSON lines", json_lines.read_rows, path.parent)
+    return DataSource(path, "sentences", sentences.read_rows, path.parent)
 
 
 def detect_format(path: Path) -> Format:

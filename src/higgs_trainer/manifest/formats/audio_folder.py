@@ -10,7 +10,7 @@ from pathlib import Path
 from higgs_trainer.manifest.formats import table
 from higgs_trainer.manifest.formats.columns import FIELD_OF_COLUMN
 from higgs_trainer.manifest.formats.json_lines import first_objects, read_objects
-from higgs_trainer.manifest.formats.source import RawRow, Source
+from higgs_trainer.manifest.formats.source import DataSource, RawRow
 
 TABLE_NAME, LINES_NAME = "metadata.csv", "metadata.jsonl"
 FILE_COLUMN = "file_name"
@@ -28,7 +28,7 @@ def matches(path: Path) -> bool:
     return path.name == LINES_NAME and any(FILE_COLUMN in fields for fields in first_objects(path))
 
 
-def read_rows(source: Source) -> Iterator[RawRow]:
+def read_rows(source: DataSource) -> Iterator[RawRow]:
     """Yield one row per line of the metadata."""
     metadata = source.path
     if metadata.is_dir():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from higgs_trainer.errors import UserError
 from higgs_trainer.files import write_bytes
 from higgs_trainer.manifest.formats.columns import check_columns, is_readable, match_columns
-from higgs_trainer.manifest.formats.source import RawRow, Source, build_bad_row
+from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -49,7 +49,7 @@ def is_hub_name(path: Path) -> bool:
     return HUB_NAME.fullmatch(str(path)) is not None
 
 
-def read_rows(source: Source) -> Iterator[RawRow]:
+def read_rows(source: DataSource) -> Iterator[RawRow]:
     """Yield one row per row of the dataset, counted from 1."""
     from datasets import Audio
 
@@ -125,7 +125,7 @@ class _NoRecording(ValueError):
     """A cell without a recording."""
 
 
-def _store(value: Any, source: Source) -> Any:
+def _store(value: Any, source: DataSource) -> Any:
     """Return a cell as a manifest field: of a recording, the path of its file, which is written if there is none."""
     if not isinstance(value, Mapping):
         return value

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from higgs_trainer.errors import Problem, UserError
-from higgs_trainer.manifest.formats.source import RawRow, Source, build_bad_row
+from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row
 
 SUFFIXES = (".jsonl", ".ndjson")
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -25,7 +25,7 @@ def matches(path: Path) -> bool:
     return path.is_file() and (first_line(path).startswith("{") or path.suffix.lower() in SUFFIXES)
 
 
-def read_rows(source: Source) -> Iterator[RawRow]:
+def read_rows(source: DataSource) -> Iterator[RawRow]:
     """Yield every line that is not blank. Unknown fields stay in: the checker rejects them."""
     return read_objects(source.path)
 

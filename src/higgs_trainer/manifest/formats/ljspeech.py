@@ -9,7 +9,7 @@ from pathlib import Path
 from higgs_trainer.errors import Problem
 from higgs_trainer.manifest.formats.columns import AUDIO_SUFFIXES, is_readable, match_columns
 from higgs_trainer.manifest.formats.json_lines import first_line
-from higgs_trainer.manifest.formats.source import RawRow, Source, build_bad_row
+from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row
 from higgs_trainer.manifest.formats.table import read_cells
 
 METADATA_NAME = "metadata.csv"
@@ -27,7 +27,7 @@ def matches(path: Path) -> bool:
     return "/" not in cells[0] and not (metadata.parent / cells[0]).exists()
 
 
-def read_rows(source: Source) -> Iterator[RawRow]:
+def read_rows(source: DataSource) -> Iterator[RawRow]:
     """Yield one row per line."""
     metadata = source.path / METADATA_NAME if source.path.is_dir() else source.path
     for line, cells in read_cells(metadata, "|"):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from higgs_trainer.manifest.formats.json_lines import first_objects, read_objects
-from higgs_trainer.manifest.formats.source import RawRow, Source, build_bad_row
+from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row
 
 MARK = "<audio>"
 MANIFEST_FIELDS = ("speaker", "language", "scene", "reward")
@@ -26,7 +26,7 @@ def matches(path: Path) -> bool:
     return path.is_file() and any("messages" in fields for fields in first_objects(path))
 
 
-def read_rows(source: Source) -> Iterator[RawRow]:
+def read_rows(source: DataSource) -> Iterator[RawRow]:
     """Yield one row per conversation."""
     for row in read_objects(source.path):
         if row.fields is None:
@@ -48,7 +48,7 @@ class _NotSpeech(Exception):
         self.what, self.what_to_do = what, what_to_do
 
 
-def _read_conversation(fields: dict[str, Any], source: Source) -> dict[str, Any]:
+def _read_conversation(fields: dict[str, Any], source: DataSource) -> dict[str, Any]:
     messages, audios = fields.get("messages"), fields.get("audios")
     if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
         raise _NotSpeech(
@@ -75,7 +75,9 @@ def _is_message(message: object) -> bool:
     )
 
 
-def _pair(messages: Sequence[dict[str, str]], audios: Sequence[str], source: Source) -> list[tuple[str, str]]:
+def _pair(
+    messages: Sequence[dict[str, str]], audios: Sequence[str], source: DataSource
+) -> list[tuple[str, str]]:
     """Return (words, recording) of each answer, in order."""
     marks = sum(message["content"].count(MARK) for message in messages)
     answers = [message for message in messages if message["role"] == "assistant"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from higgs_trainer.errors import Problem
 from higgs_trainer.manifest.formats.json_lines import first_objects, read_objects
-from higgs_trainer.manifest.formats.source import RawRow, Source, build_bad_row
+from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row
 from higgs_trainer.manifest.formats.text_folder import is_file, read_text
 
 OUR_FIELDS = ("ref_text", "references", "turns", "task")
@@ -24,7 +24,7 @@ def matches(path: Path) -> bool:
     return has_reference and not any(field in fields for fields in rows for field in OUR_FIELDS)
 
 
-def read_rows(source: Source) -> Iterator[RawRow]:
+def read_rows(source: DataSource) -> Iterator[RawRow]:
     """Yield one row per line, with the words of its reference."""
     words = _read_reference_texts(source.path)
     for row in read_objects(source.path):

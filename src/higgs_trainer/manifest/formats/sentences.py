@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from higgs_trainer.errors import Problem
 from higgs_trainer.manifest.formats.json_lines import read_lines
-from higgs_trainer.manifest.formats.source import RawRow, Source, build_bad_row
+from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row
 
 
-def read_rows(source: Source) -> Iterator[RawRow]:
+def read_rows(source: DataSource) -> Iterator[RawRow]:
     """Yield one row per line. Blank lines are allowed only at the end."""
     first_blank = 0
     for line, text in read_lines(source.path):

@@ -33,7 +33,7 @@ def build_bad_row(file: Path, line: int, number: int, what: str, what_to_do: str
 
 
 @dataclass
-class Source:
+class DataSource:
     """A file, a folder or the name of a dataset, in a known format. Iteration reads it row by row.
 
     Attributes:
@@ -44,7 +44,7 @@ class Source:
 
     path: Path
     format_name: str
-    read_rows: Callable[["Source"], Iterator[RawRow]]
+    read_rows: Callable[["DataSource"], Iterator[RawRow]]
     audio_folder: Path
     unused: Counter[str] = field(default_factory=Counter)
     trusted: set[Path] = field(default_factory=set)

@@ -12,7 +12,7 @@ from pathlib import Path
 from higgs_trainer.errors import Problem
 from higgs_trainer.manifest.formats.columns import AUDIO_SUFFIXES, check_columns, is_readable, match_columns
 from higgs_trainer.manifest.formats.json_lines import first_line, read_lines
-from higgs_trainer.manifest.formats.source import RawRow, Source, build_bad_row
+from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row
 
 DELIMITERS = ("|", "\t", ",")
 
@@ -51,7 +51,7 @@ def split_line(line: str, delimiter: str) -> list[str]:
     return next(csv.reader([line])) if delimiter == "," else line.split(delimiter)
 
 
-def read_rows(source: Source) -> Iterator[RawRow]:
+def read_rows(source: DataSource) -> Iterator[RawRow]:
     """Yield the rows. An unknown column is counted as unused; an empty cell is an absent field."""
     layout = find_layout(source.path)
     assert layout is not None  # `matches` was true

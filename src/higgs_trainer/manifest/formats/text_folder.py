@@ -10,7 +10,7 @@ from pathlib import Path
 from higgs_trainer.errors import Problem
 from higgs_trainer.manifest.formats.columns import AUDIO_SUFFIXES
 from higgs_trainer.manifest.formats.json_lines import read_lines
-from higgs_trainer.manifest.formats.source import RawRow, Source, build_bad_row
+from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row
 
 
 def matches(path: Path) -> bool:
@@ -18,7 +18,7 @@ def matches(path: Path) -> bool:
     return path.is_dir() and any(audio.with_suffix(".txt").is_file() for audio in _find(path, AUDIO_SUFFIXES))
 
 
-def read_rows(source: Source) -> Iterator[RawRow]:
+def read_rows(source: DataSource) -> Iterator[RawRow]:
     """Yield one row per recording, in the order of the paths."""
     number = 0
     for number, audio in enumerate(sorted(_find(source.path, AUDIO_SUFFIXES)), start=1):

@@ -17,7 +17,7 @@ from typing import Any
 
 from higgs_trainer.errors import Problem, UserError
 from higgs_trainer.manifest.formats.json_lines import build_decoder
-from higgs_trainer.manifest.formats.source import RawRow, Source, build_bad_row
+from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row
 from higgs_trainer.manifest.formats.text_folder import is_file, read_text
 from higgs_trainer.manifest.text import find_speakers
 
@@ -54,7 +54,7 @@ def matches(path: Path) -> bool:
     return SAMPLES.search(text) is not None and '"audio_file"' in text
 
 
-def read_rows(source: Source) -> Iterator[RawRow]:
+def read_rows(source: DataSource) -> Iterator[RawRow]:
     """Yield one row per sample, with the line on which it begins."""
     metadata = _metadata_of(source.path)
     try:
