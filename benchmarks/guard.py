@@ -1,7 +1,7 @@
-"""What the guard costs a clean call, beside the usual ways of filtering: ``python benchmarks/guard.py [--json]``.
+"""Measure what the guard adds to a clean call, next to other filters: ``python benchmarks/guard.py [--json]``.
 
-The model does nothing, so that the call itself is all there is. The four are timed in turn, round after round, and the
-best round of each counts: other programs on the machine then disturb all of them alike.
+The model does nothing, so that only the call is measured. The four ways are timed in turn, round after round, and the
+best round of each counts, so that other programs on the machine disturb all of them alike.
 """
 
 import argparse
@@ -27,7 +27,7 @@ CONTRACT = Contract("Idle", inputs=frozenset(KEYS), targets=frozenset({"labels",
 
 
 class Idle(nn.Module):
-    """As many inputs as the native Higgs Audio model has, and no work."""
+    """A model with as many inputs as Higgs Audio has in transformers, that does nothing."""
 
     def forward(
         self,
@@ -42,7 +42,7 @@ class Idle(nn.Module):
 
 
 class Popping(nn.Module):
-    """The filter that people write by hand: a module around the model that pops what it knows to be wrong."""
+    """A filter as people write it by hand: a module around the model that pops the keys of labels."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def build_models() -> dict[str, nn.Module]:
 
 
 def time_calls(models: dict[str, nn.Module], rounds: int, calls: int) -> dict[str, float]:
-    """Microseconds a call of each model: the best of ``rounds`` rounds of ``calls`` calls."""
+    """Return the microseconds per call of each model: the best of ``rounds`` rounds of ``calls`` calls."""
     batch = {key: torch.ones(1) for key in KEYS}
 
     def calling(model: nn.Module) -> Callable[[], Any]:
