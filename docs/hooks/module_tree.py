@@ -1,6 +1,7 @@
 """The layout of the source tree with one line a module, taken from the modules' docstrings."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 PACKAGES = ("src/higgs_trainer", "packages/label-guard/src/label_guard")
@@ -13,6 +14,22 @@ def write_tree(root: Path) -> str:
         parts.append(f"### `{Path(package).name}`\n\n{read_summary(root / package / '__init__.py')}\n")
         parts.append("\n".join(_list_folder(root / package, depth=0)))
     return "\n".join(parts)
+
+
+def write_layers(root: Path) -> str:
+    """Return the order in which packages may import each other, from the contract of import-linter."""
+    settings = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    lines, line = [], ""
+    for layer in layers:
+        text = layer.strip("()") if not line and not lines else f" > {layer.strip('()')}"
+        if len(line) + len(text) > 100:
+            lines.append(line)
+            line = f"    {text.lstrip()}"
+        else:
+            line += text
+    return "```text\n" + "\n".join([*lines, line]) + "\n```"
 
 
 def read_summary(file: Path) -> str:

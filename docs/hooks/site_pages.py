@@ -35,6 +35,7 @@ GENERATED_PAGES = {
 }
 # Marks in pages written by hand, and what fills them.
 GENERATED_PARTS = {
+    "<!-- layers -->": module_tree.write_layers,
     "<!-- module tree -->": module_tree.write_tree,
     "<!-- error messages -->": error_messages.write_messages,
 }

@@ -1,6 +1,7 @@
 """The pages name files, and quote messages, that exist."""
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -58,3 +59,15 @@ def strings_of(file):
             yield node.value
         if isinstance(node, ast.JoinedStr):
             yield "".join(part.value for part in node.values if isinstance(part, ast.Constant))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_names_that_a_page_imports_exist(page):
+    imported = re.findall(
+        r"^from (higgs_trainer[\w.]*|label_guard[\w.]*) import ([\w, ]+)",
+        page.read_text("utf-8"),
+        re.MULTILINE,
+    )
+    for module, names in imported:
+        for name in names.split(","):
+            assert hasattr(importlib.import_module(module), name.strip()), f"{module} has no {name.strip()}"
