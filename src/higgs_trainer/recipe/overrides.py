@@ -11,7 +11,7 @@ from higgs_trainer.errors import suggest_name
 from higgs_trainer.recipe.problems import Place
 from higgs_trainer.recipe.schema import Recipe, TrainingRecipe
 from higgs_trainer.recipe.training_fields import REFUSED, build_adapter, list_extra_names
-from higgs_trainer.recipe.values import CommandLineText, Section
+from higgs_trainer.recipe.values import CommandLineText, Section, mark_texts
 from higgs_trainer.recipe.yaml_file import YAMLError, parse_yaml
 
 
@@ -98,7 +98,7 @@ def _parse_value(place: Place, given: str | bool) -> Any:
         value = parse_yaml(given)
     except YAMLError:
         return CommandLineText(given)
-    return CommandLineText(given) if isinstance(value, str) or not _fits(place, value) else _mark_texts(value)
+    return CommandLineText(given) if isinstance(value, str) or not _fits(place, value) else mark_texts(value)
 
 
 def _fits(place: Place, value: Any) -> bool:
@@ -118,12 +118,3 @@ def _fits(place: Place, value: Any) -> bool:
     except ValidationError:
         return False
     return True
-
-
-def _mark_texts(value: Any) -> Any:
-    """Mark every text in a value as one from the command line."""
-    if isinstance(value, dict):
-        return {key: _mark_texts(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_mark_texts(item) for item in value]
-    return CommandLineText(value) if isinstance(value, str) else value

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from higgs_trainer.errors import suggest_name
 from higgs_trainer.recipe.problems import Place, describe_wrong_value, raise_problems, show
-from higgs_trainer.recipe.values import resolve_text
+from higgs_trainer.recipe.values import resolve_text, unmark_texts
 
 LEAVE_OUT = "Leave it out."
 
@@ -209,4 +209,4 @@ def _find_problem(name: str, value: Any) -> tuple[str, str] | None:
 def _resolve_file(name: str, value: Any, folder: Path | None) -> Any:
     """Resolve the path of a JSON file as every other path of a recipe."""
     is_path = name in FILES and isinstance(value, str) and not value.startswith("{")
-    return str(resolve_text(value, folder)) if is_path else value
+    return str(resolve_text(value, folder)) if is_path else unmark_texts(value)

@@ -26,6 +26,24 @@ class CommandLineText(str):
     """Text from the command line. A path in it is relative to the working directory, not to the recipe's file."""
 
 
+def mark_texts(value: Any) -> Any:
+    """Mark every text in a value as one from the command line."""
+    return _convert_texts(value, CommandLineText)
+
+
+def unmark_texts(value: Any) -> Any:
+    """Turn every marked text in a value into ordinary text. For a field with a type of its own, pydantic does that."""
+    return _convert_texts(value, str)
+
+
+def _convert_texts(value: Any, kind: type[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _convert_texts(item, kind) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_convert_texts(item, kind) for item in value]
+    return kind(value) if isinstance(value, str) else value
+
+
 def _make_whole(value: Any) -> Any:
     """Turn 1e3 and 8.0 into whole numbers; leave everything else."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

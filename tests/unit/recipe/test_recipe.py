@@ -399,7 +399,11 @@ def test_further_training_arguments_are_written_and_read_back(folder: Path) -> N
 def test_further_training_arguments_on_the_command_line(folder: Path) -> None:
     overrides = ["--torch_compile", "--deepspeed=ds.json", "--lr_scheduler_kwargs", "{min_lr: 1e-6}"]
     overrides += ["--optim_args", "3", "--training.neftune_noise_alpha", "5"]
-    assert read(folder, SHORTEST, *overrides).training.extra_arguments == {
+    recipe = read(folder, SHORTEST, *overrides, "--fsdp_config", "{layers: [a]}", "--run_name", "words")
+    write_recipe(recipe, folder.parent / "elsewhere" / "written.yaml")
+    assert read_recipe(folder.parent / "elsewhere" / "written.yaml") == recipe
+    assert recipe.training.extra_arguments == {
+        "fsdp_config": {"layers": ["a"]},
         "torch_compile": True,
         "deepspeed": str(Path.cwd() / "ds.json"),
         "lr_scheduler_kwargs": {"min_lr": 1e-6},
