@@ -91,6 +91,19 @@ def leaky_collator(monkeypatch):
     monkeypatch.setattr(PackingCollator, "__call__", collate_with_leak)
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["--lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_kwargs", "{min_lr: 1e-5}"],
+        ["--lr_scheduler_type", "reduce_lr_on_plateau"],
+    ],
+)
+def test_check_takes_any_schedule(folder, overrides):
+    """Its learning rate is 0, by which a schedule with a minimum would divide, and it does not evaluate."""
+    result = run("check", folder / "recipe.yaml", *overrides)
+    assert result.exit_code == 0, result.output
+
+
 @pytest.mark.parametrize(("policy", "exit_code"), [("raise", 1), ("divert", 0)])
 def test_check_fails_on_a_leak_under_raise_alone_and_names_who_did_it(
     folder, leaky_collator, policy, exit_code

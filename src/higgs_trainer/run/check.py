@@ -15,6 +15,7 @@ STILL_STEP = {
     "max_steps": 1,
     "gradient_accumulation_steps": 1,
     "learning_rate": 0.0,
+    "lr_scheduler_type": "constant",
     "save_strategy": "no",
     "eval_strategy": "no",
     "load_best_model_at_end": False,
@@ -22,6 +23,9 @@ STILL_STEP = {
     "report_to": "none",
     "disable_tqdm": True,
 }
+# An evaluation before the first step would come in front of the step that is looked at, and the keyword arguments are
+# those of another schedule: one with a minimum would divide by the learning rate of 0.
+LEFT_OUT = ("eval_on_start", "lr_scheduler_kwargs")
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,8 @@ def check(recipe: Recipe) -> CheckReport:
     """
     # The Trainer creates an output folder in any case.
     with tempfile.TemporaryDirectory() as folder:
-        # An evaluation before the first step would come in front of the step that is looked at.
-        extra = {
-            name: value for name, value in recipe.training.extra_arguments.items() if name != "eval_on_start"
-        }
+        given = recipe.training.extra_arguments
+        extra = {name: value for name, value in given.items() if name not in LEFT_OUT}
         changes = {**STILL_STEP, "output_dir": Path(folder), "extra_arguments": extra}
         training = recipe.training.model_copy(update=changes)
         run = build_run(recipe.model_copy(update={"training": training}))
