@@ -100,6 +100,14 @@ def prepare(
         ManifestError: lists all problems of rows and recordings; nothing was written.
         UserError: the data cannot be read, ``output`` is not empty, or another run is preparing it.
         CheckpointError: the codec cannot be loaded.
+
+    Example:
+        ```python
+        from higgs_trainer import prepare
+
+        summary = prepare("data.jsonl", "prepared/train", codec="base/codec")
+        print(f"{summary.card.utterances} utterances, {summary.card.hours:.2f} hours")
+        ```
     """
     manifest, output = Path(manifest), Path(output)
     encoder = Encoder(_load_codec(codec), loudness_lufs)

@@ -34,7 +34,17 @@ RECORDINGS = "recordings"
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What is evaluated, a ``script`` or a ``prepared`` held-out set, and how models generate it."""
+    """What is evaluated, a ``script`` or a ``prepared`` held-out set, and how models generate it.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from higgs_trainer import EvaluationSettings
+
+        settings = EvaluationSettings(prepared=Path("prepared/held_out"))
+        ```
+    """
 
     script: Sequence[Utterance] = ()
     prepared: Path | None = None
@@ -97,6 +107,21 @@ def evaluate_models(
 
     Raises:
         UserError: ``output`` is not empty, a sentence cannot be judged, or a model cannot be loaded.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from higgs_trainer import EvaluationSettings, evaluate_models, load_judges
+
+        report = evaluate_models(
+            ["runs/voice"],
+            EvaluationSettings(prepared=Path("prepared/held_out")),
+            load_judges("whisper-tiny.en", with_quality=False),
+            Path("runs/voice/evaluation"),
+        )
+        print(report["models"][0]["wer"])
+        ```
     """
     check_is_empty(output)
     strangers = [read_audio(path) for path in other_voice]

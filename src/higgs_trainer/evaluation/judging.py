@@ -81,6 +81,13 @@ def load_judges(
 
     Raises:
         UserError: there is no such recogniser, or an extra is not installed.
+
+    Example:
+        ```python
+        from higgs_trainer import load_judges
+
+        judges = load_judges("whisper-tiny.en", language="en", with_quality=False)
+        ```
     """
     return Judges(
         load_recogniser(recogniser, language=language),

@@ -30,6 +30,14 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: the file cannot be read, or anything in it or in `overrides` is wrong. All problems are reported
             together, each with file, line, field and what to do.
+
+    Example:
+        ```python
+        from higgs_trainer import read_recipe
+
+        recipe = read_recipe("recipe.yaml", ["--learning_rate", "1e-4"])
+        print(recipe.training.learning_rate)
+        ```
     """
     path = Path(path)
     document = read_document(path)

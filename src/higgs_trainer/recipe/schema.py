@@ -319,7 +319,20 @@ class EarlyStoppingRecipe(Section):
 
 
 class Recipe(Section):
-    """A run."""
+    """A run.
+
+    Example:
+        ```python
+        from higgs_trainer import Recipe
+
+        recipe = Recipe(
+            model={"name_or_path": "base"},
+            data={"train": "prepared/train"},
+            adapter={"r": 8},
+            training={"output_dir": "runs/from_python", "max_steps": 2},
+        )
+        ```
+    """
 
     model: ModelRecipe
     data: DataRecipe

@@ -45,6 +45,14 @@ def write_report(
 
     Raises:
         UserError: a folder is no run folder or is given twice, or there are too many; or ``path`` is a folder.
+
+    Example:
+        ```python
+        from higgs_trainer import write_report
+
+        page = write_report(["runs/voice"], "report.html")
+        print(page.path, page.size_bytes)
+        ```
     """
     if Path(path).is_dir():
         raise UserError(f"{path} is a folder; give a file, such as {Path(path) / REPORT_FILE}")

@@ -57,6 +57,15 @@ def check(recipe: Recipe) -> CheckReport:
 
     Raises:
         RecipeError: something in the recipe does not fit the model or the data.
+
+    Example:
+        ```python
+        from higgs_trainer import check, read_recipe
+
+        report = check(read_recipe("recipe.yaml"))
+        for result in report.results:
+            print("passed" if result.passed else "failed", result.name)
+        ```
     """
     # The Trainer creates an output folder in any case.
     with tempfile.TemporaryDirectory() as folder:

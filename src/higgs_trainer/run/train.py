@@ -61,6 +61,14 @@ def train(
         LossError: the loss or a gradient is not finite, or nothing is supervised.
         SaveError: a file could not be written.
         Terminated: SIGTERM arrived; a checkpoint has been saved.
+
+    Example:
+        ```python
+        from higgs_trainer import read_recipe, train
+
+        summary = train(read_recipe("recipe.yaml"))
+        print(summary.output_dir, summary.metrics["train_loss"])
+        ```
     """
     output_dir, resume = recipe.training.output_dir, recipe.training.resume_from_checkpoint
     # Before a large model is loaded.

@@ -78,6 +78,13 @@ def convert_checkpoint(
         CheckpointError: ``source`` is in neither layout, or a file, a field or a token is missing. Or weights are
             missing, surplus, or have another shape than the configuration says: the message lists all of them.
         UserError: ``output`` is not empty.
+
+    Example:
+        ```python
+        from higgs_trainer import convert_checkpoint
+
+        convert_checkpoint("base", "base_for_boson")
+        ```
     """
     source = Path(source)
     config = _read_json(source / CONFIG)

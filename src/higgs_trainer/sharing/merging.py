@@ -63,6 +63,13 @@ def merge_adapter(
     Raises:
         CheckpointError: a file is missing, adapter and base do not fit, or a merged weight is not finite.
         UserError: ``output`` is not empty.
+
+    Example:
+        ```python
+        from higgs_trainer import merge_adapter
+
+        merge_adapter("runs/voice", "merged", dtype="bfloat16")
+        ```
     """
     adapter = Path(adapter)
     base_name = str(base) if base is not None else read_base_name(adapter)

@@ -82,6 +82,15 @@ def write_model_card(
 
     Raises:
         UserError: the folder holds neither a recipe nor weights, or its evaluation is damaged.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from higgs_trainer import write_model_card
+
+        write_model_card(Path("runs/voice"), name="somebody/my-voice")
+        ```
     """
     record = record or folder
     if not any((place / known).is_file() for place in (folder, record) for known in KNOWN_BY):

@@ -126,6 +126,15 @@ def load_speech_model(
     Raises:
         CheckpointError: the model or the codec cannot be loaded, or the two do not fit together.
         UserError: the device does not exist.
+
+    Example:
+        ```python
+        from higgs_trainer import load_speech_model
+
+        model = load_speech_model("runs/voice")
+        speech = model.generate("Eight three one five.")
+        speech.write("speech.wav")
+        ```
     """
     checkpoint = load_trained(model, dtype=dtype)
     try:

@@ -67,6 +67,30 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
 
     Raises:
         LossError: the loss has a text term, but the model returns no logits over text.
+
+    Example:
+        ```python
+        from transformers import TrainingArguments
+
+        from higgs_trainer import HiggsAudioTrainer
+        from higgs_trainer.dataset.collator import PaddingCollator
+        from higgs_trainer.dataset.prepared import read_prepared
+        from higgs_trainer.model.example_encoding import build_examples
+        from higgs_trainer.model.families import family_of
+        from higgs_trainer.model.loading import load_checkpoint
+
+        checkpoint = load_checkpoint("base")
+        ids = checkpoint.stream_ids
+        rows = read_prepared("prepared/train").rows
+        trainer = HiggsAudioTrainer(
+            model=checkpoint.model,
+            args=TrainingArguments("runs/by_hand", max_steps=1, report_to="none", save_strategy="no"),
+            train_dataset=build_examples(rows, checkpoint.tokenizer, ids, checkpoint.sequence),
+            data_collator=PaddingCollator(checkpoint.model.config.pad_token_id, ids.end, ids.num_codebooks),
+            family=family_of(checkpoint.model),
+        )
+        trainer.train()
+        ```
     """
 
     # The loss is divided by the counts of the whole optimizer step: Trainer must not divide it again.
