@@ -1,4 +1,4 @@
-"""The processes that one run is spread over: one alone, or those of `accelerate launch` and `torchrun`."""
+"""The processes of one run: a single one, or those that `accelerate launch` or `torchrun` started."""
 
 import gc
 import os
@@ -13,12 +13,13 @@ from higgs_trainer.errors import HiggsTrainerError, UserError
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(days=30)  # one process may encode for days after another has finished
+# One process may still encode for days after another has finished.
+TIMEOUT = timedelta(days=30)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process and how many there are. Process 0 does what is done once."""
+    """The rank of this process and the world size. Process 0 does what must be done once."""
 
     index: int = 0
     count: int = 1
@@ -29,12 +30,17 @@ class Processes:
         return self.index == 0
 
     def wait(self) -> None:
-        """Until every process has come here."""
+        """Block until every process has called this (a barrier)."""
         if self.count > 1:
             self._state.wait_for_everyone()
 
     def share(self, make: Callable[[], T]) -> T:
-        """What process 0 makes, in all of them. Where it raises an error of this package, all of them raise."""
+        """Call ``make`` in process 0 and broadcast its result. If it raises an error of this package, all processes
+        raise.
+
+        Raises:
+            UserError: in the other processes, if ``make`` failed in process 0.
+        """
         if self.count == 1:
             return make()
         from accelerate.utils import broadcast_object_list
@@ -50,13 +56,13 @@ class Processes:
         if error is not None:
             raise error
         if not is_made:
-            raise UserError("process 0 stopped; its message says why")
+            raise UserError("process 0 failed. See its error message.")
         return value
 
 
 @contextmanager
 def join_processes() -> Iterator[Processes]:
-    """The processes that a launcher started, found by accelerate; this one alone without a launcher."""
+    """Join the processes that a launcher started. Without a launcher, this process is the only one."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
         return
@@ -64,8 +70,8 @@ def join_processes() -> Iterator[Processes]:
     from accelerate import PartialState
 
     joined_before = torch.distributed.is_initialized()
-    # Without being told so, accelerate takes two processes on a machine without a GPU for two strangers.
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    # Pass cpu=True: without GPUs, accelerate does not form a process group by itself.
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
     try:
         yield Processes(state.process_index, state.num_processes, state)
     finally:
@@ -75,14 +81,15 @@ def join_processes() -> Iterator[Processes]:
 
 
 def leave_processes() -> None:
-    """End the group of processes, if this one is in any, and with it the group's threads.
+    """Destroy the process group, if there is one, and its threads.
 
-    A gloo thread that frees a finished all-reduce while Python ends aborts the process (SIGABRT), upon which the
-    launcher ends the others, also one that is still writing. Call it where nothing waits for another process and
-    nothing uses the group any more.
+    Call this when no process waits for another one and nothing uses the group any more. Otherwise a gloo thread that
+    frees a finished all-reduce during interpreter shutdown can abort the process (SIGABRT), and the launcher then kills
+    the others, even while they write.
     """
-    torch = sys.modules.get("torch")  # who has not imported it is in no group
+    torch = sys.modules.get("torch")  # a process that has not imported torch is in no group
     if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return
-    gc.collect()  # a trainer is a cycle, and what it holds of the group would keep the threads
+    # A trainer is a reference cycle. What it holds of the group would keep the threads alive.
+    gc.collect()
     torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""ms-swift: JSON lines of `messages` and `audios`, where `<audio>` in a message stands for the next of the `audios`.
+"""ms-swift: JSON lines of `messages` and `audios`, where each `<audio>` refers to the next of the `audios`.
 
 Three forms assign words to a recording:
 
