@@ -30,6 +30,7 @@ ORDER = (
     "convert_checkpoint",
     "HiggsAudioTrainer",
 )
+GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoints"
 RECIPE = """\
 model: {name_or_path: base}
 data: {train: prepared/train, tokens_per_pack: 1024}
@@ -49,6 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for row in rows:
             (folder / row["audio"]).parent.mkdir(exist_ok=True)
             shutil.copy(voice / row["audio"], folder / row["audio"])
+    shutil.copytree(GOLDEN / "native", folder / "higgs_audio_v2")
     (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:4]))
     (folder / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[4:]))
     (folder / "recipe.yaml").write_text(RECIPE)
@@ -78,7 +80,7 @@ def test_the_examples_run_one_after_another(folder: Path, monkeypatch: pytest.Mo
     assert (folder / "speech.wav").stat().st_size > 44
     assert (folder / "runs/voice/evaluation/figures.json").is_file()
     assert (folder / "merged/model.safetensors").is_file()
-    assert (folder / "base_for_boson/config.json").is_file()
+    assert (folder / "boson/config.json").is_file()
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

@@ -83,7 +83,7 @@ def convert_checkpoint(
         ```python
         from higgs_trainer import convert_checkpoint
 
-        convert_checkpoint("base", "base_for_boson")
+        convert_checkpoint("higgs_audio_v2", "boson")
         ```
     """
     source = Path(source)
