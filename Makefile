@@ -63,7 +63,7 @@ test-boson: $(BOSON)/.installed
 
 # A warning is an error. To read the site while you write: .venv/bin/mkdocs serve
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: setup
 	$(BIN)/ruff check --fix .
