@@ -54,6 +54,8 @@ from label_guard import LabelGuardMixin
 class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
     """Train a Higgs Audio model, or adapters on it.
 
+    The arguments that are not listed are those of ``Trainer``.
+
     Args:
         family: the family of the model (``model/families/``), with the contract of the guard.
         weights: the weights of the loss's terms.
@@ -63,7 +65,6 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
             training. Only the main process calls it.
         tokens_per_pack: the capacity of a pack, for the metric ``fill``. Without it, the capacity is the size of the
             batch.
-        The other arguments are those of ``Trainer``.
 
     Raises:
         LossError: the loss has a text term, but the model returns no logits over text.
