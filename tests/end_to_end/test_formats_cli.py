@@ -1,4 +1,4 @@
-"""The same corpus in each format, through `prepare`: the same rows, codes and tasks, whoever wrote it down."""
+"""`prepare` gives the same rows, codes and tasks for one corpus in every format."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ TEXTS = {"a": "one two", "b": "three"}
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two noises of 0.5 and 0.3 seconds, and a codec."""
+    """Create recordings of noise of 0.5 and 0.3 seconds, and a codec."""
     folder = tmp_path_factory.mktemp("corpus")
     generator = torch.Generator().manual_seed(0)
     for name, num_samples in (("a", 12_000), ("b", 7_200)):
@@ -169,7 +169,7 @@ def test_the_options_reach_the_dataset(
 def test_a_reference_that_is_the_target_in_another_format(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No byte is the same, every sample is."""
+    """The files have equal samples but different bytes."""
     folder = tmp_path / "data"
     shutil.copytree(corpus, folder)
     samples, rate_hz = soundfile.read(folder / "wavs" / "a.wav", dtype="int16")

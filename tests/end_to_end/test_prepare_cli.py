@@ -1,4 +1,4 @@
-"""`higgs-trainer prepare` from files to a prepared folder, with the embedded kind of codec."""
+"""`higgs-trainer prepare` from files to a prepared dataset, with a codec like the embedded one."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from higgs_trainer.dataset.prepared import read_prepared
 
 @pytest.fixture
 def recordings(tmp_path: Path) -> Path:
-    """A folder with two noises of 0.5 and 0.3 seconds and a codec, and a recording outside it."""
+    """Create a folder with noise of 0.5 and 0.3 seconds and a codec, and a recording outside it."""
     folder = tmp_path / "data"
     for path, seconds in ((folder / "a.wav", 0.5), (folder / "b.wav", 0.3), (tmp_path / "outside.wav", 0.2)):
         write_audio(path, torch.rand(round(seconds * 24_000)) - 0.5)
@@ -99,7 +99,7 @@ def test_bad_input_is_reported_together_and_nothing_is_written(
     assert sorted(recordings.parent.rglob("*")) == sorted([*before, recordings / "m.jsonl"])
 
 
-def test_what_is_there_is_not_overwritten_unasked(
+def test_an_output_is_overwritten_only_with_the_option(
     recordings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [{"audio": "a.wav", "text": "one"}]
@@ -110,11 +110,11 @@ def test_what_is_there_is_not_overwritten_unasked(
     assert read_prepared(recordings / "out").card.utterances == 2
 
 
-def test_a_codec_that_is_none(recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_codec_is_an_error(recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_prepare(recordings, [{"audio": "a.wav", "text": "one"}], "--codec", str(recordings)) == 2
     assert "contains no codec" in capsys.readouterr().err
     assert not (recordings / "out").exists()
 
 
-def test_recordings_outside_when_allowed(recordings: Path) -> None:
+def test_recordings_outside_the_folder_can_be_allowed(recordings: Path) -> None:
     assert run_prepare(recordings, [{"audio": "../outside.wav", "text": "x"}], "--allow-outside") == 0

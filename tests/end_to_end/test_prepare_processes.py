@@ -1,4 +1,4 @@
-"""Several processes, and processes that die: the dataset is the one that a single run makes."""
+"""Several processes, and killed processes, write the same dataset as a single run."""
 
 import json
 import socket
@@ -15,7 +15,7 @@ from higgs_trainer.audio.mel_codec import MelCodec
 from higgs_trainer.dataset.prepared import CARD_NAME, read_prepared
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_SECONDS = 400  # for a machine that is busy with much else
+TIMEOUT_SECONDS = 400  # for a busy machine
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node=2"],
     "accelerate": [
@@ -29,7 +29,7 @@ LAUNCHERS = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Twelve noises, four pairs of them equally long, and a codec."""
+    """Create twelve recordings of noise, with four pairs of equal length, and a codec."""
     rows = []
     for index in range(12):
         write_audio(tmp_path / f"{index}.wav", torch.rand(4800 + 960 * (index % 8)) - 0.5)
@@ -47,12 +47,12 @@ def find_free_port() -> int:
 
 
 def run_command(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """As `subprocess.run`, but what the command has started ends with it, also when patience does."""
+    """Run a command as `subprocess.run` does, but end its child processes with it, also after the timeout."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
-            out, err = process.communicate(timeout=PATIENCE_SECONDS)
+            out, err = process.communicate(timeout=TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
-            process.terminate()  # a launcher passes it on to what it has started
+            process.terminate()  # a launcher passes the signal to its child processes
             raise
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
@@ -67,7 +67,7 @@ def run_prepare(folder: Path, output: str, launcher: str | None = None) -> subpr
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_two_processes_make_the_codes_of_one(folder: Path, launcher: str) -> None:
+def test_two_processes_write_the_dataset_of_one(folder: Path, launcher: str) -> None:
     alone = run_prepare(folder, "alone")
     assert alone.returncode == 0, alone.stderr
     together = run_prepare(folder, "together", launcher)
@@ -80,7 +80,7 @@ def test_two_processes_make_the_codes_of_one(folder: Path, launcher: str) -> Non
 
 
 @pytest.mark.slow
-def test_two_processes_refuse_what_one_refuses(folder: Path) -> None:
+def test_two_processes_report_the_problems_of_one(folder: Path) -> None:
     (folder / "7.wav").write_bytes(b"no sound")
     before = sorted(folder.iterdir())
     refused = run_prepare(folder, "together", "torchrun")
@@ -91,7 +91,7 @@ def test_two_processes_refuse_what_one_refuses(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_twice_makes_the_same_dataset() -> None:
+def test_a_run_that_is_killed_twice_writes_the_same_dataset() -> None:
     script = ROOT / "scripts" / "kill_prepare.py"
     done = run_command([sys.executable, str(script), "--kills", "2"])
     assert done.returncode == 0, done.stdout + done.stderr

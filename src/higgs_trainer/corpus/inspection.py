@@ -38,7 +38,7 @@ Measure = Callable[[Path], tuple[Measurement | None, list[tuple[str, str]]]]
 
 
 def store_rows(checked: Iterable[CheckedRow], work: WorkDirectory) -> list[str]:
-    """Write rows and problems into the work directory. Return a note about texts without a word, if there are any."""
+    """Write rows and problems into the work directory. Return a note if texts have no word."""
     first: Utterance | None = None
     count = 0
     with work.create_tables() as tables:

@@ -1,9 +1,9 @@
 """Write whole numbers in words, by the rules of the language of the text. This is an option, never a default.
 
 num2words provides the words, and Babel the thousands separators. Only unambiguous digits are expanded: a whole number
-that stands alone, read as a cardinal. Everything else with digits (fractions, signs, times, dates, `3rd`, `A4`, two
-numbers side by side) stays as it is and is counted. Its words would be a guess, and num2words is silently wrong about
-fractions in some languages (Italian 3.5 becomes "tre").
+that is not part of a longer word, read as a cardinal. Everything else with digits (fractions, signs, times, dates,
+`3rd`, `A4`, two numbers side by side) stays as it is and is counted. Its words would be a guess, and num2words is
+silently wrong about fractions in some languages (Italian 3.5 becomes "tre").
 """
 
 import functools

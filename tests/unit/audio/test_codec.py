@@ -1,4 +1,4 @@
-"""A codec is found by its name, and what is none is refused by name."""
+"""A codec is loaded by its name, and anything else is an error that names it."""
 
 import importlib
 import importlib.machinery
@@ -52,7 +52,7 @@ def test_a_damaged_folder_is_named(mel_folder: Path) -> None:
         load_codec(mel_folder)
 
 
-def test_what_is_no_codec_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_a_codec_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="contains no codec"):
         load_codec(tmp_path)
     with pytest.raises(CheckpointError, match="is not the folder of a codec"):
@@ -90,7 +90,7 @@ class StubTokenizer(nn.Module):
         return types.SimpleNamespace(audio_values=samples.double())
 
 
-def test_the_real_tokenizer_is_turned_the_codec_way() -> None:
+def test_the_real_tokenizer_has_the_interface_of_a_codec() -> None:
     codec = HiggsTokenizerCodec(StubTokenizer(), "stub")
     assert (codec.num_codebooks, codec.codebook_size, codec.frames_per_second) == (5, 7, 25.0)
     codes_FK = codec.encode(torch.zeros(2880))
@@ -110,7 +110,7 @@ def test_clips_of_equally_many_frames_go_through_the_real_tokenizer_together() -
 
 def build_real_tokenizer(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     """transformers' own class with small random weights, at 25 frames a second. Its one use of torchaudio, which need
-    not be installed, is a resampler: interpolation stands in for it."""
+    not be installed, is a resampler: interpolation replaces it."""
     torchaudio = types.ModuleType("torchaudio")
     torchaudio.__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
     torchaudio.functional = types.SimpleNamespace(  # type: ignore[attr-defined]
@@ -158,7 +158,7 @@ def real_codec(monkeypatch: pytest.MonkeyPatch) -> HiggsTokenizerCodec:
 
 
 @pytest.mark.parametrize("kind", ["embedded", "real"])
-def test_codes_of_a_batch_are_those_of_each_clip(kind: str, request: pytest.FixtureRequest) -> None:
+def test_codes_of_a_batch_equal_those_of_each_clip(kind: str, request: pytest.FixtureRequest) -> None:
     codec = load_codec("embedded") if kind == "embedded" else request.getfixturevalue("real_codec")
     lengths = (24_000, 4801, 24_000, 960 * 5 + 1, 23_999, 31_680, 960)
     waveforms = [torch.randn(num_samples) * 0.2 for num_samples in lengths]

@@ -1,4 +1,4 @@
-"""Audio files: any rate and channels in, mono 24 kHz out; what is no speech is refused by name."""
+"""Audio files of any rate and channels become mono 24 kHz; an unusable file is named."""
 
 import os
 import signal
@@ -42,20 +42,20 @@ def test_channels_are_averaged(tmp_path: Path, ending: str) -> None:
     assert float(waveform_S[3000:9000].abs().max()) == pytest.approx(0.25, abs=0.02)
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_a_written_file_is_read_back(tmp_path: Path) -> None:
     waveform_S = torch.rand(4801) * 2 - 1
     write_audio(tmp_path / "new" / "a.wav", waveform_S)
     torch.testing.assert_close(read_audio(tmp_path / "new" / "a.wav"), waveform_S, atol=2**-15, rtol=0)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.wav"]
 
 
-def test_too_loud_is_clipped_and_not_wrapped(tmp_path: Path) -> None:
+def test_samples_beyond_full_scale_are_clipped(tmp_path: Path) -> None:
     write_audio(tmp_path / "a.wav", torch.full((4800,), 1.5))
     assert float(read_audio(tmp_path / "a.wav").min()) > 0.99
 
 
 @pytest.mark.parametrize("waveform_S", [torch.zeros(2, 4800), torch.full((4800,), torch.nan)])
-def test_what_is_no_waveform_is_not_written(tmp_path: Path, waveform_S: torch.Tensor) -> None:
+def test_an_invalid_waveform_is_not_written(tmp_path: Path, waveform_S: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"a\.wav"):
         write_audio(tmp_path / "a.wav", waveform_S)
     assert not list(tmp_path.iterdir())
@@ -75,7 +75,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_reading_a_pipe_does_not_block(tmp_path: Path) -> None:
     def stop(*_: object) -> None:
         pytest.fail("the pipe was opened")
 
@@ -90,7 +90,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         signal.signal(signal.SIGALRM, before)
 
 
-def test_a_file_written_into_a_pipe_is_whole(tmp_path: Path) -> None:
+def test_a_file_written_through_a_pipe_is_complete(tmp_path: Path) -> None:
     write_tone(tmp_path / "a.wav")
     content = bytearray((tmp_path / "a.wav").read_bytes())
     content[4:8] = content[40:44] = b"\xff\xff\xff\xff"

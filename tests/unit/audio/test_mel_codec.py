@@ -1,4 +1,4 @@
-"""The embedded codec: shapes, what survives the round trip, and that codes mean the same after saving."""
+"""The embedded codec: shapes, the round trip, and equal codes after saving and loading."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,7 @@ CODES = 13
 
 
 def sound(pitch_hz: float, num_samples: int = 24_000) -> Tensor:
-    """Five harmonics that swell and fade twice a second."""
+    """Generate five harmonics whose amplitude varies twice per second."""
     seconds = torch.arange(num_samples) / mel_codec.SAMPLE_RATE_HZ
     tones = sum(torch.sin(2 * math.pi * pitch_hz * n * seconds) / n for n in range(1, 6))
     return 0.2 * tones * torch.sin(2 * math.pi * seconds) ** 2
@@ -31,7 +31,7 @@ def codec(sounds: list[Tensor]) -> MelCodec:
 
 
 @pytest.mark.parametrize(("num_samples", "num_frames"), [(1, 1), (959, 1), (960, 1), (961, 2), (4801, 6)])
-def test_a_frame_begun_is_a_frame(codec: MelCodec, num_samples: int, num_frames: int) -> None:
+def test_a_started_frame_counts_as_a_frame(codec: MelCodec, num_samples: int, num_frames: int) -> None:
     codes_FK = codec.encode(sound(150.0, num_samples))
     assert codes_FK.shape == (num_frames, 8)
     assert codes_FK.dtype == torch.int64
@@ -42,14 +42,14 @@ def test_a_frame_begun_is_a_frame(codec: MelCodec, num_samples: int, num_frames:
     assert float(waveform_S.abs().max()) <= 1
 
 
-def test_the_shape_is_the_real_codecs(codec: MelCodec) -> None:
+def test_the_shape_equals_that_of_the_real_codec(codec: MelCodec) -> None:
     shape = (codec.sample_rate_hz, codec.frames_per_second, codec.num_codebooks, codec.codebook_size)
     assert shape == (24_000, 25, 8, CODES)
     assert codec.sample_rate_hz == codec.frames_per_second * FRAME_SAMPLES
 
 
-def test_a_tone_comes_out_at_its_band() -> None:
-    """The filters' centres, from the formula of the mel scale."""
+def test_a_tone_is_loudest_in_its_band() -> None:
+    """Compare with the centres of the filters, from the formula of the mel scale."""
     bands = torch.arange(1, NUM_MELS + 1)
     top = 2595 * math.log10(1 + 12_000 / 700)
     centres_hz = 700 * (10 ** (bands * top / (NUM_MELS + 1) / 2595) - 1)
@@ -83,7 +83,7 @@ def test_another_seed_is_another_codec(codec: MelCodec, sounds: list[Tensor]) ->
     assert MelCodec.fit(sounds, codebook_size=CODES, seed=1).fingerprint != codec.fingerprint
 
 
-def test_saved_and_loaded_is_the_same(codec: MelCodec, sounds: list[Tensor], tmp_path: Path) -> None:
+def test_a_saved_codec_loads_unchanged(codec: MelCodec, sounds: list[Tensor], tmp_path: Path) -> None:
     codec.save_pretrained(tmp_path)
     loaded = MelCodec.from_pretrained(tmp_path)
     assert (loaded.name, loaded.fingerprint) == ("tones", codec.fingerprint)
@@ -93,7 +93,7 @@ def test_saved_and_loaded_is_the_same(codec: MelCodec, sounds: list[Tensor], tmp
     assert torch.equal(loaded.decode(codes_FK), codec.decode(codes_FK))
 
 
-def test_more_beams_come_nearer(codec: MelCodec) -> None:
+def test_more_beams_find_closer_codes(codec: MelCodec) -> None:
     points_FD = torch.randn(57, codec.codebooks_KCD.shape[2], generator=torch.Generator().manual_seed(0))
 
     def error(num_beams: int) -> float:
@@ -113,7 +113,7 @@ def test_one_beam_is_greedy(codec: MelCodec) -> None:
         residual_FD -= codebook_CD[codes_F]
 
 
-def test_a_long_recording_is_searched_in_pieces(codec: MelCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_recording_is_searched_in_chunks(codec: MelCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     waveform_S = sound(180.0, 17 * FRAME_SAMPLES)
     whole_FK = codec.encode(waveform_S)
     monkeypatch.setattr(mel_codec, "FRAMES_PER_CHUNK", 5)
@@ -129,7 +129,7 @@ def test_a_long_recording_is_searched_in_pieces(codec: MelCodec, monkeypatch: py
         (torch.tensor([0.1, math.inf]), "infinite"),
     ],
 )
-def test_what_is_no_waveform_is_refused(codec: MelCodec, waveform: Tensor, message: str) -> None:
+def test_an_invalid_waveform_is_an_error(codec: MelCodec, waveform: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         codec.encode(waveform)
 
@@ -143,11 +143,11 @@ def test_what_is_no_waveform_is_refused(codec: MelCodec, waveform: Tensor, messa
         (torch.full((3, 8), -100), r"\[-100, -100\]"),
     ],
 )
-def test_what_are_no_codes_is_refused(codec: MelCodec, codes: Tensor, message: str) -> None:
+def test_invalid_codes_are_an_error(codec: MelCodec, codes: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         codec.decode(codes)
 
 
-def test_too_little_to_fit_is_refused() -> None:
+def test_too_few_recordings_to_fit_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"25 frames \(1\.0 s\) are too few for codebooks of 26"):
         MelCodec.fit([sound(120.0)], codebook_size=26, seed=0)

@@ -1,6 +1,6 @@
-"""What people's data really looks like: each kind is refused in one sentence with file and line, or read without doubt.
+"""Broken and unusual input: `prepare` rejects it with one message that names file and line, or reads it.
 
-Never a traceback, never a hang, never half a dataset. Row 1 is right in every manifest; the kind in question is row 2.
+It never causes a traceback, a hang or half a dataset. Row 1 is valid in every manifest; row 2 is the case under test.
 """
 
 import json
@@ -38,7 +38,7 @@ def row(audio: str = "b.wav", text: object = "two", **fields: object) -> bytes:
 def sound(
     samples: np.ndarray, name: str = "b.wav", rate_hz: int = RATE_HZ, text: str = "two", **options: str
 ) -> Build:
-    """A row about a file of these samples."""
+    """Build a row about a file with these samples."""
 
     def build(folder: Path) -> bytes:
         (folder / name).parent.mkdir(exist_ok=True)
@@ -49,7 +49,7 @@ def sound(
 
 
 def content(make: Callable[[bytes], bytes], name: str = "b.wav", **options: str) -> Build:
-    """A row about a file whose bytes are made from those of a sound file."""
+    """Build a row about a file whose bytes are derived from those of an audio file."""
 
     def build(folder: Path) -> bytes:
         soundfile.write(folder / "whole", noise(2), RATE_HZ, **{"format": "WAV", **options})
@@ -60,7 +60,7 @@ def content(make: Callable[[bytes], bytes], name: str = "b.wav", **options: str)
 
 
 def line(text: str | bytes) -> Build:
-    """This line, beside a good file `b.wav`."""
+    """Build this line, and a valid file `b.wav`."""
 
     def build(folder: Path) -> bytes:
         soundfile.write(folder / "b.wav", noise(), RATE_HZ)
@@ -75,7 +75,7 @@ def fields(**given: object) -> Build:
 
 
 def made(make: Callable[[Path], object], name: str = "b.wav") -> Build:
-    """A row about what ``make`` puts in the file's place."""
+    """Build a row about what ``make`` creates instead of a file."""
 
     def build(folder: Path) -> bytes:
         make(folder / name)
@@ -85,7 +85,7 @@ def made(make: Callable[[Path], object], name: str = "b.wav") -> Build:
 
 
 def whole_manifest(encode: Callable[[str], bytes]) -> Build:
-    """The two rows as they should be, written as a whole in another way."""
+    """Write two valid rows in another encoding."""
 
     def build(folder: Path) -> None:
         soundfile.write(folder / "b.wav", noise(), RATE_HZ)
@@ -97,7 +97,7 @@ def whole_manifest(encode: Callable[[str], bytes]) -> Build:
 
 
 def three_hours(path: Path) -> None:
-    """A WAV file of three hours that takes no room on the disk: its samples are a hole in the file."""
+    """Write a sparse WAV file of three hours, which takes no space on the disk."""
     size = 3 * 3600 * RATE_HZ * 2
     header = (
         b"RIFF"
@@ -120,7 +120,7 @@ def link_outside(path: Path) -> None:
 
 
 def copy_as(name: str, text: str, **options: str) -> Build:
-    """Row 1's sound under another name."""
+    """Build a row about a copy of the recording of row 1."""
 
     def build(folder: Path) -> bytes:
         samples, _ = soundfile.read(folder / "a.wav", dtype="int16")
@@ -169,15 +169,15 @@ def not_a_number(value: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Case:
-    """``message`` is None where the input is read; ``line`` is where the message points, 0 to the file as a whole."""
+    """``message`` is None if the input is read. ``line`` is the line in the message, or 0 for the whole file."""
 
     build: Build
     message: str | None = None
     line: int = 2
 
 
-REFUSED = {
-    # no sound
+REJECTED = {
+    # not audio
     "zero bytes": Case(made(lambda path: path.write_bytes(b"")), "b.wav cannot be read as audio"),
     "text named .wav": Case(
         made(lambda path: path.write_text("hello " * 99)), "b.wav cannot be read as audio"
@@ -194,7 +194,7 @@ REFUSED = {
     "raw samples": Case(
         made(lambda path: path.write_bytes(bytes(9999)), "b.raw"), "b.raw cannot be read as audio"
     ),
-    # no file
+    # not a file
     "missing": Case(lambda folder: row(), '"audio" does not exist: b.wav'),
     "a folder": Case(made(Path.mkdir), '"audio" is a folder, not a file: b.wav'),
     "a pipe": Case(made(os.mkfifo), '"audio" is a pipe, not a file: b.wav'),
@@ -219,7 +219,7 @@ REFUSED = {
         lambda folder: row("https://example.org/b.wav"), '"audio" does not exist: https://example.org/b.wav'
     ),
     "a file as a folder": Case(lambda folder: row("a.wav/b.wav"), '"audio" does not exist: a.wav/b.wav'),
-    # damaged sound
+    # damaged audio
     "half a WAV": Case(content(lambda wav: wav[: len(wav) // 2]), "b.wav ends early, after 1.0"),
     "half a FLAC": Case(
         content(lambda flac: flac[: len(flac) // 2], format="FLAC"), "b.wav cannot be read as audio"
@@ -233,7 +233,7 @@ REFUSED = {
         sound(not_a_number(np.nan), subtype="FLOAT"), "b.wav contains NaN or infinite samples"
     ),
     "infinite": Case(sound(not_a_number(np.inf), subtype="FLOAT"), "b.wav contains NaN or infinite samples"),
-    # sound that is no use
+    # unusable audio
     "no samples": Case(sound(noise(0)), "b.wav lasts 0.000 s, less than 0.1 s"),
     "one sample": Case(sound(noise(1 / RATE_HZ)), "b.wav lasts 0.000 s, less than 0.1 s"),
     "too short": Case(sound(noise(0.05)), "b.wav lasts 0.050 s, less than 0.1 s"),
@@ -247,7 +247,7 @@ REFUSED = {
     "4 kHz": Case(
         sound(noise(rate_hz=4000), rate_hz=4000), "b.wav has a sample rate of 4000 Hz, less than 8000 Hz"
     ),
-    # the same sound again
+    # duplicates
     "the same file": Case(
         lambda folder: row("a.wav", "one"), "a.wav is the same recording as in line 1. Remove"
     ),
@@ -312,7 +312,7 @@ REFUSED = {
     "no manifest": Case(lambda folder: (folder / "a.wav").unlink(), "cannot be read", 0),
 }
 
-READ = {
+ACCEPTED = {
     "an MP3 named .wav": content(lambda mp3: mp3, format="MP3"),
     "Opus": content(lambda opus: opus, "b.opus", format="OGG", subtype="OPUS"),
     "AIFF": content(lambda aiff: aiff, "b.aiff", format="AIFF"),
@@ -324,9 +324,9 @@ READ = {
     "mu-law": sound(noise(), subtype="ULAW"),
     "stereo": sound(noise(channels=2)),
     "a length that was not known": content(unknown_length),
-    "bytes behind the end": content(lambda wav: wav + b"LIST" + struct.pack("<I", 4) + b"INFO"),
+    "bytes after the end": content(lambda wav: wav + b"LIST" + struct.pack("<I", 4) + b"INFO"),
     "a name with everything": sound(noise(), "sub dir/%20 ü 🙂 'b'.WAV"),
-    "emoji beside words": fields(text="two 🙂"),
+    "emoji and words": fields(text="two 🙂"),
     "combining marks": fields(text="cafe\u0301"),
     "right to left": fields(text="\u200fשתיים اثنان"),
     "a script without spaces": fields(text="二つです"),
@@ -345,7 +345,7 @@ READ = {
 @pytest.fixture
 def no_hang() -> Iterator[None]:
     def stop(*_: object) -> None:
-        pytest.fail(f"nothing happened for {HANG_SECONDS} s")
+        pytest.fail(f"no result within {HANG_SECONDS} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(HANG_SECONDS)
@@ -363,7 +363,7 @@ def codec_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, no_hang: None, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder `data/` with a good recording `a.wav`."""
+    """Create a folder `data/` with a valid recording `a.wav`."""
     monkeypatch.chdir(tmp_path)  # one of the cases changes it
     (tmp_path / "data").mkdir()
     soundfile.write(tmp_path / "data" / "a.wav", noise(seed=0), RATE_HZ)
@@ -371,7 +371,7 @@ def folder(tmp_path: Path, no_hang: None, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def run_prepare(folder: Path, codec_folder: Path, build: Build) -> int:
-    """The exit code."""
+    """Run `prepare`, and return its exit code."""
     if (second := build(folder)) is not None:
         (folder / "m.jsonl").write_bytes(row("a.wav", "one") + b"\n" + second + b"\n")
     output = ["-o", str(folder.parent / "out"), "--codec", str(codec_folder)]
@@ -380,8 +380,10 @@ def run_prepare(folder: Path, codec_folder: Path, build: Build) -> int:
     return int(stopped.value.code or 0)
 
 
-@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
-def test_refused(case: Case, folder: Path, codec_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("case", REJECTED.values(), ids=REJECTED)
+def test_rejected_input(
+    case: Case, folder: Path, codec_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_prepare(folder, codec_folder, case.build) == 2
     captured = capsys.readouterr()
     message = captured.err[captured.err.index("error: ") :]
@@ -389,7 +391,7 @@ def test_refused(case: Case, folder: Path, codec_folder: Path, capsys: pytest.Ca
     assert place in message
     assert case.message is not None
     assert case.message in message
-    assert message.count(str(folder / "m.jsonl")) == 1, "one thing is wrong, and is said once"
+    assert message.count(str(folder / "m.jsonl")) == 1, "one problem is reported once"
     assert len(message) < 1000
     assert "Traceback" not in captured.err
     assert captured.out == ""
@@ -397,8 +399,10 @@ def test_refused(case: Case, folder: Path, codec_folder: Path, capsys: pytest.Ca
     assert left <= {"data", "outside.wav"}
 
 
-@pytest.mark.parametrize("build", READ.values(), ids=READ)
-def test_read(build: Build, folder: Path, codec_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("build", ACCEPTED.values(), ids=ACCEPTED)
+def test_accepted_input(
+    build: Build, folder: Path, codec_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_prepare(folder, codec_folder, build) == 0, capsys.readouterr().err
     prepared = read_prepared(folder.parent / "out")
     assert prepared.card.utterances == 2
@@ -407,5 +411,5 @@ def test_read(build: Build, folder: Path, codec_folder: Path, capsys: pytest.Cap
     assert seconds[1] == pytest.approx(0.5, abs=0.01) or seconds[1] == pytest.approx(2, abs=0.05)
 
 
-def test_there_are_enough_of_them() -> None:
-    assert len(REFUSED) + len(READ) >= 60
+def test_the_list_has_at_least_sixty_cases() -> None:
+    assert len(REJECTED) + len(ACCEPTED) >= 60

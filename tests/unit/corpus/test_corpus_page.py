@@ -1,4 +1,4 @@
-"""The page about a corpus: figures that follow from the recordings, players, no network, and whatever texts hold."""
+"""The page about a corpus: its figures, its players, and texts with HTML in them."""
 
 import html
 import json
@@ -21,7 +21,7 @@ RATE_HZ = 8000
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Of nine recordings from 0.2 to 1.8 seconds, one that is silent, and one that is none."""
+    """Write the page of nine recordings from 0.2 to 1.8 seconds, a silent one, and a file that is not audio."""
     tmp_path, rows = tmp_path_factory.mktemp("corpus"), []
     for index in range(1, 10):
         samples = np.random.default_rng(index).uniform(-0.1, 0.1, index * RATE_HZ // 5)
@@ -42,7 +42,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return (tmp_path / "pages" / "report.html").read_text(encoding="utf-8")
 
 
-def test_figures_follow_from_the_recordings(page: str) -> None:
+def test_figures_match_the_recordings(page: str) -> None:
     assert "<dt>Recordings that can be read</dt><dd>10 (0.00 h)</dd>" in page
     assert "<dt>Rows with a problem</dt><dd>2 (2 problems)</dd>" in page
     assert "<dt>Formats</dt><dd>10 at 8,000 Hz mono</dd>" in page
@@ -56,13 +56,13 @@ def test_figures_follow_from_the_recordings(page: str) -> None:
     )
 
 
-def test_problems_and_ends_can_be_heard(page: str) -> None:
+def test_problems_and_both_ends_have_players(page: str) -> None:
     assert "m.jsonl:10: silent.wav is silent" in page
     assert "m.jsonl:11: none.wav cannot be read as audio" in page
     players = re.findall(r'<audio [^>]*src="(data:audio/mpeg;base64,[^"]{1000,})"', page)
     assert len(players) == 4 * 6 + 1  # three at each end of four distributions, and the silent one
 
 
-def test_texts_are_shown_as_they_are(page: str) -> None:
+def test_texts_are_escaped(page: str) -> None:
     assert html.escape("<b>& word</b>") in page
     assert "<b>& word" not in page

@@ -1,4 +1,4 @@
-"""Each recording is encoded once: also after a failure, beside a second run, and for rows that are rejected."""
+"""Each recording is encoded once, even after a failure, during a second run, and with rejected rows."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -24,12 +24,12 @@ FRAME_SAMPLES = 960
 
 
 class Interrupted(Exception):
-    """Stands for whatever ends a run: a kill, a full disk, Ctrl-C."""
+    """In place of a kill, a full disk or Ctrl-C."""
 
 
 @dataclass
 class RecordingCodec:
-    """Two codebooks. A code is the frame's loudest sample in thousandths; what was encoded is remembered."""
+    """A codec with two codebooks that records its calls. A code is the largest sample of a frame in thousandths."""
 
     fingerprint: str = "f1"
     fail_after: int = 1000
@@ -60,7 +60,7 @@ class RecordingCodec:
 
     @property
     def frames(self) -> list[int]:
-        """Of each recording that was encoded, in that order."""
+        """The number of frames of each encoded recording, in order."""
         return [num_frames for batch in self.batches for num_frames in batch]
 
 
@@ -79,7 +79,7 @@ def write_manifest(folder: Path, num_frames: Sequence[int], **fields: object) ->
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., PreparedSummary]:
-    """Prepare `tmp_path`'s manifest into `tmp_path / "out"`."""
+    """Return a function that prepares the manifest in `tmp_path` into `tmp_path / "out"`."""
 
     def run_prepare(codec: RecordingCodec, **options: Any) -> PreparedSummary:
         return prepare(tmp_path / "m.jsonl", tmp_path / "out", codec=codec, **{"progress": quiet, **options})
@@ -102,14 +102,14 @@ def test_clips_of_equal_length_are_encoded_together(tmp_path: Path, run: Run) ->
         assert row["codes_FK"].tolist() == expected_FK.tolist()
 
 
-def test_a_batch_holds_no_more_sound_than_it_may(tmp_path: Path, run: Run) -> None:
+def test_a_batch_is_no_longer_than_the_limit(tmp_path: Path, run: Run) -> None:
     write_manifest(tmp_path, [5, 5, 5, 5, 5, 25])
     codec = RecordingCodec()
     run(codec, batch_seconds=0.4)
     assert codec.batches == [[25], [5, 5], [5, 5], [5]]
 
 
-def test_a_run_goes_on_where_another_ended(tmp_path: Path, run: Run) -> None:
+def test_a_run_resumes_an_interrupted_one(tmp_path: Path, run: Run) -> None:
     write_manifest(tmp_path, [5, 9, 6, 7, 8])
     before = sorted(tmp_path.iterdir())
     with pytest.raises(Interrupted):
@@ -122,7 +122,7 @@ def test_a_run_goes_on_where_another_ended(tmp_path: Path, run: Run) -> None:
     assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "out"])
 
 
-def test_what_has_changed_is_encoded_again(tmp_path: Path, run: Run) -> None:
+def test_a_changed_recording_is_encoded_again(tmp_path: Path, run: Run) -> None:
     write_manifest(tmp_path, [5, 9, 6])
     with pytest.raises(Interrupted):
         run(RecordingCodec(fail_after=2))
@@ -135,7 +135,7 @@ def test_what_has_changed_is_encoded_again(tmp_path: Path, run: Run) -> None:
 @pytest.mark.parametrize(
     "change", [{"fingerprint": "f2"}, {"loudness_lufs": -20.0}], ids=["codec", "loudness"]
 )
-def test_codes_made_otherwise_are_not_taken_over(tmp_path: Path, run: Run, change: dict[str, Any]) -> None:
+def test_codes_of_other_settings_are_not_reused(tmp_path: Path, run: Run, change: dict[str, Any]) -> None:
     write_manifest(tmp_path, [5, 9])
     with pytest.raises(Interrupted):
         run(RecordingCodec(fail_after=1))
@@ -144,7 +144,7 @@ def test_codes_made_otherwise_are_not_taken_over(tmp_path: Path, run: Run, chang
     assert second.frames == [9, 5]
 
 
-def test_a_rejected_run_keeps_what_an_earlier_one_encoded(tmp_path: Path, run: Run) -> None:
+def test_a_rejected_run_keeps_the_codes_of_an_earlier_run(tmp_path: Path, run: Run) -> None:
     write_manifest(tmp_path, [5, 9])
     with pytest.raises(Interrupted):
         run(RecordingCodec(fail_after=1))
@@ -156,7 +156,7 @@ def test_a_rejected_run_keeps_what_an_earlier_one_encoded(tmp_path: Path, run: R
     assert run(RecordingCodec()).resumed == 1
 
 
-def test_a_recording_in_many_places_is_encoded_once(tmp_path: Path, run: Run) -> None:
+def test_a_recording_in_several_rows_is_encoded_once(tmp_path: Path, run: Run) -> None:
     write_manifest(tmp_path, [5, 9])
     rows = [
         {"audio": f"{i}.wav", "text": str(i), "ref_audio": f"{1 - i}.wav", "ref_text": str(1 - i)}
@@ -215,7 +215,7 @@ def test_rejected_rows_are_left_out_and_listed(tmp_path: Path, run: Run) -> None
     run(RecordingCodec(), max_rejected=3, overwrite=True)
 
 
-def test_a_dataset_without_a_row_is_not_written(tmp_path: Path, run: Run) -> None:
+def test_a_dataset_without_rows_is_not_written(tmp_path: Path, run: Run) -> None:
     write_manifest(tmp_path, [5])
     (tmp_path / "0.wav").write_bytes(b"no sound")
     with pytest.raises(ManifestError):
@@ -251,7 +251,7 @@ def test_duplicates_when_allowed(tmp_path: Path, run: Run) -> None:
     assert codec.frames == [5]
 
 
-def test_recordings_are_brought_to_one_loudness(tmp_path: Path, run: Run) -> None:
+def test_recordings_are_normalized_to_one_loudness(tmp_path: Path, run: Run) -> None:
     write_manifest(tmp_path, [50, 40])
     write_audio(tmp_path / "1.wav", (torch.rand(40 * FRAME_SAMPLES) - 0.5) * 0.01)
     codec = RecordingCodec()
@@ -259,7 +259,7 @@ def test_recordings_are_brought_to_one_loudness(tmp_path: Path, run: Run) -> Non
     assert codec.loudness_lufs == pytest.approx([-23.0, -23.0], abs=0.1)
 
 
-def test_references_are_drawn_among_rows_that_are_right(tmp_path: Path, run: Run) -> None:
+def test_references_are_drawn_from_accepted_rows_only(tmp_path: Path, run: Run) -> None:
     write_manifest(tmp_path, [5, 9, 6], speaker="s")
     (tmp_path / "2.wav").write_bytes(b"no sound")
     codec = RecordingCodec()
@@ -271,7 +271,7 @@ def test_references_are_drawn_among_rows_that_are_right(tmp_path: Path, run: Run
     assert codec.frames == [9, 5]
 
 
-def test_notes_say_what_is_no_mistake_but_should_be_known(tmp_path: Path, run: Run) -> None:
+def test_notes_report_what_is_not_ideal(tmp_path: Path, run: Run) -> None:
     manifest = write_manifest(tmp_path, [5, 6, 7])
     soundfile.write(tmp_path / "1.wav", np.random.default_rng(0).uniform(-0.5, 0.5, (8000, 2)), 16_000)
     rows = manifest.read_text().splitlines()

@@ -1,4 +1,4 @@
-"""The measures of a recording against numbers that follow from how it was made."""
+"""The measurements of generated recordings equal the values they were generated with."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def measure(path: Path, samples: np.ndarray, rate_hz: int = SAMPLE_RATE_HZ, **op
     return measure_recording(path, max_seconds=10)
 
 
-def test_measures_of_a_sine_between_silences(tmp_path: Path) -> None:
+def test_measurements_of_a_sine_between_silences(tmp_path: Path) -> None:
     samples = np.concatenate([np.zeros(12_000), sine(0.7, 0.1), np.zeros(7_200)])
     recording = measure(tmp_path / "a.wav", samples, subtype="FLOAT")
     assert recording.seconds == pytest.approx(0.5 + 0.7 + 0.3)
@@ -38,7 +38,7 @@ def test_samples_at_full_scale_are_counted(tmp_path: Path) -> None:
     assert measure(tmp_path / "a.wav", samples).clipped_percent == pytest.approx(1.0)
 
 
-def test_a_hash_is_of_the_sound(tmp_path: Path) -> None:
+def test_the_hash_depends_on_the_samples_only(tmp_path: Path) -> None:
     samples = (sine(0.5, 0.3) * 32767).astype(np.int16)
     wav, flac = measure(tmp_path / "a.wav", samples), measure(tmp_path / "a.flac", samples)
     assert wav.content_hash == flac.content_hash
@@ -47,12 +47,12 @@ def test_a_hash_is_of_the_sound(tmp_path: Path) -> None:
     assert measure(tmp_path / "c.wav", samples).content_hash != wav.content_hash
 
 
-def test_a_recording_is_named_from_its_manifest() -> None:
+def test_a_recording_is_named_relative_to_its_manifest() -> None:
     assert name_recording("/data/wav/a.wav", "/data/m.jsonl") == "wav/a.wav"
     assert name_recording("/other/a.wav", "/data/m.jsonl") == "/other/a.wav"
 
 
-def test_loudness_is_that_of_the_standard() -> None:
+def test_loudness_follows_the_standard() -> None:
     """ITU-R BS.1770: a sine of 997 Hz at full scale in one channel measures -3.01 LUFS."""
     sine_S = torch.sin(2 * torch.pi * 997 * torch.arange(3 * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ)
     quiet_S = normalize_loudness(sine_S, -23.0)
@@ -60,12 +60,12 @@ def test_loudness_is_that_of_the_standard() -> None:
     torch.testing.assert_close(normalize_loudness(sine_S * 0.01, -23.0), quiet_S, rtol=1e-3, atol=1e-4)
 
 
-def test_loudness_never_passes_full_scale() -> None:
+def test_loudness_normalization_never_exceeds_full_scale() -> None:
     waveform_S = torch.zeros(SAMPLE_RATE_HZ)
     waveform_S[::2400] = 0.5
     assert float(normalize_loudness(waveform_S, -5.0).abs().max()) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("waveform_S", [torch.zeros(24_000), torch.rand(6720) - 0.5], ids=["silent", "short"])
-def test_loudness_of_what_is_hard_to_measure(waveform_S: torch.Tensor) -> None:
+def test_loudness_of_silent_and_short_recordings(waveform_S: torch.Tensor) -> None:
     assert torch.isfinite(normalize_loudness(waveform_S, -23.0)).all()

@@ -1,4 +1,4 @@
-"""What only the whole corpus shows: words that cannot belong to their recording, and the same recording twice."""
+"""Problems that only the whole corpus shows: implausible transcripts and duplicate recordings."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,7 +27,7 @@ from higgs_trainer.manifest.utterance import Utterance
         ("안녕 하세요", 2, "words"),
     ],
 )
-def test_what_is_spoken_is_counted(text: str, count: int, unit: str) -> None:
+def test_spoken_words_and_characters_are_counted(text: str, count: int, unit: str) -> None:
     assert count_spoken(text) == (count, unit)
 
 
@@ -70,7 +70,7 @@ def find_odd(folder: Path, rows: Sequence[dict[str, Any]], limits: Limits = Limi
     return [number for number, _ in find_odd_paces(make_tables(folder, rows), limits)]
 
 
-def test_words_that_do_not_belong_to_the_recording(tmp_path: Path) -> None:
+def test_an_implausible_pace_is_a_problem(tmp_path: Path) -> None:
     assert find_odd(tmp_path, EVEN) == []
     assert find_odd(tmp_path, [*EVEN, speak(9.0), speak(0.5), speak(8.0), speak(0.6)]) == [40, 41]
     assert find_odd(tmp_path, [*EVEN, speak(9.0)], Limits(max_pace_factor=5.0)) == []
@@ -81,7 +81,7 @@ def test_words_that_do_not_belong_to_the_recording(tmp_path: Path) -> None:
     )
 
 
-def test_a_corpus_of_uneven_pace_is_allowed_more(tmp_path: Path) -> None:
+def test_a_corpus_of_uneven_pace_is_allowed_a_larger_spread(tmp_path: Path) -> None:
     assert find_odd(tmp_path, [*UNEVEN, speak(9.0), speak(100.0)]) == [41]
 
 
@@ -93,18 +93,18 @@ def test_silence_has_no_pace(tmp_path: Path) -> None:
     assert find_odd(tmp_path, [*EVEN, speak(24.0) | {"peak_dbfs": -51.0}]) == []
 
 
-def test_few_rows_say_nothing_about_their_pace(tmp_path: Path) -> None:
+def test_the_pace_of_few_rows_is_not_judged(tmp_path: Path) -> None:
     assert find_odd(tmp_path, [*EVEN[:28], speak(24.0)]) == []
 
 
-def test_languages_and_scripts_are_held_apart(tmp_path: Path) -> None:
+def test_languages_and_scripts_are_judged_separately(tmp_path: Path) -> None:
     japanese = [speak(12.0, word="語", language="ja")] * 40
     slow = [speak(0.4, language="xx")] * 40
     assert find_odd(tmp_path, [*EVEN * 3, *japanese, *slow]) == []
     assert find_odd(tmp_path, [*EVEN, *japanese, speak(60.0, word="語", language="ja")]) == [80]
 
 
-def test_the_same_recording_twice(tmp_path: Path) -> None:
+def test_a_duplicate_recording_is_a_problem(tmp_path: Path) -> None:
     same: dict[str, Any] = {"content_hash": "x", "text": "one"}
     rows = [{}, same, same, same | {"text": "two"}, same | {"scene": "A hall."}, same | {"scene": "A hall."}]
     tables = make_tables(tmp_path, rows)

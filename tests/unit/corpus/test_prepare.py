@@ -1,4 +1,4 @@
-"""A manifest becomes a prepared folder, whole or not at all."""
+"""`prepare` turns a manifest into a complete dataset, or writes nothing."""
 
 import json
 import pickle
@@ -47,7 +47,7 @@ class CountingCodec:
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
-    """Two rows: one of 5 frames, one of 7 with a reference of 4."""
+    """Write a row of 5 frames, and a row of 7 frames with a reference of 4."""
     for name, num_frames in (("a", 5), ("b", 7), ("ref", 4)):
         write_audio(tmp_path / f"{name}.wav", torch.rand(num_frames * FRAME_SAMPLES) - 0.5)
     rows = [
@@ -93,7 +93,7 @@ def test_rows_and_card(manifest: Path, tmp_path: Path) -> None:
     assert card.hours == pytest.approx(12 / 25 / 3600, abs=1e-6)
 
 
-def test_every_problem_comes_before_anything_is_written(manifest: Path, tmp_path: Path) -> None:
+def test_all_problems_are_reported_before_anything_is_written(manifest: Path, tmp_path: Path) -> None:
     (tmp_path / "ref.wav").write_bytes(b"no sound")
     with manifest.open("a") as file:
         file.write('{"audio": "a.wav", "text": ""}\n')
@@ -122,7 +122,7 @@ def test_a_codec_of_another_rate_is_refused(manifest: Path, tmp_path: Path) -> N
         prepare(manifest, tmp_path / "out", codec=CountingCodec(sample_rate_hz=16_000), progress=quiet)
 
 
-def test_output_is_replaced_only_when_asked(manifest: Path, tmp_path: Path) -> None:
+def test_an_output_is_replaced_only_with_overwrite(manifest: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     prepare(manifest, out, codec=CountingCodec(fingerprint="old"), progress=quiet)
@@ -134,7 +134,7 @@ def test_output_is_replaced_only_when_asked(manifest: Path, tmp_path: Path) -> N
     assert oct(out.stat().st_mode & 0o777) == "0o755"
 
 
-def test_overwriting_takes_nothing_else_away(manifest: Path, tmp_path: Path) -> None:
+def test_overwriting_deletes_nothing_else(manifest: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(UserError, match="not a prepared dataset"):
         prepare(manifest, tmp_path, codec=CountingCodec(), overwrite=True, progress=quiet)
@@ -145,7 +145,7 @@ def test_overwriting_takes_nothing_else_away(manifest: Path, tmp_path: Path) -> 
     assert (out / "notes.txt").read_text() == "mine"
 
 
-def test_what_is_no_prepared_folder_is_refused(manifest: Path, tmp_path: Path) -> None:
+def test_another_folder_is_not_opened_as_a_dataset(manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="higgs-trainer prepare"):
         read_prepared(tmp_path)
     out = tmp_path / "out"
@@ -170,7 +170,7 @@ def test_codes_of_another_codec_are_refused(manifest: Path, tmp_path: Path) -> N
         check_codec(card, CountingCodec(fingerprint="f2"))
 
 
-def test_a_data_loader_s_worker_opens_the_rows_again(manifest: Path, tmp_path: Path) -> None:
+def test_a_data_loader_worker_opens_the_files_again(manifest: Path, tmp_path: Path) -> None:
     prepare(manifest, tmp_path / "out", codec=CountingCodec(), progress=quiet)
     rows = read_prepared(tmp_path / "out").rows
     pickled = pickle.dumps(rows)

@@ -1,4 +1,4 @@
-"""References drawn from the same speaker's other clips: seeded, never the clip itself, and said where there is none."""
+"""References are drawn from other recordings of the same speaker; a speaker with one recording is a problem."""
 
 import json
 from pathlib import Path
@@ -57,10 +57,10 @@ def test_the_draw_depends_on_the_seed_and_not_on_the_order(folder: Path) -> None
     assert draw(rows, 1) == draw(rows[::-1], 1) == draw(rows, 1)
     assert draw(rows, 1) != draw(rows, 2)
     ben = {name: reference for name, reference in draw(rows, 1).items() if name.startswith("ben")}
-    assert draw(rows_of("ben"), 1) == ben  # who else speaks in the corpus changes nothing
+    assert draw(rows_of("ben"), 1) == ben  # other speakers change nothing
 
 
-def test_who_has_no_other_recording_is_a_problem(folder: Path) -> None:
+def test_a_speaker_without_another_recording_is_a_problem(folder: Path) -> None:
     (folder / "copy.wav").write_text("ann0")  # the same recording under another name is no other recording
     rows = [
         {"audio": "ann0.wav", "text": "a", "speaker": "ann"},
@@ -78,7 +78,7 @@ def test_who_has_no_other_recording_is_a_problem(folder: Path) -> None:
     ]
 
 
-def test_what_has_a_context_of_its_own_keeps_it(folder: Path) -> None:
+def test_rows_with_references_or_turns_stay_unchanged(folder: Path) -> None:
     clip = {"audio": "ann1.wav", "text": "x"}
     rows = [
         *rows_of("ann")[2:],

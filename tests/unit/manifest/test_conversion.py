@@ -1,4 +1,4 @@
-"""`convert-manifest` writes any format as ours: the same rows, from another folder."""
+"""`convert-manifest` writes the same rows in our format, with paths from another folder."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_the_rows_are_the_same_from_another_folder(folder: Path) -> None:
     assert told[0] == told[1] == told[2]
 
 
-def test_nothing_is_written_where_a_row_is_wrong(folder: Path) -> None:
+def test_nothing_is_written_if_a_row_has_a_problem(folder: Path) -> None:
     (folder / "m.csv").write_text("a.wav,one\nc.wav,two\nb.wav,\n")
     before = sorted(folder.iterdir())
     with pytest.raises(ManifestError, match="2 problems"):
@@ -50,7 +50,9 @@ def test_nothing_is_written_where_a_row_is_wrong(folder: Path) -> None:
         convert_manifest(folder / "m.csv", folder / "m.csv")
 
 
-def test_the_verb_says_what_it_found_and_left(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_the_format_and_unused_columns(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "m.csv").write_text("path,text,age\na.wav,one,30\n")
     with pytest.raises(SystemExit) as stopped:
         main(["convert-manifest", str(folder / "m.csv"), "-o", str(folder / "new.jsonl")])

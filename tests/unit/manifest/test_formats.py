@@ -1,4 +1,4 @@
-"""Each format is told apart by what is in it, and says the same as our own manifest would."""
+"""Each format is detected by its content, and gives the rows that our own format would give."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from higgs_trainer.manifest.rows import check_rows, read_rows
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """`data/` with files that stand for recordings, each holding its own name."""
+    """Create `data/` with files in place of recordings; each contains its own name."""
     for name in ("a.wav", "b.wav", "ref.wav", "wavs/LJ-1.wav", "wavs/LJ-2.wav"):
         path = tmp_path / "data" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def write_json_lines(path: Path, *rows: object) -> None:
 
 
 def read(path: Path) -> tuple[str, list[dict[str, object]]]:
-    """The format's name, and the fields of all rows, none of which has a problem."""
+    """Return the name of the format and the fields of all rows, after checking that no row has a problem."""
     source = open_source(path)
     rows = list(source)
     assert [row.problems for row in rows] == [()] * len(rows)
@@ -43,7 +43,7 @@ def find_problems(path: Path) -> list[tuple[str, int, str]]:
 AB = [{"audio": "a.wav", "text": "one"}, {"audio": "b.wav", "text": 'say "two"'}]
 
 
-def test_our_own(folder: Path) -> None:
+def test_json_lines(folder: Path) -> None:
     write_json_lines(folder / "m.jsonl", *AB)
     assert read(folder / "m.jsonl") == ("JSON lines", AB)
 
@@ -107,7 +107,7 @@ def test_lines_that_are_not_utf_8(folder: Path) -> None:
         assert "not UTF-8" in what
 
 
-def test_two_columns_that_would_be_one_field(folder: Path) -> None:
+def test_two_columns_of_one_field_are_an_error(folder: Path) -> None:
     (folder / "m.csv").write_text("path,audio,text\na.wav,b.wav,one\n")
     with pytest.raises(UserError, match=r'm.csv:1: the columns path and audio both mean "audio"'):
         read_rows(folder / "m.csv")
@@ -242,7 +242,7 @@ def test_bad_samples_of_train_higgs_audio(folder: Path) -> None:
         assert expected in what or 'the fields of the row make it "single_speaker"' in what
 
 
-def test_json_that_is_taken_strictly(folder: Path) -> None:
+def test_json_is_read_strictly(folder: Path) -> None:
     write_samples(folder, sample("a"), sample("a", duration=float("nan")))
     metadata = folder / "metadata.json"
     metadata.write_text(metadata.read_text().replace('"id": "a",', '"id": "a", "id": "b",', 1))
@@ -257,7 +257,7 @@ def message(role: str, content: str) -> dict[str, str]:
 
 
 CONVERSATIONS = {
-    "the words beside the recording": ([message("assistant", "<audio>one")], ["a.wav"]),
+    "the words with the recording": ([message("assistant", "<audio>one")], ["a.wav"]),
     "a transcription": (
         [message("user", "<audio>What is said?"), message("assistant", "one")],
         ["a.wav"],
@@ -333,7 +333,7 @@ def test_qwen3_tts(folder: Path) -> None:
 
 @pytest.fixture
 def dataset(folder: Path) -> Dataset:
-    """Two recordings, as bytes inside the dataset, under names that other tools use."""
+    """Build a dataset of two recordings, stored as bytes, with column names of other tools."""
     cells = [{"path": name, "bytes": (folder / name).read_bytes()} for name in ("a.wav", "b.wav")]
     columns = {"audio": cells, "sentence": ["one", "two"], "locale": ["en", None], "age": [30, 31]}
     stored = {"path": Value("string"), "bytes": Value("binary")}
@@ -385,7 +385,7 @@ def test_a_hugging_face_dataset_that_cannot_be_read(folder: Path, dataset: Datas
     rows = list(open_source(folder / "renamed", audio_folder=folder / "stored"))
     assert [Path(row.fields["audio"]).read_text() for row in rows] == ["a.wav", "b.wav"]
     with pytest.raises(UserError, match="not a local file or folder, and cannot be opened as a dataset"):
-        list(open_source("nobody/nothing"))  # a hub name; the hub is not reached in tests
+        list(open_source("no-owner/nothing"))  # a hub name; the hub is not reached in tests
 
 
 @pytest.mark.parametrize("place", [".", "metadata"])
@@ -408,7 +408,7 @@ def test_audio_folders(folder: Path, place: str, ending: str) -> None:
     assert len(read_rows(source.path)) == 2
 
 
-def test_what_is_no_data(folder: Path) -> None:
+def test_unknown_formats_are_errors(folder: Path) -> None:
     (folder / "notes").write_text("Dear diary")
     for path in (folder / "notes", folder / "wavs"):
         with pytest.raises(UserError, match=r"the format of .* is unknown"):

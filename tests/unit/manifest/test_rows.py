@@ -1,4 +1,4 @@
-"""Every mistake in a manifest is found in one pass, with its line and what to do."""
+"""One pass finds every problem of a manifest, with its line and its remedy."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from higgs_trainer.manifest.utterance import Clip
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder `data/` with two files that stand for recordings, and one file outside it."""
+    """Create a folder `data/` with two files in place of recordings, and one file outside it."""
     data = tmp_path / "data"
     data.mkdir()
     for path in (data / "a.wav", data / "b.wav", tmp_path / "outside.wav"):
@@ -35,7 +35,7 @@ def find_problems(folder: Path, *rows: object) -> list[tuple[int, str, str]]:
     return [(problem.line, problem.what, problem.what_to_do) for problem in caught.value.problems]
 
 
-def test_a_full_row(folder: Path) -> None:
+def test_a_row_with_all_fields(folder: Path) -> None:
     row = {"audio": "a.wav", "text": " Hé llo ", "speaker": "s", "language": "fr", "scene": "quiet"}
     clone = {"audio": "a.wav", "text": "x", "ref_audio": "b.wav", "ref_text": "y", "scene": None}
     first, second = read_rows(write_rows(folder, row, "", clone))
@@ -49,7 +49,7 @@ def test_a_full_row(folder: Path) -> None:
     assert (first.text_changes, second.text_changes) == (("white space",), ())
 
 
-def test_windows_files_are_understood(folder: Path) -> None:
+def test_windows_files_are_read(folder: Path) -> None:
     path = folder / "m.jsonl"
     path.write_bytes(
         b'\xef\xbb\xbf{"audio": "a.wav", "text": "x"}\r\n\r\n{"audio": "b.wav", "text": "y"}\r\n'
@@ -57,7 +57,7 @@ def test_windows_files_are_understood(folder: Path) -> None:
     assert [(row.text, row.line) for row in read_rows(path)] == [("x", 1), ("y", 3)]
 
 
-def test_a_line_separator_inside_a_text_ends_no_row(folder: Path) -> None:
+def test_a_line_separator_inside_a_text_does_not_end_the_row(folder: Path) -> None:
     (row,) = read_rows(write_rows(folder, '{"audio": "a.wav", "text": "x\u2028y"}'))
     assert row.text == "x\ny"
 
@@ -154,26 +154,26 @@ def test_a_bad_row_is_one_problem(folder: Path, row: object, what: str) -> None:
     assert what_to_do
 
 
-def test_a_misspelt_field_names_the_near_one(folder: Path) -> None:
+def test_a_misspelt_field_suggests_the_closest_name(folder: Path) -> None:
     ((_, _, what_to_do),) = find_problems(folder, {"audio": "a.wav", "text": "x", "speeker": "s"})
     assert '"speaker"' in what_to_do
 
 
-def test_all_problems_of_all_rows_come_together(folder: Path) -> None:
+def test_all_problems_of_all_rows_are_reported_together(folder: Path) -> None:
     found = find_problems(
         folder, {"text": "", "wrds": 1}, {"audio": "b.wav", "text": "fine"}, "{", {"audio": "c.wav"}
     )
     assert [line for line, _, _ in found] == [1, 1, 1, 3, 4, 4]
 
 
-def test_the_message_says_file_and_line(folder: Path) -> None:
+def test_the_message_names_file_and_line(folder: Path) -> None:
     path = write_rows(folder, {"audio": "a.wav", "text": ""})
     with pytest.raises(ManifestError, match="1 problem in the data") as caught:
         read_rows(path)
     assert f'{path}:1: "text" is empty. Add the words that are spoken.' in str(caught.value)
 
 
-def test_a_link_that_leaves_the_folder(folder: Path) -> None:
+def test_a_link_out_of_the_folder_is_a_problem(folder: Path) -> None:
     (folder / "link.wav").symlink_to(folder.parent / "outside.wav")
     row = {"audio": "link.wav", "text": "x"}
     ((_, what, what_to_do),) = find_problems(folder, row)
@@ -197,7 +197,7 @@ def test_a_reference_that_is_a_link_to_the_target(folder: Path) -> None:
 
 @pytest.mark.parametrize("field", ["references", "turns"])
 def test_a_clip_that_is_a_copy_of_the_target(folder: Path, field: str) -> None:
-    """A copy byte for byte under another name leaks the target as well; who wants it must say so."""
+    """A byte-for-byte copy with another name would leak the target too, unless the user allows it."""
     (folder / "copy.wav").write_bytes((folder / "a.wav").read_bytes())
     row = {"audio": "a.wav", "text": "x", field: [{"audio": "copy.wav", "text": "x"}]}
     ((_, what, what_to_do),) = find_problems(folder, row)

@@ -1,4 +1,4 @@
-"""Transcripts: what is changed, what is not, what is said about it, and whose language's rules are used."""
+"""Cleaning of transcripts: what changes, what stays, what is reported, and the rules of each language."""
 
 import json
 import sys
@@ -37,7 +37,7 @@ UNCHANGED = (
 
 
 @pytest.mark.parametrize(("text", "expected", "changes"), CHANGED.values(), ids=CHANGED)
-def test_what_is_changed_is_said(text: str, expected: str, changes: tuple[str, ...]) -> None:
+def test_changes_are_reported(text: str, expected: str, changes: tuple[str, ...]) -> None:
     clean = clean_text(text, PLAIN)
     assert (clean.text, clean.changes) == (expected, changes)
     assert clean_text(clean.text, PLAIN).changes == ()
@@ -49,7 +49,7 @@ def test_nothing_else_is_changed(text: str) -> None:
     assert (clean.text, clean.changes) == (text, ())
 
 
-def test_tags_are_written_as_the_table_says() -> None:
+def test_tags_are_replaced_by_the_table() -> None:
     rules = TextRules(tags={"[laugh]": "<SE>[Laughter]</SE>", "[sing]": ""})
     clean = clean_text("[laugh] ha [laugher] [Laugh]", rules)
     assert (clean.text, clean.changes) == ("<SE>[Laughter]</SE> ha [laugher] [Laugh]", ("tags",))
@@ -90,13 +90,13 @@ LEFT = {
 
 
 @pytest.mark.parametrize("language", LEFT)
-def test_what_cannot_be_read_in_one_way_is_left_and_counted(language: str) -> None:
+def test_ambiguous_digits_stay_and_are_counted(language: str) -> None:
     text = LEFT[language]
     clean = clean_text(text, WITH_NUMBERS, find_language(language))
     assert (clean.text, clean.changes) == (text, ("digits left",))
 
 
-def test_digits_in_tags_are_no_numbers() -> None:
+def test_digits_in_tags_are_not_numbers() -> None:
     english = Language("en", "en")
     clean = clean_text("[SPEAKER0] 2 <pause 300> [3]", WITH_NUMBERS, english)
     assert (clean.text, clean.changes) == ("[SPEAKER0] two <pause 300> [3]", ("numbers",))
@@ -110,7 +110,7 @@ def test_no_language_is_guessed(name: str | None) -> None:
         clean_text("5", WITH_NUMBERS, None)
 
 
-def test_what_must_be_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "num2words", None)
     find_language.cache_clear()
     with pytest.raises(UserError, match=r"pip install 'higgs-trainer\[numbers\]'"):
@@ -153,7 +153,7 @@ BAD_TABLES = {
 
 
 @pytest.mark.parametrize(("text", "message"), BAD_TABLES.values(), ids=BAD_TABLES)
-def test_a_table_of_tags_that_cannot_be_used(tmp_path: Path, text: str | None, message: str) -> None:
+def test_a_table_of_tags_with_a_mistake_is_an_error(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
         (tmp_path / "tags.json").write_text(text)
     with pytest.raises(UserError, match=message):
@@ -164,7 +164,7 @@ def test_a_table_of_tags_that_cannot_be_used(tmp_path: Path, text: str | None, m
     assert stopped.value.code == 2
 
 
-def test_the_table_in_the_docs_is_one(tmp_path: Path) -> None:
+def test_the_table_in_the_docs_is_valid(tmp_path: Path) -> None:
     docs = (Path(__file__).parents[3] / "docs" / "texts.md").read_text(encoding="utf-8")
     table = docs[docs.index("    {") : docs.index("}\n", docs.index("    {")) + 1]
     (tmp_path / "tags.json").write_text(table)
