@@ -41,7 +41,7 @@ def load_sets(folders: Sequence[Path], checkpoint: Checkpoint, codec: Codec) -> 
     """Open prepared folders, as one dataset.
 
     Raises:
-        CheckpointError: a folder is no prepared dataset, or its codes were made by another codec than the model's.
+        CheckpointError: a folder is not a prepared dataset, or its codes were made by another codec than the model's.
     """
     prepared = [read_prepared(folder) for folder in folders]
     for dataset in prepared:

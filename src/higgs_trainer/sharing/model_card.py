@@ -89,7 +89,7 @@ def write_model_card(
 
         from higgs_trainer import write_model_card
 
-        write_model_card(Path("runs/voice"), name="somebody/my-voice")
+        write_model_card(Path("runs/voice"), name="your-name/my-voice")
         ```
     """
     record = record or folder
