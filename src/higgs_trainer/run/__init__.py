@@ -1,1 +1,1 @@
-"""The composition root: a recipe becomes objects, and the objects become a run."""
+"""Build the objects of a run from a recipe, and run them. No other package reads a whole recipe."""

@@ -1,4 +1,4 @@
-"""The recipe's ``training`` section -> transformers' ``TrainingArguments``."""
+"""Build transformers' ``TrainingArguments`` from the ``training`` section of a recipe."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from transformers.integrations.integration_utils import get_reporting_integratio
 
 from higgs_trainer.errors import RecipeError
 
-# An integration that transformers does not list as available, even if it is installed.
+# transformers never lists these integrations as available, even if they are installed.
 NOT_LISTED = {"flyte"}
 
 

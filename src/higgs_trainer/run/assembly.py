@@ -1,7 +1,7 @@
-"""A recipe -> the objects of a run, connected and not yet started: model, codec, datasets, trainer.
+"""Build and connect the objects of a run from a recipe: model, codec, datasets, trainer. Nothing is trained here.
 
-Each object is built from its own section of the recipe. What does not fit together, and could be found out only with
-the model or the data at hand, is refused here, before training.
+Each object is built from its own section of the recipe. Conflicts that can be found only with the model or the data at
+hand are refused here, before training.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,7 +41,8 @@ class Run:
     """The objects of one run.
 
     Attributes:
-        samples, generating: None where the recipe asks for no samples.
+        samples: generates the samples. None if the recipe asks for no samples.
+        generating: the callback that generates them during training. None if the recipe asks for no samples.
     """
 
     checkpoint: Checkpoint
@@ -54,7 +55,7 @@ class Run:
 
 
 def build_run(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) -> Run:
-    """Load what the recipe names and connect it. Nothing is trained and nothing is written.
+    """Load the model, the codec and the data of a recipe, and connect them. Nothing is trained and nothing is written.
 
     Args:
         build_optimizer: builds the optimizer from the model and the arguments, in place of ``training.optim``.
@@ -103,7 +104,8 @@ def build_run(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) 
         trainer.remove_callback(callback)
     if samples and trainer.is_fsdp_enabled:
         raise RecipeError(
-            "samples: under FSDP, the one process that speaks them holds only a part of the model. Remove the section."
+            "samples: under FSDP, the main process generates the samples but holds only a part of the model. "
+            "Remove the section from the recipe."
         )
     return Run(checkpoint, codec, train_set, held_out, samples, generating, trainer)
 
@@ -147,10 +149,10 @@ def build_weights(loss: LossRecipe, num_codebooks: int) -> LossWeights:
 def build_collator(
     family: Family, checkpoint: Checkpoint, *, packing: bool
 ) -> PackingCollator | PaddingCollator:
-    """Build what makes a batch of examples.
+    """Build the collator: for packs, or for padded batches.
 
     Raises:
-        RecipeError: packs are asked for, but the model takes no position ids, by which it would tell examples apart.
+        RecipeError: packs are asked for, but the model takes no position ids, which mark where an example starts.
     """
     ids = checkpoint.stream_ids
     if not packing:
@@ -163,9 +165,9 @@ def build_collator(
 def build_measure(
     samples: Samples | None, generating: GenerateSamples | None, arguments: TrainingArguments
 ) -> Callable[[int], Mapping[str, float]]:
-    """Return the function that measures, at a step, how well the held-out sentences are spoken.
+    """Build the function that judges the generated held-out sentences of a step and returns the metrics.
 
-    Only the main process measures; the trainer hands its figures to the others.
+    Only the main process measures; the trainer sends its metrics to the other processes.
     """
     if samples is None or generating is None or arguments.process_index != 0:
         return lambda step: {}
@@ -174,13 +176,13 @@ def build_measure(
 
 
 def check_best_metric(best: str | None, base: Checkpoint, *, judged: bool) -> None:
-    """Raise ``RecipeError`` where the metric that chooses the best checkpoint is one that is never logged.
+    """Raise ``RecipeError`` if the metric that chooses the best checkpoint is never logged.
 
-    Trainer itself would notice at the first evaluation.
+    Trainer itself would fail only at the first evaluation.
     """
     known = list_held_out_metrics(base.stream_ids.num_codebooks)
     known += [f"eval_{name}" for name in SPOKEN_METRICS] if judged else []
     if best is not None and f"eval_{best.removeprefix('eval_')}" not in known:
         raise RecipeError(
-            f"training.metric_for_best_model: {best!r} is never logged; {suggest_name(best, known)}"
+            f"training.metric_for_best_model: {best!r} is never logged. {suggest_name(best, known)}"
         )

@@ -1,4 +1,4 @@
-"""`higgs-trainer check`: drive real batches through train, evaluate and predict, and test what reached the model."""
+"""Run real batches through train, evaluate and predict, and test what reached the model (`higgs-trainer check`)."""
 
 import tempfile
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from higgs_trainer.run.assembly import build_run
 from higgs_trainer.training.checks import CheckResult, inspect_examples, inspect_leaks, inspect_model
 from label_guard import LabelLeakError
 
-# One step that changes no weight and writes nothing.
-STILL_STEP = {
+# Settings of one training step that changes no weight and writes nothing.
+DRY_RUN = {
     "max_steps": 1,
     "gradient_accumulation_steps": 1,
     "learning_rate": 0.0,
@@ -23,9 +23,9 @@ STILL_STEP = {
     "report_to": "none",
     "disable_tqdm": True,
 }
-# An evaluation before the first step would come in front of the step that is looked at, and the keyword arguments are
-# those of another schedule: one with a minimum would divide by the learning rate of 0.
-LEFT_OUT = ("eval_on_start", "lr_scheduler_kwargs")
+# Fields of TrainingArguments that the dry run leaves out: eval_on_start would evaluate before the tested step, and
+# the arguments of the recipe's schedule do not fit the constant one.
+DROPPED_ARGUMENTS = ("eval_on_start", "lr_scheduler_kwargs")
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class CheckReport:
 
     Attributes:
         cascade: the guard's table of layers, calls and keys.
-        results: one for each test of the data, the model and the loss.
+        results: one result for each test of the data, the model and the loss.
         trainable: a table of the parameters that would be trained.
-        loss: of the first batch; None where a leak ended the run earlier.
+        loss: the loss of the first batch. None if a leak ended the run earlier.
     """
 
     cascade: str
@@ -51,9 +51,9 @@ class CheckReport:
 
 
 def check(recipe: Recipe) -> CheckReport:
-    """Drive real batches through train, evaluate and predict, with a learning rate of 0, and test what was seen.
+    """Run real batches through train, evaluate and predict, and test what reached the model.
 
-    The weights do not change and nothing is written.
+    The learning rate is 0, so the weights do not change, and nothing is written.
 
     Raises:
         RecipeError: something in the recipe does not fit the model or the data.
@@ -67,11 +67,11 @@ def check(recipe: Recipe) -> CheckReport:
             print("passed" if result.passed else "failed", result.name)
         ```
     """
-    # The Trainer creates an output folder in any case.
+    # Trainer always creates its output folder.
     with tempfile.TemporaryDirectory() as folder:
         given = recipe.training.extra_arguments
-        extra = {name: value for name, value in given.items() if name not in LEFT_OUT}
-        changes = {**STILL_STEP, "output_dir": Path(folder), "extra_arguments": extra}
+        extra = {name: value for name, value in given.items() if name not in DROPPED_ARGUMENTS}
+        changes = {**DRY_RUN, "output_dir": Path(folder), "extra_arguments": extra}
         training = recipe.training.model_copy(update=changes)
         run = build_run(recipe.model_copy(update={"training": training}))
         trainer, examples = run.trainer, run.train_set.examples

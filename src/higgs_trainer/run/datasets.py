@@ -1,4 +1,4 @@
-"""Prepared folders -> the datasets that the Trainer reads: examples in the order of a plan."""
+"""Build the datasets that Trainer reads from prepared folders: examples in the order of a plan."""
 
 import math
 from collections.abc import Sequence
@@ -27,8 +27,8 @@ class LoadedSets:
     """One or several prepared folders, concatenated.
 
     Attributes:
-        rows: of all folders, one after another.
-        sizes: number of rows of each folder.
+        rows: the rows of all folders, one folder after another.
+        sizes: the number of rows of each folder.
         examples: the rows as the model reads them, encoded when they are first read.
     """
 
@@ -57,7 +57,7 @@ def plan_training(
     """Return the training set in the order of its plan: packs, or single examples for padded batches.
 
     Args:
-        num_codes: real codes in a codebook, from which ``data.code_noise`` draws.
+        num_codes: the number of codes in a codebook, without stream tokens. ``data.code_noise`` draws from them.
 
     Raises:
         RecipeError: an example does not fit into a pack, a weight draws nothing, or there are fewer examples than
@@ -67,7 +67,9 @@ def plan_training(
     try:
         mixture = Mixture(loaded.sizes, [train_set.weight for train_set in data.train], seed=seed)
     except ValueError as error:
-        raise RecipeError(f"data.train: {error}. Raise the weight, or leave the set out.") from error
+        raise RecipeError(
+            f"data.train: {error}. Raise its weight, or remove the set from the recipe."
+        ) from error
     shares = {
         "seed": seed,
         "num_ranks": arguments.world_size,
@@ -99,9 +101,9 @@ def _count_epochs(arguments: TrainingArguments, packs_per_epoch: float) -> int:
 def plan_evaluation(
     examples: ExampleDataset, arguments: TrainingArguments
 ) -> ExampleDataset | PlannedExamples:
-    """Return the held-out set, divided among the processes where there are several.
+    """Return the held-out set, divided among the processes if there are several.
 
-    Left to itself, accelerate would repeat examples until every process has equally many.
+    Without a plan, accelerate repeats examples until every process has equally many.
     """
     if arguments.world_size == 1:
         return examples

@@ -1,4 +1,4 @@
-"""What a run writes into its output folder: before the first step, and after the last."""
+"""Write the files of a run into its output folder: the plan before the first step, the result after the last."""
 
 import shutil
 from collections.abc import Mapping
@@ -33,8 +33,10 @@ from higgs_trainer.training.trainer import HiggsAudioTrainer
 
 
 def write_plan(output_dir: Path, model: nn.Module, environment: Mapping[str, Any]) -> None:
-    """Write, before the first step, what will be trained and on which machine; print the first."""
-    # The page of an earlier run in the same folder.
+    """Write, before the first step, which parameters will be trained and on which machine. Print the parameters.
+
+    The report page of an earlier run in the same folder is removed.
+    """
     (output_dir / REPORT_FILE).unlink(missing_ok=True)
     trainable = count_trainable(model)
     print(format_trainable(trainable), flush=True)
@@ -51,13 +53,13 @@ def write_result(
     base: str,
     datasets: Mapping[str, PreparedRows],
 ) -> None:
-    """Write, after the last step, the folder that is used from now on.
+    """Write the trained model, its card, the metrics and the records of the run, after the last step.
 
     All files are written under another name first and moved into place together, ``metrics.json`` last.
 
     Args:
         base: folder or hub name of the model that training started from, whose codec and processor files are copied.
-        datasets: rows of the training set and the held-out set, by name, for ``data_summary.json``.
+        datasets: the rows of the training set and the held-out set, by name, for ``data_summary.json``.
     """
     result = output_dir / UNFINISHED_FOLDER / "result"
     advice = "make room and resume with --resume_from_checkpoint true"
@@ -77,5 +79,5 @@ def write_result(
                 move_into_place(path, output_dir / path.name)
             shutil.rmtree(output_dir / UNFINISHED_FOLDER)
     if trainer.args.push_to_hub:
-        # Every rank calls this too: it saves once more.
+        # Every rank calls this too, because it saves the model again.
         trainer.push_to_hub()

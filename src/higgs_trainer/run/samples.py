@@ -1,4 +1,4 @@
-"""The sentences that a run speaks while it trains, and the real speech they are compared with."""
+"""Generate the samples of a run while it trains, and list the recordings that they are compared with."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,13 +26,14 @@ RECOGNISER = "whisper-tiny.en"
 
 @dataclass(frozen=True)
 class Samples:
-    """What a run speaks before the first step, at each evaluation and after the last step.
+    """The samples that are generated before the first step, at each evaluation and after the last step.
 
     Args:
-        section: the recipe's ``samples``.
-        checkpoint, codec: of the run; the model is the one that is trained.
-        held_out: rows of ``data.eval``, whose first ``section.held_out`` sentences are spoken.
-        seed: of the draws. Every step draws alike, so that samples differ by the training alone.
+        section: the section ``samples`` of the recipe.
+        checkpoint: the model that is being trained, and its tokenizer.
+        codec: the codec of the model.
+        held_out: the rows of ``data.eval``. Speech is generated for the first ``section.held_out`` of them.
+        seed: the seed of the sampling. It is the same at every step, so that samples differ only by the training.
 
     Raises:
         RecipeError: more held-out sentences are asked for than there are.
@@ -48,11 +49,12 @@ class Samples:
         there = len(self.held_out or ())
         if self.section.held_out > there:
             raise RecipeError(
-                f"samples.held_out is {self.section.held_out}, but data.eval has {there} utterances"
+                f"samples.held_out is {self.section.held_out}, but data.eval has {there} utterances. "
+                "Lower samples.held_out, or add utterances to data.eval."
             )
 
     def generate(self, folder: Path) -> None:
-        """Speak the recipe's texts, then the held-out sentences, each in its own context, into ``folder``."""
+        """Generate the texts of the recipe, then the held-out sentences in their contexts, into ``folder``."""
         sampling = Sampling(max_seconds=self.section.max_seconds, seed=self.seed)
         with ClipFolder(folder, self.codec) as clips:
             for number, clip in generate_codes(self.checkpoint, self._build_requests(), sampling=sampling):
@@ -65,11 +67,11 @@ class Samples:
             references = (PromptClip(self.section.ref_text, codes_FK),)
         return [
             *(Request(text, Context(references=references)) for text in self.section.texts),
-            *(Request(row["text"], read_context(row)) for row in self._held_out_rows()),
+            *(Request(row["text"], read_context(row)) for row in self._read_held_out_rows()),
         ]
 
     def list_recordings(self, train_rows: Rows) -> Iterator[ComparisonRecording]:
-        """Yield the references of the samples, and the recordings of the same sentences that the data has."""
+        """Yield the references of the samples, and the recordings of the same sentences in the data."""
         if self.section.ref_audio is not None:
             reference_S = read_audio(self.section.ref_audio)
             for text in self.section.texts:
@@ -77,13 +79,13 @@ class Samples:
         sets = [train_rows] if self.held_out is None else [self.held_out, train_rows]
         for row in find_rows(self.section.texts, sets):
             yield from decode_row(row, self.codec, with_references=False)
-        for row in self._held_out_rows():
+        for row in self._read_held_out_rows():
             yield from decode_row(row, self.codec, with_references=True)
 
-    def _held_out_rows(self) -> Sequence[Mapping[str, Any]]:
+    def _read_held_out_rows(self) -> Sequence[Mapping[str, Any]]:
         return [self.held_out[i] for i in range(self.section.held_out)] if self.held_out is not None else []
 
     def load_scores(self) -> HeldOutScores:
-        """Load the judges of the held-out sentences, and what they need to know of these sentences."""
+        """Load the judges of the held-out sentences, and embed the voices of these sentences."""
         judges = load_judges(RECOGNISER, with_quality=False)
-        return HeldOutScores(self._held_out_rows(), self.codec, judges)
+        return HeldOutScores(self._read_held_out_rows(), self.codec, judges)

@@ -1,4 +1,4 @@
-"""The composition root: read `train` first.
+"""Train a model from a recipe. Start reading this project here, at `train`.
 
 recipe -> model, codec, datasets, trainer (``assembly.py``) -> ``trainer.train()`` -> output folder (``output.py``)
 
@@ -28,13 +28,13 @@ from higgs_trainer.training.trainer import HiggsAudioTrainer
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What a finished run reports.
+    """The result of a finished run.
 
     Attributes:
         output_dir: the run folder.
         metrics: the last value of every logged metric, and those of the whole run (``train_runtime``, ...).
         cascade: the guard's table of layers, calls and keys.
-        is_main: whether this is the process that prints, of several.
+        is_main: whether this is the main process. Only that one should print the summary.
     """
 
     output_dir: Path
@@ -53,7 +53,7 @@ def train(
 
     Args:
         recipe: from `read_recipe`, or built in Python.
-        callbacks: further callbacks of the Trainer.
+        callbacks: additional callbacks for Trainer.
         build_optimizer: builds the optimizer from the model and the arguments, in place of ``training.optim``.
 
     Raises:
@@ -71,7 +71,7 @@ def train(
         ```
     """
     output_dir, resume = recipe.training.output_dir, recipe.training.resume_from_checkpoint
-    # Before a large model is loaded.
+    # Raises before a large model is loaded.
     find_start(output_dir, resume)
     run = build_run(recipe, build_optimizer=build_optimizer)
     trainer = run.trainer
@@ -84,7 +84,7 @@ def train(
             if run.samples:
                 write_recordings(output_dir, run.samples.list_recordings(run.train_set.rows))
 
-    stopping = StopOnRequest(trainer.accelerator, _say_how_to_resume(trainer))
+    stopping = StopOnRequest(trainer.accelerator, _describe_resuming(trainer))
     own = _build_callbacks(output_dir, recipe.early_stopping, show_progress=not trainer.args.disable_tqdm)
     generating = [run.generating] if run.generating else []
     for callback in (*own, *generating, *callbacks, stopping):
@@ -93,7 +93,7 @@ def train(
     with stopping.listen():
         result = trainer.train(resume_from_checkpoint=resume)
 
-    metrics = {**_last_logged(trainer), **result.metrics}
+    metrics = {**_find_last_metrics(trainer), **result.metrics}
     datasets = {"train": run.train_set.rows} | ({"eval": run.held_out.rows} if run.held_out else {})
     write_result(output_dir, trainer, metrics, base=recipe.model.name_or_path, datasets=datasets)
     is_main = trainer.is_world_process_zero()
@@ -113,13 +113,13 @@ def _build_callbacks(
         yield EarlyStoppingCallback(early_stopping.patience, early_stopping.threshold)
 
 
-def _say_how_to_resume(trainer: HiggsAudioTrainer) -> str:
+def _describe_resuming(trainer: HiggsAudioTrainer) -> str:
     command = "higgs-trainer" if trainer.args.world_size == 1 else "accelerate launch ... -m higgs_trainer"
     recipe = Path(trainer.args.output_dir) / RECIPE_FILE
     return f"Resume with: {command} train {recipe} --resume_from_checkpoint true"
 
 
-def _last_logged(trainer: HiggsAudioTrainer) -> dict[str, float]:
+def _find_last_metrics(trainer: HiggsAudioTrainer) -> dict[str, float]:
     """Return the newest value of each logged metric."""
     newest: dict[str, float] = {}
     for entry in trainer.state.log_history:
