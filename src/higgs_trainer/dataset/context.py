@@ -20,7 +20,7 @@ class PromptClip:
 
 @dataclass(frozen=True)
 class Context:
-    """What the model reads before the text that it is to speak.
+    """The part of the prompt before the text that the model speaks.
 
     Attributes:
         scene: a description of the scene.

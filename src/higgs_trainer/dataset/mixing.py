@@ -15,9 +15,9 @@ class Mixture:
     resumed run continues it exactly.
 
     Args:
-        sizes: number of examples of each dataset, in the order in which they are concatenated.
-        weights: one for each dataset, above 0.
-        seed: of the permutations.
+        sizes: the number of examples of each dataset, in the order in which they are concatenated.
+        weights: one weight for each dataset, above 0.
+        seed: the seed of the permutations.
 
     Raises:
         ValueError: a dataset's weight is so small that an epoch would draw none of it.

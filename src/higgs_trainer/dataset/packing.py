@@ -200,8 +200,8 @@ def measure_tokens(examples: Examples, *, tokens_per_pack: int) -> list[int]:
     if too_long:
         more = f" and {len(too_long) - NAMED_AT_MOST} more" if len(too_long) > NAMED_AT_MOST else ""
         raise RecipeError(
-            f"data.tokens_per_pack is {tokens_per_pack}, less than {', '.join(too_long[:NAMED_AT_MOST])}{more}; "
-            "raise it, or leave these utterances out of the manifest"
+            f"data.tokens_per_pack is {tokens_per_pack}, less than {', '.join(too_long[:NAMED_AT_MOST])}{more}. "
+            "Raise it, or leave these utterances out of the manifest."
         )
     return lengths
 
@@ -213,5 +213,5 @@ def _round_up(count: int, num_examples: int, num_ranks: int, accumulation: int) 
         if rounded <= num_examples:
             return rounded
     raise RecipeError(
-        f"{num_examples} examples cannot be shared among {num_ranks} processes; use fewer, or more data"
+        f"{num_examples} examples cannot be shared among {num_ranks} processes. Use fewer processes, or more data."
     )

@@ -172,6 +172,6 @@ def check_codec(card: DatasetCard, codec: Codec) -> None:
         made_by = " at ".join(filter(None, [card.codec_name, card.codec_revision]))
         raise CheckpointError(
             f"{card.manifest} was encoded by the codec {made_by} ({card.codec_fingerprint}), but the model uses "
-            f"{codec.name} ({codec.fingerprint}), for which these codes are other sounds. "
-            "Prepare the data again, with --model and the name of the model."
+            f"{codec.name} ({codec.fingerprint}), which would decode these codes to other sounds. "
+            "Prepare the data again with --model and the name of the model."
         )

@@ -1,0 +1,1 @@
+"""Load, adapt and describe Higgs Audio models, and encode examples for them."""

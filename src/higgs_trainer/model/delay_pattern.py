@@ -64,7 +64,7 @@ def _find_frame_of_cell(codes_FK: Tensor) -> Tensor:
     """Return the frame (P, K) whose code each cell holds: negative before the clip, F or more after it."""
     F, K = codes_FK.shape
     if F == 0:
-        raise ValueError("a clip without frames has no delay pattern: prepare should have refused it")
+        raise ValueError("a clip without frames has no delay pattern. Prepare the data again")
     column_P = torch.arange(count_columns(F, K), device=codes_FK.device)
     codebook_K = torch.arange(K, device=codes_FK.device)
     return column_P[:, None] - codebook_K[None, :] - 1

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 from higgs_trainer.audio.codec import Codec, load_codec
 from higgs_trainer.errors import CheckpointError
 
-# Importing it registers "packed_sdpa".
+# This import registers "packed_sdpa".
 from higgs_trainer.model import attention as attention
 from higgs_trainer.model.families import Family, SequenceFormat, StreamIds, family_of, find_family
 
@@ -38,14 +38,14 @@ class Checkpoint:
 
     @property
     def sequence(self) -> SequenceFormat:
-        """The format of its sequences."""
+        """The sequence format of the model's family."""
         # `load_checkpoint` refuses families without one.
         assert self.family.sequence is not None
         return self.family.sequence
 
     @property
     def stream_ids(self) -> StreamIds:
-        """The ids of its placeholders and stream tokens."""
+        """The ids of the model's placeholders and stream tokens."""
         return self.sequence.read_ids(self.model.config)
 
     @property
@@ -90,10 +90,15 @@ def load_checkpoint(
         )
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{name} cannot be loaded as a Higgs Audio model: {error}") from error
+        raise CheckpointError(
+            f"{name} cannot be loaded as a Higgs Audio model ({error}). "
+            "Give the folder or the hub name of a Higgs Audio checkpoint."
+        ) from error
     # transformers initializes missing weights at random.
     if missing := sorted(found["missing_keys"]):
-        raise CheckpointError(f"{name} lacks weights of a Higgs Audio model: {', '.join(missing)}")
+        raise CheckpointError(
+            f"{name} lacks weights of a Higgs Audio model: {', '.join(missing)}. Copy or download it again."
+        )
     checkpoint = Checkpoint(name, model, tokenizer)
     begin, end = checkpoint.stream_ids.begin, checkpoint.stream_ids.end
     if model.config.codebook_size <= max(begin, end):
@@ -129,7 +134,9 @@ def find_folder(name_or_path: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(name_or_path), allow_patterns=HUB_FILES))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{name_or_path} is no folder, and not found on the hub: {error}") from error
+        raise CheckpointError(
+            f"{name_or_path} is neither a folder nor a model on the hub ({error}). Correct the name."
+        ) from error
 
 
 def list_weights(folder: Path) -> frozenset[str]:
@@ -198,13 +205,14 @@ def load_codec_of(checkpoint: Checkpoint, name: str | None = None) -> Codec:
     """Load the codec ``name`` or, by default, the one in the folder of the model.
 
     Raises:
-        CheckpointError: there is none, or its codebooks are not the model's.
+        CheckpointError: there is no codec, or it does not have the codebooks of the model.
     """
     codec = load_codec(find_codec(checkpoint.folder) if name is None else name)
     model_shape = (checkpoint.stream_ids.num_codebooks, checkpoint.num_codes)
     if (codec.num_codebooks, codec.codebook_size) != model_shape:
         raise CheckpointError(
-            f"codec {codec.name} has {codec.num_codebooks} codebooks of {codec.codebook_size} codes, the model "
-            f"{checkpoint.folder} {model_shape[0]} of {model_shape[1]}; name the codec that the model was trained with"
+            f"codec {codec.name} has {codec.num_codebooks} codebooks of {codec.codebook_size} codes, but the model "
+            f"{checkpoint.folder} has {model_shape[0]} codebooks of {model_shape[1]} codes. "
+            "Name the codec that the model was trained with."
         )
     return codec

@@ -37,7 +37,7 @@ def freeze(model: nn.Module, family: Family, kinds: Sequence[str]) -> None:
         for parameter in _list_parameters(model, family, kind):
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise RecipeError(f"model.freeze: nothing is left to train; there are {', '.join(present)}")
+        raise RecipeError(f"model.freeze: nothing is left to train. Freeze fewer of {', '.join(present)}.")
 
 
 def freeze_text_head(model: nn.Module, family: Family) -> None:
@@ -73,7 +73,7 @@ def format_trainable(table: dict[str, tuple[int, int]]) -> str:
     trained, total = (sum(counts) for counts in zip(*table.values(), strict=True))
     rows = [("parameters of", "trained", "all", "")]
     rows += [(name, f"{some:,}", f"{all_:,}", f"{some / all_:.2%}") for name, (some, all_) in table.items()]
-    rows.append(("together", f"{trained:,}", f"{total:,}", f"{trained / total:.2%}"))
+    rows.append(("total", f"{trained:,}", f"{total:,}", f"{trained / total:.2%}"))
     first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
     return "\n".join(
         "  ".join((row[0].ljust(first), *(cell.rjust(w) for cell, w in zip(row[1:], others, strict=True))))

@@ -1,4 +1,4 @@
-"""When a generated clip ends."""
+"""Decide when a generated clip ends."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Callbacks of a run: progress for a reader, metrics for a program, and samples of generated speech."""
+"""Callbacks of a run: a progress bar, a file of metrics, and samples of generated speech."""
 
 import json
 import random
@@ -35,14 +35,16 @@ def keeping_random_state() -> Iterator[None]:
     """Restore the state of every random generator after the block."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=devices):
-        yield
-    random.setstate(python_state)
-    np.random.set_state(numpy_state)
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
 class ReadableProgress(ProgressCallback):
-    """Trainer's progress bar, with one readable line per log instead of a dictionary.
+    """Show the progress bar of Trainer, with one readable line per log instead of a dictionary.
 
     All metrics are in ``metrics.jsonl`` and go to the integrations of ``report_to``.
     """
@@ -121,7 +123,7 @@ class GenerateSamples(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Generate what training is compared with. A run from the beginning removes the samples of an earlier run."""
+        """Generate samples of the untrained model, unless the run is resumed. Samples of an earlier run are removed."""
         if state.global_step == 0:
             if state.is_world_process_zero:
                 shutil.rmtree(self.folder, ignore_errors=True)

@@ -63,19 +63,22 @@ def find_start(output_dir: str | Path, resume_from_checkpoint: str | Path | bool
     else:
         start = Path(resume_from_checkpoint) if resume_from_checkpoint else None
     if start is not None and not (start / TRAINER_STATE_FILE).is_file():
-        raise RecipeError(f"training.resume_from_checkpoint: {start} is no checkpoint of a training run")
+        raise RecipeError(
+            f"training.resume_from_checkpoint: {start} is not a checkpoint of a training run. "
+            "Give a folder checkpoint-N of the output folder, or true for the last one."
+        )
     if start is not None and not any((start / name).exists() for name in OPTIMIZER_FILES):
         raise RecipeError(
             f"training.resume_from_checkpoint: {start} has no optimizer state (training.save_only_model), so the run "
-            "cannot be resumed; start a new one with model.name_or_path"
+            "cannot be resumed. Start a new run with this folder as model.name_or_path."
         )
     is_own = start is not None and start.resolve().parent == Path(output_dir).resolve()
     if later := [
         path for path in complete if not (is_own and start and _read_step(path) <= _read_step(start))
     ]:
         raise RecipeError(
-            f"training.output_dir: {output_dir} has {later[-1].name} of an earlier run; resume it with "
-            "--resume_from_checkpoint true, or choose another folder, or move it away"
+            f"training.output_dir: {output_dir} has {later[-1].name} of an earlier run. Resume it with "
+            "--resume_from_checkpoint true, choose another folder, or move that checkpoint away."
         )
     return start
 

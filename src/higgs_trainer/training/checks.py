@@ -70,7 +70,7 @@ EXAMPLE_CHECKS = (
     ExampleCheck(
         "each clip has its placeholders",
         has_a_placeholder_per_column,
-        "codes would be read at wrong positions; the tokenizer or chat template is not this model's",
+        "codes would be read at wrong positions; use the tokenizer and the chat template of this model",
     ),
     ExampleCheck(
         "end of stream is supervised once a codebook",
@@ -129,7 +129,7 @@ def inspect_model(trainer: Any, examples: Sequence[Example]) -> list[CheckResult
                 "LoRA reaches the audio FFN",
                 any(not audio_ffn.isdisjoint(name.split(".")) for name in adapted),
                 f"{len(adapted)} LoRA tensors",
-                "most of what Higgs Audio knows about sound is there; use target_modules: attention+audio_ffn",
+                "most of what Higgs Audio knows about sound is there; set adapter.target_modules: attention+audio_ffn",
             )
         )
     model.train(was_training)
@@ -177,12 +177,12 @@ def _inspect_causality(trainer: Any, model: nn.Module, examples: Sequence[Exampl
         "a later frame leaves earlier predictions unchanged",
         change <= 1e-4 * float(before.abs().max()),
         f"largest change {change:.1e}",
-        "the model sees its own targets; check attn_implementation and any attention mask",
+        "the model sees its own targets; check model.attn_implementation and any attention mask",
     )
 
 
 def _inspect_isolation(trainer: Any, model: nn.Module, examples: Sequence[Example]) -> CheckResult:
-    """Compare the logits of the last example of a pack with those that it has in a batch of its own."""
+    """Compare the logits of the last example of a pack with those of the same example alone."""
 
     def compute_logits_NKC(packed: Sequence[Example]) -> Tensor:
         return _align(trainer, model, *_prepare(trainer, packed)).audio_logits_NKC
@@ -194,7 +194,7 @@ def _inspect_isolation(trainer: Any, model: nn.Module, examples: Sequence[Exampl
         "an example in a pack is predicted as if it were alone",
         change <= 1e-4 * float(alone_NKC.abs().max()),
         f"largest change {change:.1e}",
-        "examples of a pack see each other; use attn_implementation: packed_sdpa, or data.packing: false",
+        "examples of a pack attend to each other; set model.attn_implementation: packed_sdpa, or data.packing: false",
     )
 
 
@@ -218,5 +218,5 @@ def _inspect_shift(trainer: Any, model: nn.Module, examples: Sequence[Example]) 
         is_untrained or (here < earlier and here < later),
         f"{here:.3f} against {earlier:.3f} and {later:.3f}"
         + (f"; not judged, the model is near chance ({chance:.3f})" if is_untrained else ""),
-        "the model was trained with another alignment, or the codes are from another codec",
+        "the model was trained with another alignment, or another codec made the codes; prepare the data with --model",
     )

@@ -59,8 +59,9 @@ class FiniteGradients(TrainerCallback):
         # Every rank has the same gradient, so every rank reaches this collective call.
         utterances: Sequence[str] = gather_object(list(self.utterances))
         raise LossError(
-            f"the gradient's norm is {float(norm)} at step {state.global_step}, before the optimizer step: one of "
-            f"utterances {', '.join(utterances)}"
+            f"the gradient's norm is {float(norm)} at step {state.global_step}, before the optimizer step, "
+            f"because of one of the utterances {', '.join(utterances)}. "
+            "Listen to them, or lower training.learning_rate."
         )
 
 

@@ -7,7 +7,7 @@ One optimizer step, in order:
                     dataset/code_noise.py       in training, a share of the codes may be replaced
     collator        dataset/collator.py         examples become a batch: model inputs, targets, metadata
     counts          `count_targets`             supervised cells in the whole step, all micro-batches, all ranks
-    guard           label_guard/mixin.py        layers 1 to 4: targets leave the batch, what is foreign is named
+    guard           label_guard/mixin.py        layers 1 to 4: targets leave the batch, an unknown key is an error
     loss            `compute_guarded_loss`      for each micro-batch:
       forward       transformers' model         layer 5 of the guard; model/attention.py, model/indexed_layers.py
       alignment     model/families/             logits next to the targets that they predict
@@ -19,7 +19,7 @@ One optimizer step, in order:
     optimizer       Trainer                     and the learning-rate schedule
     log             `log`                       totals become metrics; training/callbacks.py shows and stores them
 
-Evaluation takes the same way up to the totals, from `evaluation_loop`. ``training/checkpoints.py`` saves and resumes.
+Evaluation runs the same steps up to the totals, from `evaluation_loop`. ``training/checkpoints.py`` saves and resumes.
 """
 
 import time
@@ -111,7 +111,7 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         if weights.text and not family.has_text_logits:
             raise LossError(
                 f"the weight of the text loss is {weights.text}, but {family.name} returns no logits over text from "
-                "its ordinary forward; leave it at 0"
+                "its ordinary forward. Set the weight to 0."
             )
         self.family = family
         self.weights = weights
@@ -128,7 +128,7 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         self.finite_gradients = FiniteGradients(self.accelerator, self.step_utterances)
         self.add_callback(self.finite_gradients)
 
-    # The stations of a step
+    # A training step
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Build the data loader of training.
@@ -184,7 +184,8 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         loss = self._sum_terms(aligned, counts, metadata, is_training=model.training, overwrite=overwrite)
         if not torch.isfinite(loss):
             raise LossError(
-                f"the loss is {loss.item()} at step {self.state.global_step}: utterances {_list_ids(metadata)}"
+                f"the loss is {loss.item()} at step {self.state.global_step}, for the utterances "
+                f"{_list_ids(metadata)}. Listen to them, or lower training.learning_rate."
             )
         if model.training:
             # DDP averages gradients over ranks, but the loss of each rank is already its share of the step.
@@ -204,7 +205,10 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         logits_NKC, targets_NK = aligned.audio_logits_NKC, aligned.audio_targets_NK
         cells_K, text_tokens = counts[:-1], counts[-1]
         if not int(cells_K.sum()):
-            raise LossError(f"no supervised audio cell in this step: utterances {_list_ids(metadata)}")
+            raise LossError(
+                f"no supervised audio cell in this step, for the utterances {_list_ids(metadata)}. "
+                "Check the audio labels of the batch: all of them are -100."
+            )
         smoothing = self.args.label_smoothing_factor if is_training else 0.0
         totals = self.training_totals if is_training else self.evaluation_totals
         # Before the sums, which may overwrite the logits.
@@ -219,8 +223,8 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
             return loss
         if aligned.text is None or not int(text_tokens):
             raise LossError(
-                f"the weight of the text loss is {self.weights.text}, but no text token of this step is supervised: "
-                f"utterances {_list_ids(metadata)}; set the weight to 0, or put label_ids into the batch"
+                f"the weight of the text loss is {self.weights.text}, but no text token of this step is supervised, "
+                f"for the utterances {_list_ids(metadata)}. Set the weight to 0, or put label_ids into the batch."
             )
         text_sum = compute_text_cross_entropy_sum(
             *aligned.text, label_smoothing=smoothing, overwrite=overwrite

@@ -33,7 +33,7 @@ def test_a_model_finds_the_codec_in_its_folder(folder):
 
 def test_a_codec_of_another_size_is_refused(folder, tmp_path):
     fit_codec(5).save_pretrained(tmp_path / "other")
-    with pytest.raises(CheckpointError, match=r"8 codebooks of 5 codes, the model .* 8 of 8"):
+    with pytest.raises(CheckpointError, match=r"8 codebooks of 5 codes, but the model .* 8 codebooks of 8"):
         load_codec_of(load_checkpoint(folder), str(tmp_path / "other"))
 
 

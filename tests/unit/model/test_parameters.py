@@ -67,4 +67,4 @@ def test_the_table_adds_up():
     # Two layers, rank 3, and one magnitude per row.
     assert table["q_proj"][0] == 2 * (3 * 32 + 3 * 32 + 32)
     *_, last = format_trainable(table).splitlines()
-    assert last.split()[:2] == ["together", f"{trained:,}"]
+    assert last.split()[:2] == ["total", f"{trained:,}"]

@@ -39,7 +39,7 @@ def test_a_run_starts_from_the_last_or_from_the_beginning(tmp_path):
 
 def test_a_folder_that_cannot_be_resumed_is_named(tmp_path):
     (tmp_path / "checkpoint-5").mkdir()
-    with pytest.raises(RecipeError, match="checkpoint-5 is no checkpoint"):
+    with pytest.raises(RecipeError, match="checkpoint-5 is not a checkpoint"):
         find_start(tmp_path, tmp_path / "checkpoint-5")
     make_checkpoint(tmp_path, 6, optimizer=None)
     with pytest.raises(RecipeError, match="checkpoint-6 has no optimizer state"):

@@ -1,4 +1,4 @@
-"""What the rest of the package must know about one kind of model: the fields of `Family`.
+"""`Family`: everything that the rest of the package must know about one kind of model.
 
 Each family is one file in this folder and one row of the table in ``__init__.py``. No other code asks which family a
 model is of: it calls what the family's row holds.

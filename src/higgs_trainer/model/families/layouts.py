@@ -205,4 +205,4 @@ def rename_to_boson(native_name: str) -> str:
     for boson, native in NATIVE_NAMES.items():
         if native_name.startswith(native):
             return boson + native_name.removeprefix(native)
-    raise KeyError(native_name)
+    raise KeyError(f"{native_name} is not a weight of transformers' Higgs Audio v2")
