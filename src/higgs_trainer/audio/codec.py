@@ -1,7 +1,8 @@
 """The interface of a codec, and loading one by name.
 
-A codec converts a waveform to codes and back. There are two: the embedded codec (`mel_codec.py`: small, on a CPU, no
-download) and the real Higgs Audio v2 tokenizer (`HiggsTokenizerCodec`: a download, best on a GPU).
+A codec converts a waveform to codes and back. There are two: the mel codec (`mel_codec.py`), which is small, runs on a
+CPU and needs no download, and the released Higgs Audio v2 tokenizer (`HiggsTokenizerCodec`), which is a download and
+runs best on a GPU.
 """
 
 import hashlib
@@ -18,9 +19,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from higgs_trainer.audio.mel_codec import CONFIG_FILE, MelCodec
 from higgs_trainer.errors import CheckpointError
 
-MEL_CODEC_CONFIG = "codec_config.json"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -67,7 +68,7 @@ def pad_waveform(waveform_S: Tensor, num_samples: int) -> Tensor:
 
 
 def load_codec(name: str | Path) -> Codec:
-    """Load a codec: "embedded", the folder of either codec, or the hub name of the real tokenizer.
+    """Load a codec: "embedded", the folder of either codec, or the hub name of the released tokenizer.
 
     Raises:
         CheckpointError: there is no such codec, or a library that it needs is missing.
@@ -76,20 +77,18 @@ def load_codec(name: str | Path) -> Codec:
         with as_file(files("higgs_trainer.audio") / "embedded_codec") as folder:
             return _load_mel_codec(folder)
     folder = Path(name)
-    if (folder / MEL_CODEC_CONFIG).is_file():
+    if (folder / CONFIG_FILE).is_file():
         return _load_mel_codec(folder)
     if (folder / "config.json").is_file() or (not folder.exists() and HUB_NAME.fullmatch(str(name))):
         return HiggsTokenizerCodec.from_pretrained(name)
     what = "contains no codec" if folder.is_dir() else "is not the folder of a codec"
     raise CheckpointError(
-        f"{name} {what} ({MEL_CODEC_CONFIG} or config.json). Give 'embedded', the folder of a codec, "
+        f"{name} {what} ({CONFIG_FILE} or config.json). Give 'embedded', the folder of a codec, "
         "or a hub name such as bosonai/higgs-audio-v2-tokenizer."
     )
 
 
 def _load_mel_codec(folder: Path) -> Codec:
-    from higgs_trainer.audio.mel_codec import MelCodec
-
     try:
         return MelCodec.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -99,7 +98,7 @@ def _load_mel_codec(folder: Path) -> Codec:
 
 
 class HiggsTokenizerCodec:
-    """The real tokenizer: a thin wrapper of transformers' `HiggsAudioV2TokenizerModel`."""
+    """The released tokenizer: a thin wrapper around transformers' `HiggsAudioV2TokenizerModel`."""
 
     def __init__(self, model: Any, name: str) -> None:
         self.name = name

@@ -19,9 +19,12 @@ from higgs_trainer.files import whole_file
 SAMPLE_RATE_HZ = 24_000
 CUT_OFF = re.compile(r"^ *(?:data|SSND) *: *(\d+) \(should be (\d+)\)", re.MULTILINE)
 LENGTH_UNKNOWN = 2**31 - 2**16
-SHORTEST_SECONDS = 0.1  # fewer than three codec frames, too short for a word
-MOST_CHANNELS = 2  # averaging is right for stereo, but not for 5.1
-RATES_HZ = range(1_000, 768_001)  # any other rate means a damaged header
+# 0.1 s is less than three codec frames, too short for a word.
+SHORTEST_SECONDS = 0.1
+# Averaging the channels is right for stereo, but not for 5.1.
+MOST_CHANNELS = 2
+# Any other sample rate means a damaged header.
+RATES_HZ = range(1_000, 768_001)
 
 KINDS = {
     stat.S_IFREG: "a file",
@@ -80,7 +83,8 @@ def decode_file(path: str | Path, *, max_seconds: float = math.inf) -> Decoded:
             _check_header(path, file, max_seconds)
             most = -1 if math.isinf(max_seconds) else int(max_seconds * rate_hz) + 1
             samples_SC = file.read(most, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError, ValueError, TypeError) as error:  # TypeError: *.raw
+    # soundfile raises TypeError for *.raw.
+    except (soundfile.LibsndfileError, OSError, ValueError, TypeError) as error:
         raise AudioError(path, f"cannot be read as audio ({error})", "Convert it to WAV or FLAC.") from error
     decoded = Decoded(samples_SC, rate_hz)
     # The header may have announced less, or nothing.
@@ -136,7 +140,7 @@ def _check_header(path: str | Path, file: soundfile.SoundFile, max_seconds: floa
 def _is_cut_off(log: str) -> bool:
     """Return whether a WAV or AIFF file is shorter than its header announces, which libsndfile only logs.
 
-    Programs that write into a pipe announce about 2 or 4 GB because they do not know the length: that is no loss.
+    A program that writes into a pipe does not know the length and announces about 2 or 4 GB. Such a file is complete.
     """
     found = CUT_OFF.search(log)
     return found is not None and int(found[2]) < int(found[1]) < LENGTH_UNKNOWN

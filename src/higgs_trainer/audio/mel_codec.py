@@ -1,11 +1,13 @@
-"""The embedded codec: small, on a CPU, without a download, with codes of the shape of Higgs Audio's tokenizer.
+"""The mel codec: small, for CPUs, without a download. Its codes have the shape of those of Higgs Audio's tokenizer.
 
-24 kHz, 25 frames a second, 8 codebooks. A frame of 40 ms is four steps of 10 ms, each a log-mel spectrum of 80 bands:
+It works at 24 kHz, with 25 frames a second and 8 codebooks. A frame of 40 ms is four steps of 10 ms, each a log-mel
+spectrum of 80 bands:
 
     waveform_S -> log-mel_FM (M = 4 * 80) -> principal components_FD -> residual vector quantization -> codes_FK
 
-and back. Fast Griffin-Lim estimates the phase, which a mel spectrum does not contain. Speech sounds robotic and stays
-intelligible. The codec represents the voices of its fit best; `MelCodec.fit` fits one to any recordings in minutes.
+Decoding goes the same way back. Fast Griffin-Lim estimates the phase, which a mel spectrum does not contain. Speech
+sounds robotic and stays intelligible. A codec represents the voices that it was fitted on best; `MelCodec.fit` fits one
+to any recordings in minutes. The package ships one fit, "embedded"; the demo has another.
 
 Axes: S samples, F frames, M log-mel values of a frame, D components, K codebooks, C codes in a codebook, N beams.
 """
@@ -24,7 +26,10 @@ from safetensors.torch import load_file, save_file
 
 from higgs_trainer.files import write_json
 
-FORMAT = 1  # of the front end below and of the saved folder; part of the fingerprint
+CONFIG_FILE, WEIGHTS_FILE = "codec_config.json", "codec.safetensors"
+
+# The version of the computation below and of the saved folder. It is part of the fingerprint.
+FORMAT = 1
 SAMPLE_RATE_HZ = 24_000
 FRAMES_PER_SECOND = 25
 NUM_CODEBOOKS = 8
@@ -35,10 +40,12 @@ STEP_SAMPLES = FRAME_SAMPLES // STEPS_PER_FRAME
 WINDOW_SAMPLES = 1024
 NUM_MELS = 80
 NUM_COMPONENTS = 64
-MEL_FLOOR = 1e-3  # a smaller magnitude counts as silence
+# A smaller magnitude counts as silence.
+MEL_FLOOR = 1e-3
 
 BEAMS = 16
-FRAMES_PER_CHUNK = 512  # limits the memory of the beam search
+# Limits the memory of the beam search.
+FRAMES_PER_CHUNK = 512
 
 GRIFFIN_LIM_ITERATIONS = 60
 GRIFFIN_LIM_MOMENTUM = 0.99
@@ -131,10 +138,10 @@ class MelCodec:
         return waveform_S / waveform_S.abs().max().clamp(min=1.0)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `codec_config.json` and `codec.safetensors`."""
+        """Write the configuration and the weights into a folder, which is made if it is missing."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self._tensors(), folder / "codec.safetensors")
+        save_file(self._tensors(), folder / WEIGHTS_FILE)
         config = {
             "codec": "mel_codec",
             "format": FORMAT,
@@ -145,19 +152,19 @@ class MelCodec:
             "codebook_size": self.codebook_size,
             "fingerprint": self.fingerprint,
         }
-        write_json(folder / "codec_config.json", config)
+        write_json(folder / CONFIG_FILE, config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> MelCodec:
         """Read what `save_pretrained` wrote. Raise ValueError if the files do not belong together."""
         folder = Path(folder)
-        config = json.loads((folder / "codec_config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         if (config.get("codec"), config.get("format")) != ("mel_codec", FORMAT):
             raise ValueError(f"{folder} is not a mel_codec of format {FORMAT}")
-        tensors = {key: tensor.float() for key, tensor in load_file(folder / "codec.safetensors").items()}
+        tensors = {key: tensor.float() for key, tensor in load_file(folder / WEIGHTS_FILE).items()}
         codec = cls(name=config["name"], **tensors)
         if codec.fingerprint != config["fingerprint"]:
-            raise ValueError(f"{folder}: codec.safetensors is not the file that codec_config.json describes")
+            raise ValueError(f"{folder}: {WEIGHTS_FILE} is not the file that {CONFIG_FILE} describes")
         return codec
 
     def _tensors(self) -> dict[str, torch.Tensor]:
