@@ -24,7 +24,7 @@ SPEECH_PANEL = "Speech"
 SHARING_PANEL = "Sharing"
 
 SAME_FOR_ALL_RANKS = (None, 0, Terminated.exit_code)
-"""Exit codes with which every rank ends at the same point, so that no rank waits for another."""
+"""Exit codes with which all ranks end at the same point, so that none waits for another."""
 
 app = typer.Typer(
     name="higgs-trainer",
@@ -67,7 +67,8 @@ def _run(arguments: Sequence[str] | None) -> int | str | None:
     except LabelLeakError as error:
         _print_error(error)
         return 1
-    except SystemExit as ended:  # typer ends every command so
+    # typer ends every command with this exception.
+    except SystemExit as ended:
         return ended.code
     return 0
 

@@ -1,4 +1,4 @@
-"""prepare, convert-manifest: from recordings and transcripts to a dataset."""
+"""prepare, convert-manifest: make a dataset or a manifest from recordings and transcripts."""
 
 from pathlib import Path
 from typing import Annotated
@@ -30,8 +30,8 @@ def prepare(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Encode with this codec: the folder of one, a name on the hub, or 'embedded' for the small codec "
-            "of the demo. Give --codec, --recipe or --model.",
+            help="Encode with this codec: a folder, a hub name, or 'embedded' for the small codec in this package. "
+            "Give exactly one of --codec, --recipe and --model.",
         ),
     ] = None,
     recipe: Annotated[
@@ -52,7 +52,9 @@ def prepare(
     ] = 0,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.html", help="Write an HTML page about the corpus, with players."),
+        typer.Option(
+            metavar="FILE.html", help="Write an HTML page about the corpus, with audio players, to this file."
+        ),
     ] = None,
     loudness_lufs: Annotated[
         float | None,
@@ -99,7 +101,7 @@ def prepare(
         Path | None,
         typer.Option(
             metavar="FILE.json",
-            help="Rewrite control tags in the texts by the table in this file, a JSON object of tag and text.",
+            help="Replace control tags in the texts as this JSON file says, an object of tags and replacements.",
             rich_help_panel=TEXTS,
         ),
     ] = None,
@@ -146,7 +148,7 @@ def prepare(
         typer.Option(
             metavar="FACTOR",
             min=1.0,
-            help="Reject recordings spoken this many times faster or slower than the corpus.",
+            help="Reject recordings that are this many times faster or slower than the median of their language.",
             rich_help_panel=LIMITS,
         ),
     ] = 4.0,
@@ -174,6 +176,7 @@ def prepare(
     """
     from higgs_trainer.corpus.measurements import Limits
     from higgs_trainer.corpus.prepare import prepare
+    from higgs_trainer.dataset.prepared import REJECTED_NAME
     from higgs_trainer.manifest.text import TextRules, read_tags
 
     done = prepare(
@@ -206,7 +209,7 @@ def prepare(
     if done.resumed:
         typer.echo(f"resumed: {done.resumed} recordings were encoded already")
     if card.rejected:
-        typer.echo(f"rejected: {card.rejected} rows; {done.folder / 'rejected.jsonl'} says why")
+        typer.echo(f"rejected: {card.rejected} rows; {done.folder / REJECTED_NAME} has the reasons")
     for note in done.notes:
         typer.echo(f"note: {note}")
     for name, counts in (("tasks", card.tasks), ("changed in texts", card.text_changes)):

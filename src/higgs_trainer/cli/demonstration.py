@@ -1,4 +1,4 @@
-"""demo: the whole way from recordings to a judged voice, on packaged data."""
+"""demo: fine-tune a small model on packaged recordings, and judge it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,7 @@ def demo(
         ),
     ] = False,
 ) -> None:
-    """Fine-tune a small model on the recordings of a new voice, and judge and hear the result.
+    """Fine-tune a small model on recordings of a new voice, judge it, and write a page to listen to.
 
     It runs offline on a CPU and takes minutes. The model and the recordings are in the package higgs-trainer-demo.
     """

@@ -1,4 +1,4 @@
-"""The verb `evaluate`."""
+"""evaluate: score the speech of one model or two."""
 
 import itertools
 import json
@@ -40,13 +40,15 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="MODEL [MODEL]",
-            help="One model, or two to compare. 'recordings' stands for the recordings of the texts.",
+            help="One model, or two to compare. Write 'recordings' to score the recordings of the texts instead.",
         ),
     ],
     text_file: TextFile = None,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="A prepared held-out set, instead of --text-file."),
+        typer.Option(
+            metavar="DIR", help="Evaluate the rows of this prepared dataset instead of --text-file."
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -62,18 +64,25 @@ def evaluate(
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="A recording of another person, for comparison. Default: the other voices among the texts.",
+            help="Also compare the speech with this recording of another person; may be repeated. "
+            "Default: the other voices among the texts.",
         ),
     ] = None,
     asr: Annotated[
-        str, typer.Option(metavar="NAME", help="A speech recogniser, or the folder of a Whisper model.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Speech recogniser that transcribes the clips: a name, or the folder of a Whisper model.",
+        ),
     ] = "whisper-tiny.en",
-    quality: Annotated[bool, typer.Option(help="Predict quality (needs the extra 'evaluate').")] = True,
+    quality: Annotated[
+        bool, typer.Option(help="Predict the quality of each clip (needs the extra 'evaluate').")
+    ] = True,
     spell_digits: Annotated[
         bool,
         typer.Option(
             "--spell-digits",
-            help="Compare numbers digit by digit. For English texts that are digits, as in the demo.",
+            help="Compare numbers digit by digit, for English texts that consist of digits, as in the demo.",
         ),
     ] = False,
     json_line: Annotated[

@@ -27,6 +27,7 @@ from higgs_trainer.cli.voice_options import (
     read_texts,
     read_voice,
 )
+from higgs_trainer.run_folder import CLIP_INDEX_FILE
 
 
 @app.command(rich_help_panel=SPEECH_PANEL)
@@ -40,7 +41,9 @@ def generate(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="DIR", help="Write WAV files and index.jsonl to this folder."),
+        typer.Option(
+            "--output", "-o", metavar="DIR", help=f"Write WAV files and {CLIP_INDEX_FILE} to this folder."
+        ),
     ],
     text: Annotated[str | None, typer.Option(help="Generate this text.")] = None,
     text_file: TextFile = None,
@@ -65,8 +68,8 @@ def generate(
 
     A line of FILE is a sentence or, in JSON lines, an object with **text** and optionally its own scene, ref_audio with
     ref_text, references, language and seed. Mark the turns of a dialogue with **[SPEAKER0]**, **[SPEAKER1]** in its
-    text. The voice is that of the references if there are any, else that of the scene or the adapter. Clips that were
-    cut at --max-seconds are listed at the end.
+    text. The voice is that of the references if there are any, else that of the scene or the adapter. At the end, the
+    command lists the clips that were cut at --max-seconds.
     """
     script = read_texts(text, text_file)
     voice = read_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
@@ -96,7 +99,7 @@ def generate(
     done = generate_into_folder(speech_model, requests, output, batch_size=batch_size)
     typer.echo(
         f"{output}: {done.num_clips} clips, {done.audio_seconds:.1f} s of audio generated in {done.seconds:.1f} s; "
-        "index.jsonl lists them in the order of the texts"
+        f"{CLIP_INDEX_FILE} lists them in the order of the texts"
     )
     if done.at_limit:
         typer.echo(

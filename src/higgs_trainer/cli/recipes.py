@@ -1,4 +1,4 @@
-"""recipes, recipe-schema: what to start from, and help for editors."""
+"""recipes, recipe-schema: list and copy the shipped recipes, and print the schema for editors."""
 
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +31,7 @@ def recipes(
         typer.echo(f"{copy_recipe(name, output)}: written")
         return
     if output is not None:
-        raise UserError("--output needs a recipe. Write higgs-trainer recipes NAME -o FILE.")
+        raise UserError("--output needs the name of a recipe. Write higgs-trainer recipes NAME -o FILE.")
     from rich.markup import escape
     from rich.table import Table
 

@@ -28,8 +28,8 @@ def report(
 ) -> None:
     """Write an HTML page about one run, or about several runs side by side.
 
-    It has audio players, training curves, the guard's report, the data and the recipe. The page is one file that holds
-    its audio and loads nothing from elsewhere. Parts that a folder lacks are named on the page.
+    The page has audio players, training curves, the guard's report, the data and the recipe. It is one file that
+    contains its audio and loads nothing from the network. If a folder lacks a part, the page says so.
     """
     from higgs_trainer.report.run_page import write_report
 

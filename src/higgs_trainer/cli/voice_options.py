@@ -121,7 +121,7 @@ BatchSize = Annotated[
     int,
     typer.Option(
         min=1,
-        help="Number of texts to generate at once; it does not change the result.",
+        help="Number of texts to generate at once. In float32 it does not change the result.",
         rich_help_panel=MACHINE_PANEL,
     ),
 ]
@@ -141,7 +141,7 @@ def read_texts(text: str | None, text_file: Path | None) -> "list[Utterance]":
     """Read the texts to generate from the command line or from a file.
 
     Raises:
-        UserError: neither or both are given, or the text or the file cannot be used.
+        UserError: neither or both of the two are given, or the text or the file cannot be used.
     """
     if (text is None) == (text_file is None):
         raise UserError("Give the text to generate with either --text TEXT or --text-file FILE.")

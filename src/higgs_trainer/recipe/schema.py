@@ -53,8 +53,8 @@ class ModelRecipe(Section):
     """Attention function. "packed_sdpa" attends within each example of a pack with PyTorch's SDPA;
     "flash_attention_2" does so in one kernel on a GPU."""
     codec: Annotated[Literal["embedded"] | FolderOrName | None, Field(union_mode="left_to_right")] = None
-    """Audio codec: "embedded" (the demo's small codec), a folder, or a name on the hub. null: the folder "codec" inside
-    the model's folder."""
+    """Audio codec: "embedded" (the small codec in this package), a folder, or a name on the hub. null: the folder
+    "codec" inside the model's folder."""
     freeze: Names = ()
     """Kinds of modules that full fine-tuning does not train. Not together with an adapter."""
 
