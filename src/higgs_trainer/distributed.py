@@ -35,8 +35,9 @@ class Processes:
             self._state.wait_for_everyone()
 
     def share(self, make: Callable[[], T]) -> T:
-        """Call ``make`` in process 0 and broadcast its result. If it raises an error of this package, all processes
-        raise.
+        """Call ``make`` in process 0 and broadcast its result.
+
+        If ``make`` raises an error of this package, all processes raise.
 
         Raises:
             UserError: in the other processes, if ``make`` failed in process 0.
@@ -87,7 +88,8 @@ def leave_processes() -> None:
     frees a finished all-reduce during interpreter shutdown can abort the process (SIGABRT), and the launcher then kills
     the others, even while they write.
     """
-    torch = sys.modules.get("torch")  # a process that has not imported torch is in no group
+    # A process that has not imported torch is in no group.
+    torch = sys.modules.get("torch")
     if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return
     # A trainer is a reference cycle. What it holds of the group would keep the threads alive.

@@ -1,4 +1,4 @@
-"""The name and the content of every file that training, speaking and judging write.
+"""The name and the content of every file that training, `generate` and `evaluate` write.
 
 Writers and readers both import from here, so that neither can look for a file or a field that the other does not write.
 The types at the end say what is in the JSON files. guard_report.json belongs to label-guard, trainer_state.json to
@@ -68,7 +68,7 @@ EVALUATION_SCHEMA = "higgs-trainer/evaluation/2"
 # The names of clips and figures from before and after training.
 BEFORE, AFTER = "before", "after"
 
-# In each folder of spoken clips.
+# In each folder of generated clips.
 CLIP_INDEX_FILE = "index.jsonl"
 
 # In the demo's output folder, next to the run folder.
@@ -86,7 +86,7 @@ RUN_RECORD = (
     EVALUATION_FOLDER,
     SAMPLES_FOLDER,
 )
-"""What describes a run. `merge` copies these files and folders next to the merged weights."""
+"""The files and folders that describe a run. `merge` copies them next to the merged weights."""
 
 # Training writes these, and nothing else does. A recipe alone is no sign: users keep theirs anywhere.
 SIGNS_OF_A_RUN = (ENVIRONMENT_FILE, PARAMETERS_FILE, LOG_FILE, METRICS_FILE, GUARD_REPORT_FILE)
@@ -103,17 +103,17 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def name_clip(number: int) -> str:
-    """Return the file name of a spoken clip."""
+    """Return the file name of a generated clip."""
     return f"{number:04d}.wav"
 
 
 def name_samples(step: int) -> str:
-    """Return the name of the folder, in ``samples``, of the clips spoken after this step."""
+    """Return the name of the folder, in ``samples``, of the clips that were generated after this step."""
     return f"step-{step}"
 
 
 def list_samples(run: Path) -> dict[int, Path]:
-    """Return the folders of spoken samples in a run folder by step, the earliest first."""
+    """Return the folders of samples in a run folder by step, the earliest first."""
     matches = (
         (re.fullmatch(r"step-(\d+)", path.name), path) for path in (run / SAMPLES_FOLDER).glob("step-*")
     )
@@ -136,7 +136,7 @@ Metrics = dict[str, float]
 
 
 class Environment(TypedDict):
-    """``environment.json``: where a run ran. ``packages`` are versions by package, ``cuda`` is None without CUDA."""
+    """``environment.json``: the machine and the versions of a run. ``cuda`` is None without CUDA."""
 
     device: str
     processes: int
