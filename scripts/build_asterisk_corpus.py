@@ -1,6 +1,6 @@
 """Write a corpus of real recordings from a Debian package: the prompts of a telephone exchange, by one speaker.
 
-    apt-get install asterisk-core-sounds-en-g722 ffmpeg
+    apt-get install asterisk-core-sounds-en asterisk-core-sounds-en-g722 ffmpeg
     python scripts/build_asterisk_corpus.py corpora/asterisk
 
 Each recording with a transcript is decoded into `wav/` at its own sample rate of 16 kHz. `held_out.jsonl` lists every

@@ -4,7 +4,7 @@
     cp -r runs/base/packaged packages/higgs-trainer-demo/src/higgs_trainer_demo/base
 
 It takes about an hour on one CPU core and is seeded. The new voices are not in its training data. Overrides of the
-recipe such as `--max_steps 100` may follow the arguments.
+recipe may follow the arguments, such as `--max_steps 100`.
 """
 
 import argparse
@@ -21,8 +21,10 @@ from higgs_trainer.audio.mel_codec import MelCodec
 from higgs_trainer.dataset.prepared_writer import write_encoded
 from higgs_trainer.demo.blank_model import write_blank_model
 from higgs_trainer.demo.muon import build_muon
+from higgs_trainer.model.loading import CODEC_FOLDER
 from higgs_trainer.recipe.reading import read_recipe
 from higgs_trainer.run.train import train
+from higgs_trainer.run_folder import RECIPE_FILE
 
 VOICES = (
     *("rms", "rms-r82", "rms-r91", "rms-r111", "rms-r123"),
@@ -79,12 +81,13 @@ def main() -> None:
     write_encoded(train_set, output / "prepared" / "train", codec=codec, source="demo voices")
     write_encoded(held_out, output / "prepared" / "held_out", codec=codec, source="demo voices")
     write_blank_model(output / "random", codec, seed=0, **SIZES)
-    (output / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
-    train(read_recipe(output / "recipe.yaml", overrides), build_optimizer=build_muon)
-    pack(output / "trained", output / "random", output / "packaged")
+    recipe = output / RECIPE_FILE
+    recipe.write_text(RECIPE, encoding="utf-8")
+    train(read_recipe(recipe, overrides), build_optimizer=build_muon)
+    write_packaged(output / "trained", output / "random", output / "packaged")
 
 
-def pack(trained: Path, random: Path, folder: Path) -> None:
+def write_packaged(trained: Path, random: Path, folder: Path) -> None:
     """Write a model folder with the trained weights in float16, and the tokenizer, configuration files and codec."""
     model = HiggsAudioV2ForConditionalGeneration.from_pretrained(trained, dtype=torch.float16)
     model.config.use_cache = True
@@ -92,7 +95,7 @@ def pack(trained: Path, random: Path, folder: Path) -> None:
     AutoTokenizer.from_pretrained(random).save_pretrained(folder)
     for name in ("preprocessor_config.json", "generation_config.json"):
         shutil.copy(random / name, folder)
-    shutil.copytree(random / "codec", folder / "codec", dirs_exist_ok=True)
+    shutil.copytree(random / CODEC_FOLDER, folder / CODEC_FOLDER, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ NOISE_DBFS = (-75.0, -50.0)
 NOISY_SHARE = 0.3
 
 
-def voices() -> Iterator[Voice]:
+def list_voices() -> Iterator[Voice]:
     """Yield all voices: each speaker, also resampled to lower and higher pitch and formants."""
     for speaker in ("rms", "awb", "slt", "kal16"):
         for factor in (0.8, 0.87, 0.94, 1.0, 1.08, 1.16, 1.25):
@@ -66,7 +66,7 @@ def draw_sentences(words: list[str], number: int, *, seed: int, name: str) -> li
     return [" ".join(row).capitalize() + "." for row in drawn]
 
 
-def record(waveform: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def simulate_recording(waveform: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Simulate a recording: change the loudness and, for some waveforms, add noise."""
     waveform = waveform * 10 ** (generator.uniform(*GAIN_DB) / 20)
     if generator.random() < NOISY_SHARE:
@@ -81,7 +81,7 @@ def build_voice(voice: Voice, folder: Path, sentences: list[str], *, seed: int) 
     unfinished = folder.with_suffix(".unfinished")
     unfinished.mkdir(parents=True, exist_ok=True)
     for number, sentence in enumerate(sentences):
-        waveform = record(synthesize(sentence, voice), generator)
+        waveform = simulate_recording(synthesize(sentence, voice), generator)
         soundfile.write(unfinished / f"{number:03}.wav", waveform, SAMPLE_RATE_HZ, subtype="PCM_16")
     unfinished.rename(folder)
 
@@ -102,7 +102,7 @@ def main() -> None:
 
     words = read_words()
     paths: list[Path] = []
-    for voice in voices():
+    for voice in list_voices():
         folder = arguments.speech / voice.name
         if not folder.exists():
             name = voice.strings or voice.name

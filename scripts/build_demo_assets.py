@@ -52,7 +52,7 @@ def fit_codec(corpora: Path) -> MelCodec:
     return MelCodec.fit(waveforms, codebook_size=CODES_IN_A_CODEBOOK, seed=0, name="demo")
 
 
-def pack_digits(corpora: Path, codec: MelCodec, folder: Path) -> None:
+def write_digits(corpora: Path, codec: MelCodec, folder: Path) -> None:
     """Write the corpus of `higgs-trainer demo --from-scratch` as codes: about a megabyte for 98 minutes."""
     rows = read_rows(corpora, SCRATCH_VOICE)
     clips = [codec.encode(read_audio(row["audio"])).numpy().astype(np.uint8) for row in rows]
@@ -62,7 +62,7 @@ def pack_digits(corpora: Path, codec: MelCodec, folder: Path) -> None:
     (folder / "texts.txt").write_text("".join(row["text"] + "\n" for row in rows), encoding="utf-8")
 
 
-def pack_new_voice(corpora: Path, folder: Path) -> None:
+def write_new_voice(corpora: Path, folder: Path) -> None:
     """Write the recordings of the new voice as FLAC, with one manifest for training and one held-out manifest.
 
     Opus would take a third of the space, but its noise changes the codes: after training on them, the word error rate
@@ -98,8 +98,8 @@ def main() -> None:
     if not arguments.keep_codec:
         fit_codec(arguments.corpora).save_pretrained(arguments.output / "codec")
     codec = MelCodec.from_pretrained(arguments.output / "codec")
-    pack_digits(arguments.corpora, codec, arguments.output / "digits")
-    pack_new_voice(arguments.corpora, arguments.output / "new_voice")
+    write_digits(arguments.corpora, codec, arguments.output / "digits")
+    write_new_voice(arguments.corpora, arguments.output / "new_voice")
     shutil.copy(arguments.corpora / "eval_strings.txt", arguments.output / "unheard_strings.txt")
     shutil.copy(arguments.corpora / "development_strings.txt", arguments.output / "development_strings.txt")
 

@@ -60,7 +60,6 @@ class Voice:
         repeating: the number of additional utterances with repeated digits.
         resample: the factor by which pitch, formants and tempo are raised together.
         stretch: the factor of the duration that the engine is asked for, before resampling.
-        blend: a second Kokoro speaker, whose style is averaged with the first.
         strings: the voice whose strings this voice says, so that slow engines synthesize each string only once.
     """
 
@@ -71,11 +70,10 @@ class Voice:
     repeating: int = 0
     resample: float = 1.0
     stretch: float = 1.0
-    blend: str = ""
     strings: str = ""
 
 
-def base_voices() -> Iterator[Voice]:
+def list_base_voices() -> Iterator[Voice]:
     for speaker in ("kal16", "awb", "rms"):
         yield Voice(speaker, "flite", speaker, 800)
         for factor in (0.82, 0.91, 1.11, 1.23):
@@ -107,7 +105,7 @@ def synthesize_flite(text: str, voice: Voice) -> tuple[np.ndarray, int]:
 
 
 @functools.cache
-def kokoro() -> tuple[Any, dict[str, int], dict[str, np.ndarray], Any]:
+def load_kokoro() -> tuple[Any, dict[str, int], dict[str, np.ndarray], Any]:
     """Load the model, the ids of its symbols, the styles of its speakers, and the phonemizer for English."""
     import espeakng_loader
     import onnxruntime
@@ -130,16 +128,14 @@ def kokoro() -> tuple[Any, dict[str, int], dict[str, np.ndarray], Any]:
 
 
 def synthesize_kokoro(text: str, voice: Voice) -> tuple[np.ndarray, int]:
-    return infer_kokoro(text, voice.speaker, voice.blend, voice.stretch), 24_000
+    return infer_kokoro(text, voice.speaker, voice.stretch), 24_000
 
 
 @functools.lru_cache(maxsize=1000)
-def infer_kokoro(text: str, speaker: str, blend: str, stretch: float) -> np.ndarray:
-    session, ids, styles, phonemizer = kokoro()
+def infer_kokoro(text: str, speaker: str, stretch: float) -> np.ndarray:
+    session, ids, styles, phonemizer = load_kokoro()
     tokens = [ids[symbol] for symbol in phonemizer.phonemize([text])[0].strip() if symbol in ids]
     style = styles[speaker][len(tokens) - 1]
-    if blend:
-        style = (style + styles[blend][len(tokens) - 1]) / 2
     inputs = {
         "tokens": np.array([[0, *tokens, 0]], dtype=np.int64),
         "style": style.reshape(1, 256).astype(np.float32),
@@ -149,7 +145,7 @@ def infer_kokoro(text: str, speaker: str, blend: str, stretch: float) -> np.ndar
 
 
 @functools.cache
-def piper_joe() -> Any:
+def load_piper_joe() -> Any:
     import onnxruntime
     from piper import PiperVoice
 
@@ -167,7 +163,7 @@ def synthesize_piper(text: str, voice: Voice) -> tuple[np.ndarray, int]:
 def infer_piper(text: str, stretch: float) -> tuple[np.ndarray, int]:
     from piper import SynthesisConfig
 
-    chunks = list(piper_joe().synthesize(text, SynthesisConfig(length_scale=stretch)))
+    chunks = list(load_piper_joe().synthesize(text, SynthesisConfig(length_scale=stretch)))
     return np.concatenate([chunk.audio_float_array for chunk in chunks]), chunks[0].sample_rate
 
 
@@ -178,7 +174,7 @@ ENGINES: dict[str, Callable[[str, Voice], tuple[np.ndarray, int]]] = {
 }
 
 
-def finish(waveform: np.ndarray) -> np.ndarray:
+def trim_and_scale(waveform: np.ndarray) -> np.ndarray:
     """Trim speech to 100 ms before and after, padded with silence where there is less, and scale it to -23 dBFS."""
     hop = SAMPLE_RATE_HZ // 100
     steps = waveform[: len(waveform) // hop * hop].reshape(-1, hop)
@@ -198,7 +194,7 @@ def finish(waveform: np.ndarray) -> np.ndarray:
 def synthesize(text: str, voice: Voice) -> np.ndarray:
     """Synthesize `text` in `voice`, as a float32 waveform (S,) at 24 kHz."""
     waveform, rate_hz = ENGINES[voice.engine](text, voice)
-    return finish(soxr.resample(waveform, rate_hz * voice.resample, SAMPLE_RATE_HZ))
+    return trim_and_scale(soxr.resample(waveform, rate_hz * voice.resample, SAMPLE_RATE_HZ))
 
 
 def draw_strings(
@@ -268,7 +264,7 @@ def main() -> None:
     for file, strings in (("eval_strings.txt", eval_strings), ("development_strings.txt", development)):
         (output / file).write_text("\n".join(strings) + "\n", encoding="utf-8")
 
-    for voice in (*NEW_VOICES, SCRATCH_VOICE, *base_voices()):
+    for voice in (*NEW_VOICES, SCRATCH_VOICE, *list_base_voices()):
         folder = output / voice.name
         if (arguments.voices and voice.name not in arguments.voices) or (folder / "manifest.jsonl").exists():
             continue

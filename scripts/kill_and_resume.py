@@ -26,8 +26,11 @@ from higgs_trainer.audio.files import write_audio
 from higgs_trainer.audio.mel_codec import MelCodec
 from higgs_trainer.corpus.prepare import prepare
 from higgs_trainer.demo.blank_model import write_blank_model
+from higgs_trainer.model.loading import CODEC_FOLDER
+from higgs_trainer.run_folder import LOG_FILE, RECIPE_FILE, TRAINER_STATE_FILE, UNFINISHED_FOLDER
+from higgs_trainer.sharing.merging import ADAPTER_WEIGHTS
 
-STEPS_A_KILL, SAVE_STEPS = 12, 3
+STEPS_PER_KILL, SAVE_STEPS = 12, 3
 RECIPE = """
 model: {{name_or_path: model}}
 data: {{train: prepared, eval: prepared, code_noise: 0.3, tokens_per_pack: 150}}
@@ -47,7 +50,12 @@ training:
   disable_tqdm: true
   resume_from_checkpoint: true
 """
-ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "HF_HUB_OFFLINE": "1",
+}
 
 
 def main() -> None:
@@ -58,7 +66,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
-        recipe = write_inputs(Path(folder), max_steps=STEPS_A_KILL * (arguments.kills + 2))
+        recipe = write_inputs(Path(folder), max_steps=STEPS_PER_KILL * (arguments.kills + 2))
         calm, killed = Path(folder, "calm"), Path(folder, "killed")
         finish(start(recipe, calm))
         print(f"undisturbed: {len(read_losses(calm))} steps")
@@ -84,16 +92,21 @@ def write_inputs(folder: Path, *, max_steps: int) -> Path:
         write_audio(folder / f"{i}.wav", tone_S)
     rows = [{"audio": f"{i}.wav", "text": "one " * (1 + i % 4)} for i in range(len(tones))]
     (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    prepare(folder / "data.jsonl", folder / "prepared", codec=str(folder / "model" / "codec"))
-    (folder / "recipe.yaml").write_text(RECIPE.format(max_steps=max_steps, save_steps=SAVE_STEPS))
-    return folder / "recipe.yaml"
+    prepare(folder / "data.jsonl", folder / "prepared", codec=str(folder / "model" / CODEC_FOLDER))
+    recipe = folder / RECIPE_FILE
+    recipe.write_text(RECIPE.format(max_steps=max_steps, save_steps=SAVE_STEPS))
+    return recipe
 
 
 def start(recipe: Path, output_dir: Path) -> subprocess.Popen[str]:
     """Start or resume the run with the command that a user would type."""
     command = [sys.executable, "-m", "higgs_trainer", "train", str(recipe), "--output_dir", str(output_dir)]
     return subprocess.Popen(
-        command, env={**os.environ, **ALONE}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        env={**os.environ, **ENVIRONMENT},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -106,28 +119,32 @@ def finish(run: subprocess.Popen[str]) -> None:
 
 def kill_once(run: subprocess.Popen[str], output_dir: Path, *, during: str, rng: random.Random) -> None:
     """Let the run make some steps, wait for a step or a save, kill it, and check its checkpoints."""
-    before = last_step(output_dir)
-    wait = rng.randint(2, STEPS_A_KILL - SAVE_STEPS)
-    while run.poll() is None and last_step(output_dir) < before + wait:
+    before = find_last_step(output_dir)
+    wait = rng.randint(2, STEPS_PER_KILL - SAVE_STEPS)
+    while run.poll() is None and find_last_step(output_dir) < before + wait:
         time.sleep(0.001)
-    while during == "save" and run.poll() is None and not any(output_dir.glob("_unfinished/checkpoint-*")):
+    while (
+        during == "save"
+        and run.poll() is None
+        and not any(output_dir.glob(f"{UNFINISHED_FOLDER}/checkpoint-*"))
+    ):
         time.sleep(0.0002)
     time.sleep(rng.uniform(0, 0.03))
     if run.poll() is not None:
         sys.exit(f"the run ended before it was killed, with {run.returncode}:\n{run.communicate()[0]}")
     run.send_signal(signal.SIGKILL)
     run.communicate()
-    unfinished = [path.name for path in output_dir.glob("_unfinished/*")]
+    unfinished = [path.name for path in output_dir.glob(f"{UNFINISHED_FOLDER}/*")]
     whole = [path.name for path in output_dir.glob("checkpoint-*") if check_whole(path)]
     print(
-        f"killed during {during} after step {last_step(output_dir)}; complete: {whole}, unfinished: {unfinished}"
+        f"killed during {during} after step {find_last_step(output_dir)}; complete: {whole}, unfinished: {unfinished}"
     )
 
 
 def check_whole(checkpoint: Path) -> bool:
     """Open every file of a checkpoint, and check its step. An incomplete file raises an exception."""
-    state = json.loads((checkpoint / "trainer_state.json").read_text())
-    load_file(checkpoint / "adapter_model.safetensors")
+    state = json.loads((checkpoint / TRAINER_STATE_FILE).read_text())
+    load_file(checkpoint / ADAPTER_WEIGHTS)
     for name in ("optimizer.pt", "scheduler.pt"):
         torch.load(checkpoint / name, weights_only=True)
     assert all(path.stat().st_size for path in checkpoint.iterdir())
@@ -136,12 +153,12 @@ def check_whole(checkpoint: Path) -> bool:
 
 def read_metrics(output_dir: Path) -> list[dict[str, float]]:
     """Read the complete lines of the metrics file."""
-    path = output_dir / "metrics.jsonl"
+    path = output_dir / LOG_FILE
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def last_step(output_dir: Path) -> int:
+def find_last_step(output_dir: Path) -> int:
     """Return the last step in the metrics file."""
     return int(max((line["step"] for line in read_metrics(output_dir)), default=0))
 
@@ -161,7 +178,7 @@ def compare(calm: Path, killed: Path) -> None:
     if read_losses(calm) != read_losses(killed) or evaluations[0] != evaluations[1]:
         different = [(a, b) for a, b in zip(read_losses(calm), read_losses(killed), strict=False) if a != b]
         sys.exit(f"the losses differ: {different[:3]} {len(read_losses(calm))} {len(read_losses(killed))}")
-    weights = [load_file(folder / "adapter_model.safetensors") for folder in (calm, killed)]
+    weights = [load_file(folder / ADAPTER_WEIGHTS) for folder in (calm, killed)]
     if different := [name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])]:
         sys.exit(f"the weights differ: {different}")
 

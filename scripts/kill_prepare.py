@@ -31,7 +31,12 @@ from higgs_trainer.corpus.work_directory.directory import WorkDirectory
 
 RECORDINGS = 40
 LONGEST_MOMENT_SECONDS = 0.2
-ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "HF_HUB_OFFLINE": "1",
+}
 
 
 class LoggingCodec:
@@ -68,7 +73,7 @@ def write_recordings(folder: Path) -> Path:
 
 def start_prepare(manifest: Path, output: Path, log: Path) -> "subprocess.Popen[bytes]":
     command = [sys.executable, __file__, "--worker", str(manifest), str(output), str(log)]
-    return subprocess.Popen(command, env=os.environ | ALONE, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, env=os.environ | ENVIRONMENT, stderr=subprocess.DEVNULL)
 
 
 def count_encoded(output: Path) -> int:

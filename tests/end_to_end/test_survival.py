@@ -16,8 +16,8 @@ from higgs_trainer.recipe.reading import read_recipe
 from higgs_trainer.run.train import train
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "kill_and_resume.py"
-house = runpy.run_path(str(SCRIPT))
-ENVIRONMENT = {**os.environ, **house["ALONE"]}
+script = runpy.run_path(str(SCRIPT))
+ENVIRONMENT = {**os.environ, **script["ENVIRONMENT"]}
 
 
 @pytest.mark.slow
@@ -34,7 +34,7 @@ def test_two_kills_and_the_losses_are_those_of_an_undisturbed_run():
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    return house["write_inputs"](tmp_path_factory.mktemp("house"), max_steps=6)
+    return script["write_inputs"](tmp_path_factory.mktemp("run"), max_steps=6)
 
 
 def start(recipe, *overrides, **options):
@@ -58,11 +58,11 @@ def test_a_run_that_is_resumed_after_its_last_step_trains_no_more(recipe, tmp_pa
     """Killed between the last checkpoint and the result; the last step is not the last of an epoch."""
     out = tmp_path / "out"
     train_here(recipe, "--output_dir", str(out), "--max_steps", "4")
-    first, losses = (out / "adapter_model.safetensors").read_bytes(), house["read_losses"](out)
+    first, losses = (out / "adapter_model.safetensors").read_bytes(), script["read_losses"](out)
     (out / "adapter_model.safetensors").unlink()
     train_here(recipe, "--output_dir", str(out), "--max_steps", "4")
     assert (out / "adapter_model.safetensors").read_bytes() == first
-    assert house["read_losses"](out) == losses
+    assert script["read_losses"](out) == losses
     assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-4"]
     assert not list(out.rglob("training_args.bin"))
 
@@ -94,13 +94,13 @@ def test_sigterm_saves_says_how_to_go_on_and_exits_143(recipe, tmp_path):
     out = tmp_path / "out"
     without = ["--save_strategy", "no", "--eval_strategy", "no"]
     run = start(recipe, "--output_dir", str(out), "--max_steps", "2000", *without)
-    while run.poll() is None and house["last_step"](out) < 4:
+    while run.poll() is None and script["find_last_step"](out) < 4:
         time.sleep(0.01)
     run.send_signal(signal.SIGTERM)
     _, errors = run.communicate()
     assert run.returncode == 143, errors
     (checkpoint,) = out.glob("checkpoint-*")
-    assert house["check_whole"](checkpoint)
+    assert script["check_whole"](checkpoint)
     step = int(checkpoint.name.rpartition("-")[2])
     last_line = errors.strip().splitlines()[-1]
     assert f"ended by SIGTERM after step {step}; saved" in last_line
@@ -108,6 +108,6 @@ def test_sigterm_saves_says_how_to_go_on_and_exits_143(recipe, tmp_path):
     assert not (out / "metrics.json").exists()
 
     train_here(out / "recipe.yaml", "--resume_from_checkpoint", "true", "--max_steps", str(step + 2))
-    steps = [line["step"] for line in house["read_metrics"](out) if "loss" in line]
+    steps = [line["step"] for line in script["read_metrics"](out) if "loss" in line]
     assert steps == list(range(1, step + 3))
     assert json.loads((out / "trainer_state.json").read_text())["global_step"] == step + 2

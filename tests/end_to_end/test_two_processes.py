@@ -17,7 +17,7 @@ from higgs_trainer.recipe.reading import read_recipe
 from higgs_trainer.run.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
-house = runpy.run_path(str(ROOT / "scripts" / "kill_and_resume.py"))
+script = runpy.run_path(str(ROOT / "scripts" / "kill_and_resume.py"))
 TOLERANCE = 1e-5
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,11 @@ def launch(*arguments):
             *("--config_file", str(ROOT / "recipes" / "launch" / "ddp.yaml"), "--main_process_port", "0"),
             *map(str, arguments),
         ],
-        env={**os.environ, **house["ALONE"], "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"},
+        env={
+            **os.environ,
+            **script["ENVIRONMENT"],
+            "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}",
+        },
         capture_output=True,
         text=True,
     )
@@ -102,14 +106,14 @@ def test_a_shard_that_is_not_finite_stops_every_process_and_names_all_utterances
 
 def test_the_command_on_two_processes_is_the_command_on_one(tmp_path):
     """End to end: one process with two micro-batches a step, and two processes with one."""
-    recipe = house["write_inputs"](tmp_path, max_steps=4)
+    recipe = script["write_inputs"](tmp_path, max_steps=4)
     still = ["--lora_dropout", "0", "--code_noise", "0"]
     train(read_recipe(recipe, ["--output_dir", str(tmp_path / "one"), *still]))
     overrides = [*still, "--output_dir", tmp_path / "two", "--gradient_accumulation_steps", "1"]
     output = launch(ROOT / "tests" / "ending.py", "train", recipe, *overrides)
     assert output.count("two: done") == 1  # one process speaks
     assert output.count("threads of the group: 0") == 2
-    one, two = (house["read_losses"](tmp_path / name) for name in ("one", "two"))
+    one, two = (script["read_losses"](tmp_path / name) for name in ("one", "two"))
     assert len(one) == len(two) == 4
     torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=TOLERANCE, atol=0.0)
     weights = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two")]
@@ -117,5 +121,5 @@ def test_the_command_on_two_processes_is_the_command_on_one(tmp_path):
         assert torch.linalg.norm(weights[1][name] - weight) <= 1e-4 * torch.linalg.norm(weight), name
     last = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two")]
     assert last[1]["eval_loss"] == pytest.approx(last[0]["eval_loss"], rel=TOLERANCE)
-    assert house["check_whole"](tmp_path / "two" / "checkpoint-4")
+    assert script["check_whole"](tmp_path / "two" / "checkpoint-4")
     assert len(list((tmp_path / "two" / "checkpoint-4").glob("rng_state_*.pth"))) == 2

@@ -19,7 +19,7 @@ from higgs_trainer.run.assembly import build_run
 from higgs_trainer.run.train import train
 from higgs_trainer.training.metrics import list_held_out_metrics
 
-house = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "kill_and_resume.py"))
+script = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "kill_and_resume.py"))
 IN_EVERY_LOG = {"step", "epoch", "loss", "audio_loss", "codebook_0_accuracy", "learning_rate", "grad_norm"}
 IN_EVERY_LOG |= {"audio_seconds_per_second", "tokens", "tokens_per_second", "fill"}
 IN_EVERY_LOG |= {f"codebook_{k}_loss" for k in range(8)}
@@ -27,12 +27,12 @@ IN_EVERY_LOG |= {f"codebook_{k}_loss" for k in range(8)}
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    return house["write_inputs"](tmp_path_factory.mktemp("house"), max_steps=6)
+    return script["write_inputs"](tmp_path_factory.mktemp("run"), max_steps=6)
 
 
 def train_into(out, recipe, *overrides):
     train(read_recipe(recipe, ["--output_dir", str(out), *overrides]))
-    return house["read_metrics"](out)
+    return script["read_metrics"](out)
 
 
 SAMPLES = ("--texts", "[one two]", "--held_out", "2", "--max_seconds", "0.4", "--eval_steps", "2")
