@@ -1,1 +1,1 @@
-"""What all HTML pages share: one style, one player, one way to write them. No page loads anything from the network."""
+"""The style, the player and the writer that all HTML pages share. No page loads anything from the network."""

@@ -1,4 +1,4 @@
-"""Render a template to one HTML file that contains everything it needs and runs no code but its own script."""
+"""Render a template to one HTML file that contains all its resources and runs no code but its own script."""
 
 import base64
 import hashlib

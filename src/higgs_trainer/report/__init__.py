@@ -1,1 +1,1 @@
-"""Write the page of a run, or of several side by side: one HTML file to listen to, look at and pass on."""
+"""Write the page of a run, or of several side by side: one HTML file that contains its audio."""

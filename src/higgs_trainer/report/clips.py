@@ -15,7 +15,7 @@ LONGEST_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class ShownClip:
-    """A clip on the page. ``audio`` and ``spectrogram`` are data URIs; they are empty if ``note`` says why not."""
+    """A clip on the page. ``audio`` and ``spectrogram`` are data URIs, or empty; then ``note`` may say why."""
 
     audio: str
     spectrogram: str
@@ -36,7 +36,7 @@ class ShownSentence:
 
     text: str
     clips: ShownClips
-    on_the_way: ShownClips
+    during_training: ShownClips
 
 
 def find_longest(clips: ShownClips) -> float:
@@ -67,10 +67,10 @@ def show_sentences(
 ) -> tuple[list[ShownSentence], list[str]]:
     """Encode sentences within the budget, clips from during training last. Return them, and a note on the rest."""
     clips = [budget.show(one.clips) for one in sentences]
-    on_the_way = [budget.show(one.on_the_way) for one in sentences]
+    during_training = [budget.show(one.during_training) for one in sentences]
     shown = [
         ShownSentence(one.text, *kinds)
-        for one, *kinds in zip(sentences, clips, on_the_way, strict=True)
+        for one, *kinds in zip(sentences, clips, during_training, strict=True)
         if any(kinds)
     ]
     if not budget.left_out:

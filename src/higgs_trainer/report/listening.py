@@ -9,7 +9,7 @@ from higgs_trainer.evaluation.evaluation_folder import JudgedSet
 from higgs_trainer.report.part import read_lines
 from higgs_trainer.report.runs import RunContents
 from higgs_trainer.run_folder import AFTER, BEFORE, CLIP_INDEX_FILE, RECORDINGS_FOLDER, list_samples
-from higgs_trainer.speech import real_recordings as real_speech
+from higgs_trainer.speech.real_recordings import REFERENCE as REFERENCE_KIND
 
 REFERENCE, RECORDING = "reference", "recording, through the codec"
 
@@ -20,7 +20,7 @@ class ClipFile:
 
     Attributes:
         transcript: what a recogniser heard, or None.
-        says: its words, if they are not those of the sentence that it is shown with (a reference).
+        says: the words of a reference, which are not those of the sentence that it is shown with.
         is_right: whether the recogniser heard every word of the sentence and no other, or None.
     """
 
@@ -36,11 +36,11 @@ Place = tuple[str, str]
 
 @dataclass
 class SpokenSentence:
-    """A text and its clips by (run, column). ``on_the_way``: the clips from during training."""
+    """A text with its clips by (run, column). ``during_training`` are those of the steps between first and last."""
 
     text: str
     clips: dict[Place, ClipFile] = field(default_factory=dict)
-    on_the_way: dict[Place, ClipFile] = field(default_factory=dict)
+    during_training: dict[Place, ClipFile] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def find_sentences(runs: Sequence[RunContents]) -> tuple[list[SpokenSentence], l
         for heard in found:
             sentence = sentences.setdefault(heard.text, SpokenSentence(heard.text))
             is_between = heard.column.startswith("step ")
-            clips = sentence.on_the_way if is_between else sentence.clips
+            clips = sentence.during_training if is_between else sentence.clips
             clips.setdefault((run.name, heard.column), heard.clip)
     return list(sentences.values()), notes
 
@@ -104,14 +104,14 @@ def _list_recordings(run: RunContents, notes: list[str]) -> tuple[list[_Heard], 
     recorded: list[_Heard] = []
     folder = run.folder / RECORDINGS_FOLDER
     lines = read_lines(
-        folder / CLIP_INDEX_FILE, otherwise="reference and recordings cannot be heard without it"
+        folder / CLIP_INDEX_FILE, otherwise="the page cannot play the references and recordings without it"
     )
     notes += [f"{run.name}: {lines.note}"] if lines.note else []
     for line in lines.value or []:
         sentence, clip = line.get("sentence"), _read_clip(line | {"text": ""}, folder)
         if clip is None or not isinstance(sentence, str):
             continue
-        if line.get("kind") == real_speech.REFERENCE:
+        if line.get("kind") == REFERENCE_KIND:
             number = 1 + sum(one.text == sentence for one in references)
             column = REFERENCE if number == 1 else f"{REFERENCE} {number}"
             words = line.get("text")

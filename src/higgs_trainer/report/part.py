@@ -40,8 +40,7 @@ def _describe_missing(path: Path, otherwise: str) -> str:
 
 
 def read_object(path: Path, *, otherwise: str) -> Part[dict[str, Any]]:
-    """Read a file that contains one JSON object."""
-
+    """Read a file that contains one JSON object. ``otherwise`` is as for `read_text`."""
     if not path.exists():
         return Part(None, _describe_missing(path, otherwise))
     try:

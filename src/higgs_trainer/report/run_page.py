@@ -44,7 +44,7 @@ def write_report(
         facts: further facts by name, shown below the scores.
 
     Raises:
-        UserError: a folder is no run folder or is given twice, or there are too many; or ``path`` is a folder.
+        UserError: a folder is not a run folder or is given twice, or there are too many; or ``path`` is a folder.
 
     Example:
         ```python

@@ -30,8 +30,8 @@ from higgs_trainer.run_folder import (
 # More colours could not be distinguished.
 MOST_RUNS = 6
 
-BY_TRAIN = "training writes it"
-AT_THE_END = "training writes it at the end"
+WRITTEN_BY_TRAINING = "training writes it"
+WRITTEN_AT_THE_END = "training writes it at the end"
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunContents]:
     """Read each run folder.
 
     Raises:
-        UserError: one is no run folder, one is given twice, or there are more than `MOST_RUNS`.
+        UserError: a folder is not a run folder, a folder is given twice, or there are more than `MOST_RUNS`.
     """
     paths = [Path(folder) for folder in folders]
     resolved = [path.resolve() for path in paths]
     for path in paths:
         if not path.is_dir():
-            raise UserError(f"{path} is no folder; give the output folder of a run")
+            raise UserError(f"{path} is not a folder; give the output folder of a run")
         if not is_run(path):
             raise UserError(_explain_no_run(path))
         if resolved.count(path.resolve()) > 1:
@@ -78,24 +78,25 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunContents]:
         raise UserError(
             f"{len(paths)} runs are too many to be distinguished by colour; give at most {MOST_RUNS}"
         )
-    return [_read_run(path, name) for path, name in zip(paths, _name_apart(resolved), strict=True)]
+    return [_read_run(path, name) for path, name in zip(paths, _choose_names(resolved), strict=True)]
 
 
 def _explain_no_run(folder: Path) -> str:
-    """Say that a folder is no run, and where runs are if they are one level below."""
+    """Build the message for a folder that is not a run folder. It names the run folders inside it, if there are any."""
     inside = find_runs(folder)
     if len(inside) == 1:
-        return f"{folder} is no run folder; {inside[0]} is one: higgs-trainer report {inside[0]}"
+        return f"{folder} is not a run folder; {inside[0]} is one: higgs-trainer report {inside[0]}"
     if inside:
-        return f"{folder} is no run folder, but holds several: {', '.join(map(str, inside))}; give one or more of them"
+        several = ", ".join(map(str, inside))
+        return f"{folder} is not a run folder, but contains several: {several}; give one or more of them"
     return (
-        f"{folder} is no run folder (it holds none of {', '.join(SIGNS_OF_A_RUN)}); "
+        f"{folder} is not a run folder (it holds none of {', '.join(SIGNS_OF_A_RUN)}); "
         "give the output folder of a training run"
     )
 
 
-def _name_apart(folders: list[Path]) -> list[str]:
-    """Name each folder by as few of its last path components as make all names different."""
+def _choose_names(folders: list[Path]) -> list[str]:
+    """Name each folder by its last path components: as few of them as make all names different."""
     for length in range(1, max(len(folder.parts) for folder in folders) + 1):
         names = ["/".join(folder.parts[-length:]) for folder in folders]
         if len(set(names)) == len(names):
@@ -104,19 +105,19 @@ def _name_apart(folders: list[Path]) -> list[str]:
 
 
 def _read_run(folder: Path, name: str) -> RunContents:
-    recipe = read_text(folder / RECIPE_FILE, otherwise=BY_TRAIN)
+    recipe = read_text(folder / RECIPE_FILE, otherwise=WRITTEN_BY_TRAINING)
     settings = _parse_settings(recipe.value or "")
     return RunContents(
         name=name,
         folder=folder,
         logs=read_logs(folder),
-        figures=read_object(folder / METRICS_FILE, otherwise=AT_THE_END),
+        figures=read_object(folder / METRICS_FILE, otherwise=WRITTEN_AT_THE_END),
         evaluation=read_judged_sets(folder),
-        guard=read_object(folder / GUARD_REPORT_FILE, otherwise=AT_THE_END),
+        guard=read_object(folder / GUARD_REPORT_FILE, otherwise=WRITTEN_AT_THE_END),
         recipe=recipe,
         settings=settings,
-        parameters=read_object(folder / PARAMETERS_FILE, otherwise=BY_TRAIN),
-        environment=read_object(folder / ENVIRONMENT_FILE, otherwise=BY_TRAIN),
+        parameters=read_object(folder / PARAMETERS_FILE, otherwise=WRITTEN_BY_TRAINING),
+        environment=read_object(folder / ENVIRONMENT_FILE, otherwise=WRITTEN_BY_TRAINING),
         datasets=_read_cards(settings),
         best_step=_find_best_step(folder, settings),
     )
@@ -135,7 +136,7 @@ def _find_best_step(folder: Path, settings: dict[str, Any]) -> int | None:
     """Return the step whose weights are the result if ``load_best_model_at_end`` chose it."""
     if not find_setting(settings, "training", "load_best_model_at_end"):
         return None
-    state = read_object(folder / TRAINER_STATE_FILE, otherwise=AT_THE_END)
+    state = read_object(folder / TRAINER_STATE_FILE, otherwise=WRITTEN_AT_THE_END)
     step = (state.value or {}).get("best_global_step")
     return step if isinstance(step, int) else None
 

@@ -12,7 +12,7 @@ from higgs_trainer.run_folder import AFTER, BEFORE
 
 @dataclass(frozen=True)
 class Measure:
-    """How a score is named and shown. ``better``: -1 if lower is better, +1 if higher is, 0 if neither is."""
+    """How a score is named and shown. ``better`` is -1 if lower is better, +1 if higher is better, else 0."""
 
     title: str
     show: Callable[[float], str]

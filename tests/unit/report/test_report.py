@@ -246,7 +246,7 @@ def test_each_sentence_has_its_clips_in_order(run):
     assert notes == []
     spoken, other = sentences
     assert list_columns(spoken.clips) == ["reference", "before", "after", RECORDING]
-    assert list_columns(spoken.on_the_way) == ["step 6"]
+    assert list_columns(spoken.during_training) == ["step 6"]
     assert spoken.clips["first", "reference"].says == "the reference’s words"
     assert (
         spoken.clips["first", "before"].transcript == "One, two."
@@ -260,7 +260,7 @@ def test_a_run_without_a_first_sample_has_no_before(run):
     shutil.rmtree(run / "evaluation")
     sentences, _ = find_sentences(read_runs([run]))
     assert list_columns(sentences[0].clips) == ["reference", "after", RECORDING]
-    assert list_columns(sentences[0].on_the_way) == ["step 6"]
+    assert list_columns(sentences[0].during_training) == ["step 6"]
 
 
 def test_after_is_the_best_step_where_that_was_kept(run):
@@ -272,7 +272,7 @@ def test_after_is_the_best_step_where_that_was_kept(run):
     write_json(run / "trainer_state.json", {"best_global_step": 6})
     sentences, _ = find_sentences(read_runs([run]))
     assert sentences[0].clips["first", "after"].audio.parent.name == "step-6"
-    assert list_columns(sentences[0].on_the_way) == ["step 12"]
+    assert list_columns(sentences[0].during_training) == ["step 12"]
 
 
 def test_several_references_are_numbered(run):
@@ -287,7 +287,7 @@ def test_steps_are_ordered_as_numbers(run):
     write_clips(run / "samples" / "step-100", [{"text": "one two"}], 220)
     shutil.rmtree(run / "evaluation")
     sentences, _ = find_sentences(read_runs([run]))
-    assert list_columns(sentences[0].on_the_way) == ["step 6", "step 12"]
+    assert list_columns(sentences[0].during_training) == ["step 6", "step 12"]
     assert sentences[0].clips["first", "after"].audio.parent.name == "step-100"
 
 
@@ -310,8 +310,8 @@ def test_what_cannot_be_a_page_is_a_mistake(run, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     for folders, message in (
-        ([tmp_path / "nowhere"], "is no folder"),
-        ([empty], "is no run folder .it holds none of environment.json"),
+        ([tmp_path / "nowhere"], "is not a folder"),
+        ([empty], "is not a run folder .it holds none of environment.json"),
         ([run, run / ".." / "first"], "given twice"),
         ([write_run(tmp_path / str(n)) for n in range(7)], "7 runs are too many"),
     ):
@@ -328,11 +328,11 @@ def test_a_folder_with_runs_in_it_names_them(tmp_path):
     (demo / "base").mkdir(parents=True)
     (demo / "recipe.yaml").write_text("training: {output_dir: after}\n")
     write_json(demo / "after" / "environment.json", {})
-    only = f"{demo} is no run folder; {demo}/after is one: higgs-trainer report {demo}/after"
+    only = f"{demo} is not a run folder; {demo}/after is one: higgs-trainer report {demo}/after"
     with pytest.raises(UserError, match=re.escape(only)):
         write_report([demo], tmp_path / "page.html")
     write_json(demo / "again" / "environment.json", {})
-    with pytest.raises(UserError, match=re.escape(f"holds several: {demo}/after, {demo}/again; give one")):
+    with pytest.raises(UserError, match=re.escape(f"contains several: {demo}/after, {demo}/again; give one")):
         write_report([demo], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
@@ -350,7 +350,7 @@ def test_what_does_not_fit_is_left_out_and_counted(tmp_path):
     size = whole - one_clip.left_bytes
     shown, notes = show_sentences(sentences, Budget(left_bytes=round(5.5 * size)))
     assert [len(sentence.clips) for sentence in shown] == [1, 1, 1, 1]  # before those on the way
-    assert [len(sentence.on_the_way) for sentence in shown] == [1, 0, 0, 0]
+    assert [len(sentence.during_training) for sentence in shown] == [1, 0, 0, 0]
     assert notes[0].startswith("3 further clips are left out")
 
 
