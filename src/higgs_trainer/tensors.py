@@ -19,6 +19,9 @@ from torch import Tensor
 IGNORED = -100
 """The label of a cell that the loss ignores, as in torch and transformers."""
 
+FRAMES_PER_SECOND = 25
+"""The frame rate of the codecs of Higgs Audio."""
+
 
 def check_batch(batch: Mapping[str, Tensor], *, num_codebooks: int) -> None:
     """Check that the shapes of a batch fit together.

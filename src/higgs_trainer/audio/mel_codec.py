@@ -25,13 +25,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from higgs_trainer.files import write_json
+from higgs_trainer.tensors import FRAMES_PER_SECOND
 
 CONFIG_FILE, WEIGHTS_FILE = "codec_config.json", "codec.safetensors"
 
 # The version of the computation below and of the saved folder. It is part of the fingerprint.
 FORMAT = 1
 SAMPLE_RATE_HZ = 24_000
-FRAMES_PER_SECOND = 25
 NUM_CODEBOOKS = 8
 
 STEPS_PER_FRAME = 4

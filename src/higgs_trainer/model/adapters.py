@@ -6,7 +6,6 @@ Every name in the configuration must match a module; PEFT accepts names that mat
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -14,7 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
-from higgs_trainer.errors import RecipeError
+from higgs_trainer.errors import RecipeError, suggest_name
 from higgs_trainer.model.families import Family
 
 
@@ -73,12 +72,12 @@ def resolve_targets(model: nn.Module, family: Family, targets: str | Sequence[st
     """Return module names for PEFT: those of a preset, or the given ones.
 
     Raises:
-        RecipeError: the preset is unknown, or a name matches no linear module; lists similar names.
+        RecipeError: the preset is unknown, or a name matches no linear module.
     """
     if isinstance(targets, str):
         if targets not in family.lora_presets:
             raise RecipeError(
-                f"adapter.target_modules: no preset {targets!r}; there are {', '.join(family.lora_presets)}"
+                f"adapter.target_modules: no preset {targets!r}. {suggest_name(targets, list(family.lora_presets))}"
             )
         targets = family.lora_presets[targets]
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -102,7 +101,7 @@ def check_modules_to_save(model: nn.Module, names: Sequence[str]) -> None:
         if inner:
             longer = ".".join(inner[0].split(".")[-wanted.count(".") - 2 :])
             raise RecipeError(
-                f"adapter.modules_to_save: {wanted!r} matches a module and {inner[0]} inside it; write {longer!r}"
+                f"adapter.modules_to_save: {wanted!r} matches a module and {inner[0]} inside it. Write {longer!r}."
             )
 
 
@@ -112,8 +111,8 @@ def _check_layers(model: PreTrainedModel, layers: Sequence[int] | None) -> None:
     num_layers = model.config.get_text_config().num_hidden_layers
     if absent := [layer for layer in layers if not 0 <= layer < num_layers]:
         raise RecipeError(
-            f"adapter.layers_to_transform: no layer {', '.join(map(str, absent))}; "
-            f"the model's are 0 to {num_layers - 1}"
+            f"adapter.layers_to_transform: no layer {', '.join(map(str, absent))}. "
+            f"The layers of the model are 0 to {num_layers - 1}."
         )
 
 
@@ -136,8 +135,8 @@ def _check_each_matches(
     for one in wanted:
         if not any(matches(one, name) for name in names):
             known = sorted({name.rsplit(".", 1)[-1] for name in names if name})
-            near = get_close_matches(one.rsplit(".", 1)[-1], known, n=3, cutoff=0.4) or known
-            raise RecipeError(f"adapter.{field}: {one!r} matches no module there; near: {', '.join(near)}")
+            remedy = suggest_name(one.rsplit(".", 1)[-1], known)
+            raise RecipeError(f"adapter.{field}: {one!r} matches no module. {remedy}")
 
 
 def _list_adapted(model: PeftModel) -> list[str]:

@@ -2,11 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 from torch import nn
 
-from higgs_trainer.errors import RecipeError
+from higgs_trainer.errors import RecipeError, suggest_name
 from higgs_trainer.model.families import Family
 
 PEFT_PARTS = frozenset(
@@ -32,8 +31,7 @@ def freeze(model: nn.Module, family: Family, kinds: Sequence[str]) -> None:
     present = [kind for kind in family.module_kinds if _list_parameters(model, family, kind)]
     for kind in kinds:
         if kind not in present:
-            near = get_close_matches(kind, present, n=3, cutoff=0.4) or present
-            raise RecipeError(f"model.freeze: {kind!r} matches no parameter; near: {', '.join(near)}")
+            raise RecipeError(f"model.freeze: {kind!r} matches no parameter. {suggest_name(kind, present)}")
         for parameter in _list_parameters(model, family, kind):
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):

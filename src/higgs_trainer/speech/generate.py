@@ -20,8 +20,7 @@ from higgs_trainer.speech.sampling import (
     build_generation_config,
     choose_sampling_rule,
 )
-
-FRAMES_PER_SECOND = 25
+from higgs_trainer.tensors import FRAMES_PER_SECOND
 
 PART_OF_LIMIT = 2 / 3
 """The share of ``max_seconds`` that a part of a long text should take. A slow voice takes longer than estimated."""
@@ -32,8 +31,8 @@ class Request:
     """A text to generate speech for.
 
     Attributes:
-        context: what the prompt contains before the text: scene, references and earlier turns.
-        seed: of the sampling. None: that of `Sampling`.
+        context: the part of the prompt before the text: scene, references and earlier turns.
+        seed: the seed of the sampling. None: that of `Sampling`.
         language: the language of the text, which decides where the sentences of a long text end.
     """
 

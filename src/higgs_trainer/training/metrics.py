@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from higgs_trainer.tensors import FRAMES_PER_SECOND
 from higgs_trainer.training.losses import compute_audio_loss
-
-FRAMES_PER_SECOND = 25
 
 
 class LossTotals:
