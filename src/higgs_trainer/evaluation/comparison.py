@@ -34,7 +34,7 @@ RECORDINGS = "recordings"
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What is evaluated, a ``script`` or a ``prepared`` held-out set, and how models generate it.
+    """The sentences of an evaluation, from a ``script`` or a ``prepared`` held-out set, and how models generate them.
 
     Example:
         ```python
@@ -124,12 +124,12 @@ def evaluate_models(
         ```
     """
     check_is_empty(output)
-    strangers = [read_audio(path) for path in other_voice]
+    other_recordings = [read_audio(path) for path in other_voice]
     all_rows: list[list[JudgedClip]] = []
     figures: list[ModelFigures] = []
     for number, (name, model) in enumerate(zip(_number_repeated(models), models, strict=True), start=1):
         folder = output / f"{number}-{Path(model).name}"
-        rows, speed = _judge_model(name, model, settings, judges, folder, strangers)
+        rows, speed = _judge_model(name, model, settings, judges, folder, other_recordings)
         all_rows.append(rows)
         figures.append(compute_figures(rows, speed=speed, role=_find_role(model, output), seed=seed))
     differences = compute_differences(*all_rows, seed=seed) if len(all_rows) == 2 else None
@@ -144,7 +144,7 @@ def _judge_model(
     settings: EvaluationSettings,
     judges: Judges,
     folder: Path,
-    strangers: Sequence[Tensor],
+    other_voice: Sequence[Tensor],
 ) -> tuple[list[JudgedClip], float | None]:
     """Return one model's rows and its speed. The model is freed before the next one is loaded."""
     model = None if model_name == RECORDINGS else settings.load_model(model_name)
@@ -158,7 +158,7 @@ def _judge_model(
                 f"{judges.sample_rate_hz} Hz"
             )
         clips, speed = generate_clips(model, sentences, folder, batch_size=settings.batch_size)
-    voices = embed_voices(sentences, judges.encoder, judges.sample_rate_hz, other_voice=strangers)
+    voices = embed_voices(sentences, judges.encoder, judges.sample_rate_hz, other_voice=other_voice)
     return judge_clips_with_progress(name, sentences, clips, voices, judges), speed
 
 

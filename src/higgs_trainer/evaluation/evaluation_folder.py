@@ -18,10 +18,12 @@ from higgs_trainer.run_folder import EVALUATION_FOLDER, EVALUATION_SCHEMA, FIGUR
 NO_FIGURES = ("model", "role", "clips", "audio_seconds_per_second")
 """Fields of a model in ``figures.json`` that are not figures."""
 
+REMEDY = "Evaluate again, or remove the file."
+
 
 @dataclass(frozen=True)
 class Score:
-    """A figure. The interval holds 95%. ``p`` is that of the paired test against the first set, if there was one."""
+    """A figure with its 95% interval, and the ``p`` of the paired test against the first set if there was one."""
 
     value: float
     low: float | None = None
@@ -31,7 +33,7 @@ class Score:
 
 @dataclass(frozen=True)
 class HeardClip:
-    """A judged clip as it is shown. ``audio`` is None if the clip is in no file."""
+    """A judged clip as the report page shows it. ``audio`` is None if the clip is in no file."""
 
     text: str
     audio: Path | None
@@ -52,7 +54,7 @@ class JudgedSet:
 
 @dataclass(frozen=True)
 class JudgedSets:
-    """An evaluation folder. ``note``: what a reader of the figures must know, such as that they are of the adapter."""
+    """The content of an evaluation folder. ``note``: a remark on the figures, such as that they are of the adapter."""
 
     sets: Sequence[JudgedSet]
     note: str
@@ -107,16 +109,16 @@ def _read_report(path: Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}). Evaluate again, or remove it.") from error
+        raise UserError(f"{path} cannot be read ({error}). {REMEDY}") from error
     if not isinstance(report, dict) or report.get("schema") != EVALUATION_SCHEMA:
-        raise UserError(f'{path} is not an evaluation: "schema" must be "{EVALUATION_SCHEMA}".')
+        raise UserError(f'{path} is not an evaluation: "schema" must be "{EVALUATION_SCHEMA}". {REMEDY}')
     models, differences = report.get("models"), report.get("second_minus_first")
     if not isinstance(models, list) or not all(
         isinstance(model, dict) and isinstance(model.get("model"), str) for model in models
     ):
-        raise UserError(f'{path}: "models" must be a list of objects, each with the name "model".')
+        raise UserError(f'{path}: "models" must be a list of objects, each with the name "model". {REMEDY}')
     if differences is not None and not isinstance(differences, dict):
-        raise UserError(f'{path}: "second_minus_first" must be an object or null.')
+        raise UserError(f'{path}: "second_minus_first" must be an object or null. {REMEDY}')
     problems = [
         f'"{name}" of "{model["model"]}"'
         for model in models
@@ -124,7 +126,9 @@ def _read_report(path: Path) -> dict[str, Any]:
         if name not in NO_FIGURES and value is not None and not _is_figure(value)
     ]
     if problems:
-        raise UserError(f'{path}: {", ".join(problems)} must be an object with a number "value", or null.')
+        raise UserError(
+            f'{path}: {", ".join(problems)} must be an object with a number "value", or null. {REMEDY}'
+        )
     return report
 
 
@@ -135,10 +139,10 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         for number, line in enumerate(lines, start=1):
             row = json.loads(line)
             if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-                raise UserError(f'{path}:{number}: a row is an object with "text".')
+                raise UserError(f'{path}:{number}: a row must be an object with the string "text". {REMEDY}')
             rows.append(row)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}). Evaluate again, or remove it.") from error
+        raise UserError(f"{path} cannot be read ({error}). {REMEDY}") from error
     return rows
 
 

@@ -43,8 +43,8 @@ def _mean(name: str) -> Callable[[Sequence[JudgedClip]], Ratio]:
 
 def _rate(errors: str, total: str) -> Callable[[Sequence[JudgedClip]], Ratio]:
     def build_ratio(rows: Sequence[JudgedClip]) -> Ratio:
-        above = _read_column(rows, errors)
-        return Ratio(above, np.where(np.isnan(above), np.nan, _read_column(rows, total)))
+        numerator = _read_column(rows, errors)
+        return Ratio(numerator, np.where(np.isnan(numerator), np.nan, _read_column(rows, total)))
 
     return build_ratio
 

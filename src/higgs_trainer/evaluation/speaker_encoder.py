@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
 WEIGHTS = Path(__file__).parent / "speaker_encoder_weights" / "model.safetensors"
-SAMPLE_RATE_HZ = 16_000
+ENCODER_SAMPLE_RATE_HZ = 16_000
 HOP_SAMPLES, FFT_SAMPLES, MEL_BANDS = 160, 400, 40
 # 1.6 seconds, and 1.3 windows per second.
 WINDOW_STEPS, WINDOW_STRIDE_STEPS = 160, 77
@@ -42,7 +42,13 @@ class SpeakerEncoder(nn.Module):
         self.lstm = nn.LSTM(MEL_BANDS, hidden, num_layers, batch_first=True)
         self.linear = nn.Linear(hidden, dimensions)
         filters_FM = mel_filter_bank(
-            FFT_SAMPLES // 2 + 1, MEL_BANDS, 0.0, 8000.0, SAMPLE_RATE_HZ, norm="slaney", mel_scale="slaney"
+            FFT_SAMPLES // 2 + 1,
+            MEL_BANDS,
+            0.0,
+            8000.0,
+            ENCODER_SAMPLE_RATE_HZ,
+            norm="slaney",
+            mel_scale="slaney",
         )
         self.register_buffer("mel_filters_MF", torch.from_numpy(filters_FM.T).float(), persistent=False)
 
@@ -55,7 +61,7 @@ class SpeakerEncoder(nn.Module):
     def embed(self, waveform_S: Tensor, sample_rate_hz: int) -> Tensor:
         """Return the embedding (D,) of a clip's speaker, of length one. An empty or silent clip gives zeros."""
         samples = waveform_S.detach().to("cpu", torch.float32).numpy()
-        samples = soxr.resample(samples, sample_rate_hz, SAMPLE_RATE_HZ, quality="HQ")
+        samples = soxr.resample(samples, sample_rate_hz, ENCODER_SAMPLE_RATE_HZ, quality="HQ")
         rms = math.sqrt(float(np.mean(samples**2))) if len(samples) else 0.0
         if rms < 1e-5:
             return torch.zeros(self.linear.out_features)

@@ -1,4 +1,4 @@
-"""How certain a figure is, and a difference between two: bootstrap and permutation test over utterances, by scipy.
+"""Compute how certain a figure or a difference is: bootstrap and permutation test over utterances, by scipy.
 
 Each figure is a sum over utterances divided by a sum over utterances: a word error rate is errors by words, a mean is
 values by ones. Utterances are resampled, not words, because the errors of one utterance depend on each other.
@@ -19,8 +19,8 @@ BATCH = 1_000
 class Ratio:
     """Numerator and denominator of a figure for each utterance (N,). NaN in both: the utterance has no such value."""
 
-    above: np.ndarray
-    below: np.ndarray
+    numerator: np.ndarray
+    denominator: np.ndarray
 
     @classmethod
     def of_values(cls, values: np.ndarray) -> "Ratio":
@@ -31,16 +31,16 @@ class Ratio:
     @property
     def is_known(self) -> np.ndarray:
         """Which utterances have a value (N,)."""
-        return ~np.isnan(self.above)
+        return ~np.isnan(self.numerator)
 
     def select(self, chosen: np.ndarray) -> "Ratio":
         """Keep some utterances."""
-        return Ratio(self.above[chosen], self.below[chosen])
+        return Ratio(self.numerator[chosen], self.denominator[chosen])
 
     @property
     def value(self) -> float:
         """The figure over all utterances."""
-        return float(self.above.sum() / self.below.sum())
+        return float(self.numerator.sum() / self.denominator.sum())
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class Difference:
 def estimate(ratio: Ratio, *, seed: int = 0) -> Figure | None:
     """Compute a figure with its percentile bootstrap interval. None if no utterance has a value."""
     known = ratio.select(ratio.is_known)
-    n = len(known.above)
+    n = len(known.numerator)
     if n == 0:
         return None
-    low, high = _bootstrap(_divide, (known.above, known.below), seed) if n > 1 else (None, None)
+    low, high = _bootstrap(_divide, (known.numerator, known.denominator), seed) if n > 1 else (None, None)
     return Figure(known.value, low, high, n)
 
 
@@ -86,7 +86,7 @@ def compare(first: Ratio, second: Ratio, *, seed: int = 0) -> Difference | None:
     """
     known = first.is_known & second.is_known
     first, second = first.select(known), second.select(known)
-    n = len(first.above)
+    n = len(first.numerator)
     if n == 0:
         return None
     value = second.value - first.value
@@ -94,14 +94,14 @@ def compare(first: Ratio, second: Ratio, *, seed: int = 0) -> Difference | None:
         return Difference(value, None, None, None, n)
     low, high = _bootstrap(
         lambda a1, b1, a2, b2, axis: _divide(a2, b2, axis) - _divide(a1, b1, axis),
-        (first.above, first.below, second.above, second.below),
+        (first.numerator, first.denominator, second.numerator, second.denominator),
         seed,
     )
-    return Difference(value, low, high, _test(first, second, seed), n)
+    return Difference(value, low, high, _compute_p(first, second, seed), n)
 
 
-def _divide(above: np.ndarray, below: np.ndarray, axis: int) -> Any:
-    return above.sum(axis=axis) / below.sum(axis=axis)
+def _divide(numerator: np.ndarray, denominator: np.ndarray, axis: int) -> Any:
+    return numerator.sum(axis=axis) / denominator.sum(axis=axis)
 
 
 def _bootstrap(statistic: Any, parts: tuple[np.ndarray, ...], seed: int) -> tuple[float, float]:
@@ -118,18 +118,18 @@ def _bootstrap(statistic: Any, parts: tuple[np.ndarray, ...], seed: int) -> tupl
     return float(found.low), float(found.high)
 
 
-def _test(first: Ratio, second: Ratio, seed: int) -> float:
-    """Swap utterances by their numbers, so that numerator and denominator move together."""
-    above, below, n = (
-        np.concatenate([first.above, second.above]),
-        np.concatenate([first.below, second.below]),
-        len(first.above),
-    )
+def _compute_p(first: Ratio, second: Ratio, seed: int) -> float:
+    """Compute p by swapping indices of utterances, so that numerator and denominator are swapped together."""
+    n = len(first.numerator)
+    numerator = np.concatenate([first.numerator, second.numerator])
+    denominator = np.concatenate([first.denominator, second.denominator])
 
     def subtract(one: np.ndarray, other: np.ndarray, axis: int) -> Any:
         one, other = one.astype(int), other.astype(int)
-        difference = _divide(above[other], below[other], axis) - _divide(above[one], below[one], axis)
-        return np.round(difference, 12)  # the order of a sum must not make two equal differences unequal
+        value_of_one = _divide(numerator[one], denominator[one], axis)
+        difference = _divide(numerator[other], denominator[other], axis) - value_of_one
+        # Two equal differences must not become unequal by the order of a sum.
+        return np.round(difference, 12)
 
     found = permutation_test(
         (np.arange(n), np.arange(n, 2 * n)),

@@ -11,7 +11,7 @@ from higgs_trainer.evaluation.speaker_encoder import SpeakerEncoder
 
 
 @dataclass(frozen=True)
-class VoicePrints:
+class VoiceEmbeddings:
     """For each sentence, the mean embedding (D,) of the voice that it should have, and those of other voices.
 
     None and an empty list where there are no recordings of them.
@@ -27,7 +27,7 @@ def embed_voices(
     sample_rate_hz: int,
     *,
     other_voice: Sequence[Tensor] = (),
-) -> VoicePrints:
+) -> VoiceEmbeddings:
     """Embed the voices of sentences.
 
     A sentence's voice is the mean over the other sentences of that voice. Its own recording is left out, because a
@@ -51,21 +51,23 @@ def embed_voices(
         found = _compute_mean(of_its_voice)
         own.append(_compute_mean(referenced) if found is None else found)
     by_voice = {sentence.voice: own[i] for i, sentence in enumerate(sentences)}
-    stranger = _compute_mean([encoder.embed(wave_S, sample_rate_hz) for wave_S in other_voice])
+    other_D = _compute_mean([encoder.embed(wave_S, sample_rate_hz) for wave_S in other_voice])
     others = [
-        [stranger]
-        if stranger is not None
+        [other_D]
+        if other_D is not None
         else [
-            print_D for voice, print_D in by_voice.items() if voice != sentence.voice and print_D is not None
+            embedding_D
+            for voice, embedding_D in by_voice.items()
+            if voice != sentence.voice and embedding_D is not None
         ]
         for sentence in sentences
     ]
-    return VoicePrints(own, others)
+    return VoiceEmbeddings(own, others)
 
 
 def embed_one_voice(
     recordings: Sequence[Tensor], encoder: SpeakerEncoder, sample_rate_hz: int, *, num_sentences: int
-) -> VoicePrints:
+) -> VoiceEmbeddings:
     """Embed one voice, the mean over ``recordings`` (S,), that all sentences should have.
 
     Raises:
@@ -74,7 +76,7 @@ def embed_one_voice(
     voice_D = _compute_mean([encoder.embed(wave_S, sample_rate_hz) for wave_S in recordings])
     if voice_D is None:
         raise ValueError("a voice needs at least one recording that is not silent")
-    return VoicePrints([voice_D] * num_sentences, [[]] * num_sentences)
+    return VoiceEmbeddings([voice_D] * num_sentences, [[]] * num_sentences)
 
 
 def _compute_mean(embeddings: Sequence[Tensor | None]) -> Tensor | None:

@@ -45,12 +45,14 @@ def count_errors(
         raise ValueError(f"an error rate needs a text with one word or more, not {text!r}")
     forgiven = None
     if digits_spelled:
-        forgiven = _sum(jiwer.process_words(forgive_homophones(expected), forgive_homophones(heard)))
+        forgiven = _count(jiwer.process_words(forgive_homophones(expected), forgive_homophones(heard)))
     return TranscriptErrors(
-        _sum(jiwer.process_words(expected, heard)), _sum(jiwer.process_characters(expected, heard)), forgiven
+        _count(jiwer.process_words(expected, heard)),
+        _count(jiwer.process_characters(expected, heard)),
+        forgiven,
     )
 
 
-def _sum(found: Any) -> ErrorCount:
+def _count(found: Any) -> ErrorCount:
     errors = found.substitutions + found.deletions + found.insertions
     return ErrorCount(errors, found.hits + found.substitutions + found.deletions)

@@ -25,7 +25,7 @@ def test_the_figure_is_that_of_speechmos() -> None:
 
 def test_a_missing_extra_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"speechmos.*pip install higgs-trainer\[evaluate\].*--no-quality"):
+    with pytest.raises(UserError, match=r"speechmos.*pip install 'higgs-trainer\[evaluate\]'.*--no-quality"):
         load_quality_predictor()
     monkeypatch.undo()
     if HAS_QUALITY:

