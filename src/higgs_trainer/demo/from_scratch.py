@@ -22,9 +22,8 @@ from higgs_trainer.demo.outcome import (
     evaluate_sets,
     print_outcome,
     read_value,
+    write_clip_set,
     write_page,
-    write_recordings,
-    write_summary,
 )
 from higgs_trainer.demo.steps import (
     NUM_REFERENCES,
@@ -34,7 +33,7 @@ from higgs_trainer.demo.steps import (
     quiet_transformers,
 )
 from higgs_trainer.evaluation.recogniser import load_recogniser
-from higgs_trainer.files import check_is_empty
+from higgs_trainer.files import check_is_empty, write_json
 from higgs_trainer.recipe.reading import read_recipe
 from higgs_trainer.run.check import check
 from higgs_trainer.run.train import train
@@ -68,7 +67,7 @@ def train_from_scratch(output: Path) -> None:
     write_encoded(clips[:-HELD_OUT], output / "prepared" / "train", codec=codec, source="digits")
     write_encoded(clips[-HELD_OUT:], output / "prepared" / "held_out", codec=codec, source="digits")
     write_blank_model(output / "random", codec, seed=0, **MODEL_SIZES)
-    recipe = read_recipe(output / RECIPE_FILE, [])
+    recipe = read_recipe(output / RECIPE_FILE)
 
     print_heading(console, "check", "run real batches through train, evaluate and predict")
     print_checks(console, check(recipe))
@@ -85,7 +84,7 @@ def train_from_scratch(output: Path) -> None:
     held_out = clips[-HELD_OUT:]
     sets = {
         AFTER: after,
-        CORPUS_DECODED: write_recordings(
+        CORPUS_DECODED: write_clip_set(
             [text for _, text, _ in held_out],
             [decode(codec, codes_FK) for _, _, codes_FK in held_out],
             output / "wav" / "the-corpus-through-the-codec",
@@ -94,7 +93,7 @@ def train_from_scratch(output: Path) -> None:
     references = [decode(codec, codes_FK) for _, _, codes_FK in clips[:NUM_REFERENCES]]
     report = evaluate_sets(sets, run, recogniser=recogniser, voice=references)
     page = write_page(output, run, "Higgs Trainer: speech from random weights")
-    write_summary(
+    write_json(
         output / DEMO_SUMMARY_FILE,
         {
             "train_seconds": summary.metrics["train_runtime"],

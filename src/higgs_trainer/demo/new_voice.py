@@ -18,9 +18,8 @@ from higgs_trainer.demo.outcome import (
     evaluate_sets,
     print_outcome,
     read_value,
+    write_clip_set,
     write_page,
-    write_recordings,
-    write_summary,
 )
 from higgs_trainer.demo.steps import (
     NUM_REFERENCES,
@@ -30,7 +29,7 @@ from higgs_trainer.demo.steps import (
     quiet_transformers,
 )
 from higgs_trainer.evaluation.recogniser import load_recogniser
-from higgs_trainer.files import check_is_empty
+from higgs_trainer.files import check_is_empty, write_json
 from higgs_trainer.manifest.rows import read_rows
 from higgs_trainer.model.loading import CODEC_FOLDER
 from higgs_trainer.recipe.reading import read_recipe
@@ -59,7 +58,7 @@ def train_a_new_voice(output: Path) -> None:
     print_heading(console, "prepare", "encode the recordings of the new voice")
     for name in ("train", "held_out"):
         prepare(voice / f"{name}.jsonl", output / "prepared" / name, codec=str(base / CODEC_FOLDER))
-    recipe = read_recipe(output / RECIPE_FILE, [])
+    recipe = read_recipe(output / RECIPE_FILE)
 
     print_heading(console, "check", "run real batches through train, evaluate and predict")
     print_checks(console, check(recipe))
@@ -80,7 +79,7 @@ def train_a_new_voice(output: Path) -> None:
     references = [read_audio(row.recording) for row in read_rows(voice / "train.jsonl")[:NUM_REFERENCES]]
     report = evaluate_sets(sets, run, recogniser=recogniser, voice=references)
     page = write_page(output, run, "Higgs Trainer: a new voice")
-    write_summary(
+    write_json(
         output / DEMO_SUMMARY_FILE,
         {
             "train_seconds": summary.metrics["train_runtime"],
@@ -118,8 +117,8 @@ def _read_real_voice(output: Path) -> dict[str, ClipSet]:
     recordings = [read_audio(row.recording) for row in rows]
     decoded = [codec.decode(codec.encode(waveform_S)) for waveform_S in recordings]
     return {
-        REAL_VOICE: write_recordings(texts, recordings, output / "wav" / "the-real-voice"),
-        REAL_VOICE_DECODED: write_recordings(
+        REAL_VOICE: write_clip_set(texts, recordings, output / "wav" / "the-real-voice"),
+        REAL_VOICE_DECODED: write_clip_set(
             texts, decoded, output / "wav" / "the-real-voice-through-the-codec"
         ),
     }

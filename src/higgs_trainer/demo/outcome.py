@@ -1,4 +1,4 @@
-"""The outcome of the demo: an evaluation of its clips, a table, ``summary.json`` and a page to listen with."""
+"""Report the outcome of the demo: an evaluation of its clips, a table, and a page that plays them."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ from higgs_trainer.evaluation.judging import ClipToJudge, JudgedClip, Judges, ju
 from higgs_trainer.evaluation.recogniser import Recogniser
 from higgs_trainer.evaluation.sentences import EvaluationSentence
 from higgs_trainer.evaluation.speaker_encoder import load_speaker_encoder
+from higgs_trainer.evaluation.tables import ROWS
 from higgs_trainer.evaluation.voices import embed_one_voice
-from higgs_trainer.files import write_json
 from higgs_trainer.report.run_page import write_report
 from higgs_trainer.run_folder import AFTER, BEFORE, DEMO_PAGE_FILE, EVALUATION_FOLDER, name_clip
 from higgs_trainer.speech.generate import Request
@@ -31,14 +31,16 @@ DEMO_NOTE = (
 
 WITH_THE_REAL_CHECKPOINT = {
     "The same recipe with the real checkpoint": "recipes/single_speaker.yaml, on a GPU",
-    "model.name_or_path": "bosonai/higgs-audio-v2-generation-3B-base",
+    "model.name_or_path": "bosonai/higgs-tts-2-3b-base",
     "model.codec": "bosonai/higgs-audio-v2-tokenizer",
     "adapter": "r 16, attention+audio_ffn, without modules_to_save",
 }
 
-
 CLIPS_SHOWN = 5
-"""Recordings on the page, of each set."""
+"""The number of recordings of each set on the page."""
+
+FIGURES_SHOWN = ("wer", "wer_homophones_forgiven", "similarity", "stopped")
+"""The columns of the table."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class ClipSet:
     clips: Sequence[ClipToJudge]
 
 
-def write_recordings(texts: Sequence[str], waveforms: Sequence[Tensor], folder: Path) -> ClipSet:
-    """Build a set of recordings (S,). The first `CLIPS_SHOWN` become WAV files, so that the page can play them."""
+def write_clip_set(texts: Sequence[str], waveforms: Sequence[Tensor], folder: Path) -> ClipSet:
+    """Write the first `CLIPS_SHOWN` recordings (S,) as WAV files, which the page plays. Return all as a set."""
     clips = [ClipToJudge(waveform_S) for waveform_S in waveforms]
     for number, clip in enumerate(clips[:CLIPS_SHOWN]):
         audio = folder / name_clip(number)
@@ -98,24 +100,10 @@ def read_value(report: Mapping[str, Any], name: str, figure: str) -> float:
 
 def build_table(report: Mapping[str, Any]) -> Table:
     """Build a table with a line for each set."""
-    table = Table(
-        "",
-        "word error rate",
-        "homophones forgiven",
-        "similarity to the voice",
-        "stopped by itself",
-        "clips",
-        box=None,
-    )
+    table = Table("", *(ROWS[name][0] for name in FIGURES_SHOWN), "clips", box=None)
     for model in report["models"]:
-        table.add_row(
-            model["model"],
-            f"{model['wer']['value']:.1%}",
-            f"{model['wer_homophones_forgiven']['value']:.1%}",
-            f"{model['similarity']['value']:.3f}",
-            f"{model['stopped']['value']:.0%}",
-            str(model["clips"]),
-        )
+        shown = (ROWS[name][1].format(model[name]["value"]) for name in FIGURES_SHOWN)
+        table.add_row(model["model"], *shown, str(model["clips"]))
     return table
 
 
@@ -125,11 +113,6 @@ def print_outcome(report: Mapping[str, Any], page: Path) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(build_table(report))
     console.print(f"Listen: {page}", soft_wrap=True)
-
-
-def write_summary(path: Path, figures: Mapping[str, Any]) -> None:
-    """Write ``summary.json``, one flat object."""
-    write_json(path, figures)
 
 
 def write_page(output: Path, run: Path, title: str) -> Path:

@@ -1,1 +1,1 @@
-"""Speech out of a trained model, and how good it is: generate, evaluate, listen."""
+"""Generate speech with a trained model: prompts, sampling, and folders of clips."""

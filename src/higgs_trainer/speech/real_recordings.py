@@ -1,7 +1,7 @@
-"""Recordings to compare a run's samples with: the references, and recordings of the sentences that are generated.
+"""Write the recordings that the samples of a run are compared with: references, and recordings of the same sentences.
 
 A prepared dataset holds codes, so its recordings are decoded by the codec. A model that is trained on these codes
-cannot sound better. The folder's name starts with an underscore, since Trainer must not upload a person's recordings.
+cannot sound better. The folder's name starts with an underscore, so that Trainer does not upload a person's recordings.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -14,10 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    InfNanRemoveLogitsProcessor,
-)
+from transformers import GenerationConfig, InfNanRemoveLogitsProcessor
 
 from higgs_trainer.errors import CheckpointError
 from higgs_trainer.model.loading import Checkpoint
@@ -109,7 +106,7 @@ def choose_sampling_rule(config: GenerationConfig, sampling: Sampling) -> Sampli
         return None
     if unsupported := [name for name in UNSUPPORTED if getattr(config, name, None)]:
         raise CheckpointError(
-            f"generation_config.json sets {', '.join(unsupported)}, which is not supported for Higgs Audio; remove it"
+            f"generation_config.json sets {', '.join(unsupported)}, which is not supported for Higgs Audio. Remove it."
         )
     of_model = {name: getattr(config, name) for name in DEFAULTS}
     of_model = {name: value for name, value in of_model.items() if value is not None}

@@ -1,9 +1,4 @@
-"""Generate speech with a trained model in three lines:
-
-model = load_speech_model("runs/my_voice")
-speech = model.generate("Hello there.")
-speech.write("hello.wav")
-"""
+"""Generate speech with a trained model: load it with `load_speech_model`, then call `SpeechModel.generate`."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -49,8 +44,8 @@ class SpeechModel:
     """A model with its codec, a voice and sampling settings. Load one with `load_speech_model`.
 
     Attributes:
-        voice: the scene and references of texts that have none of their own.
-        language: the language of texts that have none of their own.
+        voice: the scene and references for texts that name none.
+        language: the language of texts that name none.
         reference_codes: the codes (F, K) of references that were encoded already, by path.
     """
 
@@ -65,7 +60,7 @@ class SpeechModel:
         """Generate speech for one text.
 
         Args:
-            seed: of the sampling. None: the seed of ``self.sampling``.
+            seed: the seed of the sampling. None: that of ``self.sampling``.
 
         Raises:
             UserError: a reference cannot be read, or the text cannot be part of a prompt.
@@ -89,12 +84,12 @@ class SpeechModel:
 
     def build_request(self, utterance: Utterance) -> Request:
         """Build the request for an utterance. Its own scene, references and language replace those of the model."""
-        lender = utterance.voice if utterance.references else self.voice
+        voice = utterance.voice if utterance.references else self.voice
         context = Context(
             scene=utterance.scene or self.voice.scene,
-            references=self._encode_clips(lender.references),
+            references=self._encode_clips(voice.references),
             turns=self._encode_clips(utterance.turns),
-            references_in_system=lender.references_in_system,
+            references_in_system=voice.references_in_system,
         )
         return Request(utterance.text, context, utterance.seed, utterance.language or self.language)
 
@@ -142,7 +137,7 @@ def load_speech_model(
     # A build of torch without CUDA raises AssertionError.
     except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"the model cannot be moved to device {device!r} ({error}); give another device"
+            f"the model cannot be moved to device {device!r} ({error}). Give another device."
         ) from error
     checkpoint.model.eval()
     return SpeechModel(checkpoint, load_codec_of(checkpoint, codec), voice, sampling, language)
