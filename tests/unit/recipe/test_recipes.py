@@ -63,7 +63,7 @@ def test_an_existing_file_is_never_overwritten(
     [
         (["single_speker"], 'Did you mean "single_speaker"?'),
         (["single_speaker", "-o", "none/a.yaml"], "cannot be written"),
-        (["-o", "a.yaml"], "--output needs a recipe"),
+        (["-o", "a.yaml"], "--output needs the name of a recipe"),
     ],
 )
 def test_what_cannot_be_copied(
