@@ -176,7 +176,7 @@ WRONG = {
     "judged nothing": (["--judged"], "samples.judged: has nothing to judge"),
     "upside down": (
         ["--held_out", "2", "--judged", "--metric_for_best_model", "eval_wer", "--greater_is_better"],
-        "better the smaller",
+        "a smaller eval_wer is better",
     ),
     "metric": (["--metric_for_best_model", "eval_codebok_0_loss"], 'Did you mean "eval_codebook_0_loss"'),
     "a codebook too many": (["--metric_for_best_model", "codebook_8_loss"], "is never logged"),

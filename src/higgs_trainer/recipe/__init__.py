@@ -1,1 +1,1 @@
-"""The configuration of a run, and how it is read and written."""
+"""The configuration of a run, and the code that reads and writes it."""

@@ -1,4 +1,4 @@
-"""The training section of a recipe as arguments of transformers' `TrainingArguments`."""
+"""Translate the training section of a recipe into arguments of transformers' `TrainingArguments`."""
 
 from pathlib import Path
 from typing import Any
@@ -7,16 +7,16 @@ from higgs_trainer.recipe.consistency import ERROR_RATES
 from higgs_trainer.recipe.schema import Recipe
 
 EXAMPLES_PER_BATCH = 8
-"""Without packing, if the recipe does not set the batch size."""
+"""The batch size without packing, if the recipe does not set one."""
 
 
 def build_training_arguments(recipe: Recipe) -> dict[str, Any]:
     """Return the keyword arguments of `TrainingArguments`.
 
-    `resume_from_checkpoint` is not among them: it is an argument of `Trainer.train`. The sampler is sequential, because
-    the plan of an epoch decides the order (`dataset/packing.py`). `gradient_checkpointing` is passed only if it is on:
-    transformers 5.23 has another name for it and warns. With another `hub_strategy`, Trainer would push each
-    checkpoint with a pickle of these arguments.
+    `resume_from_checkpoint` is left out, because it is an argument of `Trainer.train`. The sampler is sequential,
+    because the plan of an epoch decides the order (`dataset/packing.py`). `gradient_checkpointing` is passed only if it
+    is on, because transformers 5.23 renamed it and warns. `hub_strategy` is "end": with any other value, Trainer would
+    push each checkpoint with a pickle of these arguments.
     """
     arguments = {name: _to_plain(value) for name, value in recipe.training.model_dump().items()}
     del arguments["resume_from_checkpoint"]

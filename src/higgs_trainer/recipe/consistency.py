@@ -1,4 +1,4 @@
-"""Fields of a recipe that are right by themselves but contradict each other."""
+"""Find fields of a recipe that are valid on their own but contradict each other."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from higgs_trainer.recipe.schema import DataRecipe, Recipe
 
 ERROR_RATES = ("wer", "cer")
-"""Metrics that are better the smaller they are. Trainer assumes that of metrics that end in "loss" only."""
+"""Metrics of which a smaller value is better. Trainer assumes this only for names that end in "loss"."""
 
 Contradiction = tuple[Place, str, str]
-"""The place, what is wrong with it, and what to do."""
+"""The place, the problem, and the remedy."""
 
 
 def list_contradictions(recipe: "Recipe") -> Iterator[Contradiction]:
@@ -82,7 +82,7 @@ def _check_evaluation(recipe: "Recipe") -> Iterator[Contradiction]:
     if training.save_strategy == "best" and metric is None:
         yield (
             ("training", "save_strategy"),
-            "is best, but no metric says what is best",
+            "is best, but no metric decides which checkpoint is best",
             "Set training.metric_for_best_model.",
         )
     if recipe.early_stopping is not None and metric is None:
@@ -90,7 +90,7 @@ def _check_evaluation(recipe: "Recipe") -> Iterator[Contradiction]:
     if training.greater_is_better and (metric or "").endswith(ERROR_RATES):
         yield (
             ("training", "greater_is_better"),
-            f"is true, but {metric} is better the smaller it is",
+            f"is true, but a smaller {metric} is better",
             "Leave it out.",
         )
 

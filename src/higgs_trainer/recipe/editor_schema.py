@@ -1,4 +1,4 @@
-"""The JSON schema of a recipe, from which editors complete and check what is typed.
+"""Build the JSON schema of a recipe, with which editors complete fields and mark mistakes.
 
 Write it once with `higgs-trainer recipe-schema > recipe.schema.json`, and point the YAML extension of VS Code (by Red
 Hat), or any other editor with yaml-language-server, at it in the first line of a recipe:
@@ -16,7 +16,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def build_json_schema() -> dict[str, Any]:
-    """Return the schema, with the fields of `TrainingArguments` that are passed on. Imports transformers."""
+    """Return the schema, including the fields of `TrainingArguments` that a recipe passes on. Imports transformers."""
     schema = Recipe.model_json_schema()
     properties = schema["$defs"]["TrainingRecipe"]["properties"]
     del properties["extra_arguments"]

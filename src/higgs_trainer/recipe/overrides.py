@@ -1,4 +1,4 @@
-"""Fields that the command line sets over those of a recipe's file."""
+"""Parse the arguments of the command line that override fields of a recipe."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from higgs_trainer.recipe.yaml_file import YAMLError, parse_yaml
 
 @dataclass(frozen=True)
 class Override:
-    """One field and the value that the command line gives it."""
+    """A field, and its value on the command line."""
 
     place: tuple[str, ...]
     value: Any
@@ -25,14 +25,17 @@ class Override:
 
 @dataclass(frozen=True)
 class WrongOverride:
-    """An argument that sets no field."""
+    """An argument that names no field of a recipe: the problem and the remedy."""
 
     what: str
     what_to_do: str
 
 
 def parse_overrides(arguments: Sequence[str]) -> Iterator[Override | WrongOverride]:
-    """Parse `--section.field value`, `--field=value` if only one section has such a field, and `--field` for true."""
+    """Parse arguments of the forms `--section.field value`, `--section.field=value` and `--section.field` (true).
+
+    The section may be left out if only one section has a field of that name.
+    """
     position = 0
     while position < len(arguments):
         argument = arguments[position]
@@ -50,13 +53,13 @@ def parse_overrides(arguments: Sequence[str]) -> Iterator[Override | WrongOverri
 
 
 def find_section(field: FieldInfo) -> type[BaseModel] | None:
-    """Return the model of a field such as `adapter: AdapterRecipe | None`; None for a field that is no section."""
+    """Return the model of a section such as `adapter: AdapterRecipe | None`, or None if the field is not a section."""
     options = (field.annotation, *get_args(field.annotation))
     return next((cls for cls in options if isinstance(cls, type) and issubclass(cls, BaseModel)), None)
 
 
 def list_places(model: type[BaseModel] = Recipe, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the place of every section and field that the schema lists."""
+    """Yield the place of every section and field of the schema."""
     for name, field in model.model_fields.items():
         if name == "extra_arguments":
             continue
@@ -67,7 +70,7 @@ def list_places(model: type[BaseModel] = Recipe, prefix: tuple[str, ...] = ()) -
 
 
 def _find_place(name: str) -> tuple[str, ...] | WrongOverride:
-    """Return the place that a dotted path, or the last part of one, names."""
+    """Find the field with this dotted path, or the only field whose dotted path ends in this name."""
     places = {".".join(place): place for place in list_places()}
     if name in places:
         return places[name]
@@ -91,7 +94,7 @@ def _find_place(name: str) -> tuple[str, ...] | WrongOverride:
 
 
 def _parse_value(place: Place, given: str | bool) -> Any:
-    """Return what the text means as YAML if the field takes that, otherwise the text: `--run_name 7` is text."""
+    """Parse the text as YAML. If the field does not accept the value, keep the text, as in `--run_name 7`."""
     if isinstance(given, bool):
         return given
     try:
@@ -102,7 +105,7 @@ def _parse_value(place: Place, given: str | bool) -> Any:
 
 
 def _fits(place: Place, value: Any) -> bool:
-    """Return whether a field takes the value; of a section, this is decided later."""
+    """Return whether a field accepts the value. The value of a whole section is validated later, so it always fits."""
     model: type[BaseModel] = Recipe
     for name in place[:-1]:
         model = find_section(model.model_fields[str(name)]) or model

@@ -1,4 +1,4 @@
-"""Problems found inside a pydantic model, and the words for those that pydantic itself finds."""
+"""Raise problems inside a pydantic model, and describe in words the problems that pydantic itself finds."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,13 +7,13 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 Place = tuple[str | int, ...]
-"""Where a value is, as a path of keys: ("training", "seed") or ("data", "train", 0, "weight")."""
+"""The path of keys to a value: ("training", "seed") or ("data", "train", 0, "weight")."""
 
 FOUND_HERE = "found_here"
-"""Type of the errors that this package raises: they carry their own words. pydantic's own types are in `EXPECTED`."""
+"""The type of the errors of this package, which contain their message. `EXPECTED` has messages for pydantic's types."""
 
 WRONG_VALUE = "wrong_value"
-"""Type of an error of this package that says only what was expected."""
+"""The type of an error of this package that contains only the expected kind of value."""
 
 EXPECTED = {
     "bool_type": "true or false",
@@ -33,7 +33,7 @@ EXPECTED = {
 
 
 def expect(what: str) -> PydanticCustomError:
-    """Return the error that a validator raises for a value of the wrong kind."""
+    """Build the error that a validator raises for a value of the wrong kind."""
     return PydanticCustomError(WRONG_VALUE, "write {expected}", {"expected": what})
 
 
@@ -42,7 +42,7 @@ def raise_problems(title: str, problems: Iterable[tuple[Place, str, str]]) -> No
 
     Args:
         title: name of the model.
-        problems: place, what is wrong (without a full stop), and what to do about it (a sentence).
+        problems: of each, the place, the problem (without a full stop) and the remedy (a sentence).
     """
     errors = [
         InitErrorDetails(
@@ -59,16 +59,16 @@ def raise_problems(title: str, problems: Iterable[tuple[Place, str, str]]) -> No
 
 
 def expected_by(error: ErrorDetails) -> str | None:
-    """Return what a value should have been, in words; None for an error that is not about the kind of a value."""
+    """Return the expected kind of value in words, or None if the error is about something else."""
     if error["type"] in ("literal_error", WRONG_VALUE):
         return str(error["ctx"]["expected"])
     return EXPECTED.get(error["type"])
 
 
 def describe_wrong_value(value: Any, errors: Iterable[ErrorDetails]) -> tuple[str, str]:
-    """Return what is wrong with one value and what to do, from all of pydantic's errors about it.
+    """Return (problem, remedy) for one value, from all of pydantic's errors about it.
 
-    A value that may have several types has an error for each of them.
+    For a value that may have several types, pydantic reports an error for each type.
     """
     errors = list(errors)
     for error in errors:
@@ -76,7 +76,7 @@ def describe_wrong_value(value: Any, errors: Iterable[ErrorDetails]) -> tuple[st
         if error["type"] == FOUND_HERE:
             return context["what"], context["what_to_do"]
         if error["type"] == "missing":
-            return "is missing", "Add it, it has no default."
+            return "is missing", "Add it: it has no default."
         if error["type"] in ("greater_than_equal", "greater_than"):
             bound = f"of at least {context['ge']:g}" if "ge" in context else f"above {context['gt']:g}"
             return f"is {show(value)}", f"Write a number {bound}."
@@ -87,7 +87,7 @@ def describe_wrong_value(value: Any, errors: Iterable[ErrorDetails]) -> tuple[st
 
 
 def show(value: Any) -> str:
-    """Return a value as YAML would name it, shortened to one line."""
+    """Return a value as it looks in YAML, shortened to 80 characters."""
     known = {None: "null", True: "true", False: "false"}
     text = known[value] if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

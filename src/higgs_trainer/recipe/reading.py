@@ -1,4 +1,4 @@
-"""Read a recipe from a YAML file and the command line; write one."""
+"""Read a recipe from a YAML file and the command line, and write one to a file."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -19,17 +19,17 @@ COMMAND_LINE = Path("command line")
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, and set over it what the command line says.
+    """Read a recipe, and apply the overrides of the command line.
 
-    Paths in the file are relative to its folder, those on the command line to the working directory.
+    Paths in the file are relative to the folder of the file. Paths in overrides are relative to the working directory.
 
     Args:
-        overrides: `--section.field value`, `--field=value` where only one section has such a field, and `--field`
-            alone for true.
+        overrides: arguments such as `--section.field value` or `--section.field=value`. The section may be left out if
+            only one section has such a field. Without a value, the field is set to true.
 
     Raises:
-        RecipeError: the file cannot be read, or anything in it or in `overrides` is wrong. All problems are reported
-            together, each with file, line, field and what to do.
+        RecipeError: the file cannot be read, or a field or an override is invalid. The message lists all problems, each
+            with file, line, field and remedy.
 
     Example:
         ```python
@@ -52,7 +52,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def write_recipe(recipe: Recipe, path: str | Path) -> None:
-    """Write every field, defaults too, so that `read_recipe` returns an equal recipe.
+    """Write every field, including defaults, so that `read_recipe` returns an equal recipe.
 
     A `hub_token` is not written: the file is shown in the report and pushed with the result.
     """
@@ -63,7 +63,7 @@ def write_recipe(recipe: Recipe, path: str | Path) -> None:
 
 
 class _Reader:
-    """Values on their way to a recipe, where each of them was written, and what is wrong with them."""
+    """Turn the values of a file and the overrides into a recipe, and collect all problems with their lines."""
 
     def __init__(self, file: Path, values: dict[str, Any], lines: dict[Place, int]) -> None:
         self.file = file
@@ -73,7 +73,7 @@ class _Reader:
         self.problems: list[Problem] = []
 
     def set(self, override: Override | WrongOverride) -> None:
-        """Put an override into the values."""
+        """Replace a value by that of an override, or add the problem of a wrong override."""
         if isinstance(override, WrongOverride):
             self.problems.append(Problem(COMMAND_LINE, 0, override.what, override.what_to_do))
             return
@@ -83,20 +83,21 @@ class _Reader:
             inner = values.get(section)
             if inner is None or override.place[:depth] in self.overridden:
                 inner = values[section] = {}
-            if not isinstance(inner, dict):  # not a section: validation reports it
+            # The file has another value in place of a section: `validate` reports it.
+            if not isinstance(inner, dict):
                 return
             values = inner
         values[name] = override.value
         self.overridden.add(override.place)
 
     def fill_sections(self) -> None:
-        """Put an empty section where one is left out or empty, so that its missing fields are reported one by one."""
+        """Add an empty section where one is missing, so that `validate` reports its required fields one by one."""
         for name, field in Recipe.model_fields.items():
             if self.values.get(name) is None and (field.is_required() or field.default is not None):
                 self.values[name] = {}
 
     def validate(self) -> Recipe | None:
-        """Return the recipe, or None and add to the problems."""
+        """Return the recipe. If a field is invalid, add to the problems and return None."""
         try:
             return Recipe.model_validate(self.values, context={"folder": self.file.parent.resolve()})
         except ValidationError as error:
@@ -110,7 +111,7 @@ class _Reader:
         return None
 
     def _find_place(self, error: ErrorDetails) -> Place:
-        """Return where an error is, without the names that pydantic gives to the options of a union."""
+        """Return the place of an error, without the names that pydantic gives to the options of a union."""
         if error["type"] == FOUND_HERE:
             return tuple(key for key in error["loc"] if key != "extra_arguments")
         place: Place = ()
@@ -132,7 +133,7 @@ class _Reader:
         return Problem(file, line, f"{dotted}: {what}", what_to_do)
 
     def _find_line(self, place: Place) -> tuple[Path, int]:
-        """Return where a value, or else the nearest section around it, was written."""
+        """Return the file and line of a value or, if it is missing, of the nearest section around it."""
         for length in range(len(place), 0, -1):
             if place[:length] in self.overridden:
                 return COMMAND_LINE, 0
@@ -151,7 +152,7 @@ class _Reader:
 
 
 def _list_known(place: Place) -> list[str]:
-    """Return the fields that the section of an unknown field has."""
+    """List the known fields of the section that contains an unknown field."""
     model: type[BaseModel] = Recipe
     for key in place[:-1]:
         field = model.model_fields.get(str(key))

@@ -69,7 +69,7 @@ class WeightedFolder(Section):
 
 
 def _list_folders(value: Any) -> Any:
-    """Bring one folder, or a list of folders with or without a weight, into one form."""
+    """Return one folder, or a list of folders with or without weights, as a list of sections."""
     if value is None:
         return ()
     folders = value if isinstance(value, list | tuple) else [value]
@@ -77,11 +77,11 @@ def _list_folders(value: Any) -> Any:
 
 
 AnyFolders = str | WeightedFolder | list[str | WeightedFolder]
-"""What a recipe may write where it names prepared folders."""
+"""The forms in which a recipe may name prepared folders."""
 
 
 class DataRecipe(Section):
-    """What the model is trained and evaluated on, and how examples become batches."""
+    """The prepared datasets for training and evaluation, and the form of a batch."""
 
     train: Annotated[
         tuple[WeightedFolder, ...],
@@ -153,7 +153,7 @@ class LossRecipe(Section):
 
 
 class GuardRecipe(Section):
-    """What happens to a label that would reach the model's forward."""
+    """Whether a label that would reach the model's forward is diverted or stops the run."""
 
     policy: Literal["divert", "raise"] = "divert"
     """"divert" hands the label to the loss; "raise" stops the run."""
@@ -319,7 +319,7 @@ class EarlyStoppingRecipe(Section):
 
 
 class Recipe(Section):
-    """A run.
+    """The configuration of a training run.
 
     Example:
         ```python

@@ -1,4 +1,4 @@
-"""The recipes that come with the package, to start from."""
+"""List and copy the recipes that come with the package."""
 
 from pathlib import Path
 
@@ -6,14 +6,14 @@ from higgs_trainer.errors import RecipeError, suggest_name
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PLACES = (PACKAGE / "recipes", PACKAGE.parents[1] / "recipes")
-"""In an installed package, and in a clone of the repository."""
+"""The folder of recipes in an installed package, and in a clone of the repository."""
 
 
 def find_recipes() -> dict[str, Path]:
     """Return the shipped recipes by name: the path in the folder of recipes, without ".yaml".
 
     Raises:
-        RecipeError: the folder of recipes is not there.
+        RecipeError: the folder of recipes is missing.
     """
     folder = next((place for place in PLACES if place.is_dir()), None)
     if folder is None:
@@ -23,7 +23,7 @@ def find_recipes() -> dict[str, Path]:
 
 
 def read_title(path: Path) -> str:
-    """Return the first line of a recipe, a comment that says what it is for."""
+    """Read the first line of a recipe, a comment that says what the recipe is for."""
     first, *_ = path.read_text(encoding="utf-8").splitlines()
     return first.removeprefix("#").strip()
 
@@ -32,7 +32,7 @@ def copy_recipe(name: str, output: Path | None = None) -> Path:
     """Copy a shipped recipe and return the copy's path.
 
     Args:
-        output: the new file. Default: the recipe's file name, in the working directory.
+        output: the new file. None: the file name of the recipe, in the working directory.
 
     Raises:
         RecipeError: there is no such recipe, or the file exists already or cannot be written.

@@ -1,4 +1,4 @@
-"""Fields of transformers' `TrainingArguments` that `schema.TrainingRecipe` does not list: passed on, or refused.
+"""Pass on, or refuse, the fields of transformers' `TrainingArguments` that `schema.TrainingRecipe` does not list.
 
 The names are read from the source of transformers, without importing it, so that a misspelt name is reported at once.
 The types need transformers itself; it is imported only for a recipe that sets such a field.
@@ -25,11 +25,14 @@ LEAVE_OUT = "Leave it out."
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a recipe cannot set a field. The one value that a run has anyway is accepted."""
+    """The reason why a recipe cannot set a field, and the remedy.
+
+    ``fixed_value`` is the value that every run has. A recipe may write it, and nothing else.
+    """
 
     why: str
     what_to_do: str = LEAVE_OUT
-    value_of_a_run: Any = ...
+    fixed_value: Any = ...
 
 
 _ORDER = "the order of an epoch is planned from the seed, so that a resumed run continues it exactly"
@@ -41,72 +44,72 @@ _PACKS = "Set data.tokens_per_pack or training.per_device_train_batch_size."
 REFUSED = {
     # The guard and the loss.
     "remove_unused_columns": Refusal(
-        "the collator is given whole examples, which have no columns to remove", value_of_a_run=True
+        "the collator is given whole examples, which have no columns to remove", fixed_value=True
     ),
-    "label_names": Refusal("the contract of the model names the labels", value_of_a_run=None),
+    "label_names": Refusal("the contract of the model names the labels", fixed_value=None),
     "average_tokens_across_devices": Refusal(
-        "the loss is always normalised over all processes", value_of_a_run=True
+        "the loss is always normalised over all processes", fixed_value=True
     ),
     "use_cache": Refusal(
-        "with a cache, attention would cross from one example of a pack to the next", value_of_a_run=False
+        "with a cache, attention would cross from one example of a pack to the next", fixed_value=False
     ),
-    "use_liger_kernel": Refusal(_LIGER, value_of_a_run=False),
-    "liger_kernel_config": Refusal(_LIGER, value_of_a_run=None),
+    "use_liger_kernel": Refusal(_LIGER, fixed_value=False),
+    "liger_kernel_config": Refusal(_LIGER, fixed_value=None),
     "parallelism_config": Refusal(
-        "the loss is normalised for data parallelism only, and the value is an object", value_of_a_run=None
+        "the loss is normalised for data parallelism only, and the value is an object", fixed_value=None
     ),
     # The order of the data.
-    "train_sampling_strategy": Refusal(_ORDER, value_of_a_run="sequential"),
+    "train_sampling_strategy": Refusal(_ORDER, fixed_value="sequential"),
     "group_by_length": Refusal("packs have no padding", "Set data.packing: true.", False),
-    "length_column_name": Refusal(_ORDER, value_of_a_run="length"),
-    "ignore_data_skip": Refusal("a resumed run would train on the same examples again", value_of_a_run=False),
+    "length_column_name": Refusal(_ORDER, fixed_value="length"),
+    "ignore_data_skip": Refusal("a resumed run would train on the same examples again", fixed_value=False),
     "auto_find_batch_size": Refusal("an epoch is planned for one batch size", _PACKS, False),
-    "dataloader_drop_last": Refusal("examples would be dropped silently", value_of_a_run=False),
+    "dataloader_drop_last": Refusal("examples would be dropped silently", fixed_value=False),
     "dataloader_in_order": Refusal(
-        "batches would arrive in an order that depends on timing", value_of_a_run=True
+        "batches would arrive in an order that depends on timing", fixed_value=True
     ),
     "dataloader_persistent_workers": Refusal(
-        "workers that outlive an epoch would repeat the order of the first one", value_of_a_run=False
+        "workers that outlive an epoch would repeat the order of the first one", fixed_value=False
     ),
     # Saving and resuming.
     "enable_jit_checkpoint": Refusal(
-        "it would replace the handler of SIGTERM that already saves a complete checkpoint",
-        value_of_a_run=False,
+        "it would replace the SIGTERM handler of this project, which saves a complete checkpoint",
+        fixed_value=False,
     ),
     "overwrite_output_dir": Refusal(
         "checkpoints of an earlier run are never overwritten", "Choose another output_dir.", False
     ),
     "hub_strategy": Refusal(
         "pushes during training contain a pickle of the arguments; the result is pushed at the end",
-        value_of_a_run="end",
+        fixed_value="end",
     ),
-    "hub_always_push": Refusal("nothing is pushed before the end", value_of_a_run=False),
+    "hub_always_push": Refusal("nothing is pushed before the end", fixed_value=False),
     # No effect here.
-    "batch_eval_metrics": Refusal(_SUMS, value_of_a_run=False),
-    "eval_do_concat_batches": Refusal(_SUMS, value_of_a_run=True),
-    "eval_use_gather_object": Refusal(_SUMS, value_of_a_run=False),
-    "include_for_metrics": Refusal(_SUMS, value_of_a_run=[]),
-    "prediction_loss_only": Refusal(_SUMS, value_of_a_run=False),
-    "do_train": Refusal(_VERB, value_of_a_run=False),
-    "do_eval": Refusal(_VERB, value_of_a_run=False),
-    "do_predict": Refusal(_VERB, value_of_a_run=False),
-    "local_rank": Refusal("the launcher sets the rank of each process", value_of_a_run=-1),
+    "batch_eval_metrics": Refusal(_SUMS, fixed_value=False),
+    "eval_do_concat_batches": Refusal(_SUMS, fixed_value=True),
+    "eval_use_gather_object": Refusal(_SUMS, fixed_value=False),
+    "include_for_metrics": Refusal(_SUMS, fixed_value=[]),
+    "prediction_loss_only": Refusal(_SUMS, fixed_value=False),
+    "do_train": Refusal(_VERB, fixed_value=False),
+    "do_eval": Refusal(_VERB, fixed_value=False),
+    "do_predict": Refusal(_VERB, fixed_value=False),
+    "local_rank": Refusal("the launcher sets the rank of each process", fixed_value=-1),
     # Older names.
     "evaluation_strategy": Refusal("transformers 5 does not have it", "Write eval_strategy."),
     "no_cuda": Refusal("transformers 5 does not have it", "Write use_cpu: true."),
     "warmup_ratio": Refusal("transformers 5 does not have it", "Write the same share as warmup_steps."),
     "use_legacy_prediction_loop": Refusal("transformers 5 does not have it"),
 }
-"""What a recipe cannot set, and why: it would break a promise of this project, or be ignored silently."""
+"""The fields that a recipe cannot set: they would break a promise of this project, or be ignored silently."""
 
 ACCELERATOR_OPTIONS = ("non_blocking", "gradient_accumulation_kwargs")
-"""What `accelerator_config` may hold. The rest changes which process is given which batch."""
+"""The options that `accelerator_config` may contain. All others change which process gets which batch."""
 
 WIDER_TYPES: dict[str, Any] = {"fsdp": bool | str | list[str] | None}
-"""Types that `TrainingArguments` accepts although its annotation does not say so."""
+"""Types that `TrainingArguments` accepts, but that its annotations do not include."""
 
 FILES = ("deepspeed", "fsdp_config")
-"""Fields that may be the path of a JSON file."""
+"""Fields whose value may be the path of a JSON file."""
 
 SECRETS = ("hub_token",)
 """Fields that are never written: the recipe of a run is saved, shown in the report and pushed with the result."""
@@ -117,7 +120,7 @@ def list_argument_names() -> tuple[str, ...]:
     """Return the names of the fields of `TrainingArguments` in the installed transformers, without importing it."""
     spec = find_spec("transformers")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("transformers is not installed; pip install transformers")
+        raise ModuleNotFoundError("transformers is not installed. Run: pip install transformers")
     source = Path(spec.origin).with_name("training_args.py").read_text(encoding="utf-8")
     (cls,) = [
         node
@@ -139,7 +142,7 @@ def list_extra_names(own: Collection[str]) -> list[str]:
 
 @cache
 def build_adapter(name: str) -> TypeAdapter[Any]:
-    """Build the check of a field's type from the annotation in `TrainingArguments`. Imports transformers."""
+    """Build the validator of a field from its annotation in `TrainingArguments`. Imports transformers."""
     from transformers.training_args import TrainingArguments
 
     hint = WIDER_TYPES.get(name, get_type_hints(TrainingArguments)[name])
@@ -147,7 +150,7 @@ def build_adapter(name: str) -> TypeAdapter[Any]:
 
 
 def _as_written(hint: Any) -> Any:
-    """Replace each enumeration by its values, as YAML has them."""
+    """Replace each enumeration by its values, because a YAML file has values."""
     if isinstance(hint, type) and issubclass(hint, Enum):
         return Literal[tuple(member.value for member in hint)]
     if get_origin(hint) in (Union, UnionType):
@@ -160,13 +163,14 @@ def _as_written(hint: Any) -> Any:
 def check_extra_arguments(
     arguments: Mapping[str, Any], *, own: Collection[str], folder: Path | None
 ) -> dict[str, Any]:
-    """Return the arguments with paths resolved, or raise everything that is wrong with them together.
-
-    A refused argument is left out if it has the value that a run has anyway.
+    """Check the arguments, and return them with paths resolved and without those that every run has anyway.
 
     Args:
         own: names of the fields that the schema lists.
-        folder: the one of the recipe's file, to which paths are relative.
+        folder: the folder of the recipe's file. Paths are relative to it.
+
+    Raises:
+        ValidationError: lists all problems of all arguments.
     """
     raise_problems("extra_arguments", _list_problems(arguments, own))
     return {
@@ -179,7 +183,7 @@ def _list_problems(arguments: Mapping[str, Any], own: Collection[str]) -> Iterat
     for name, value in arguments.items():
         if name in REFUSED:
             refusal = REFUSED[name]
-            if refusal.value_of_a_run is ... or refusal.value_of_a_run != value:
+            if refusal.fixed_value is ... or refusal.fixed_value != value:
                 yield (name,), f"is refused: {refusal.why}", refusal.what_to_do
         elif name not in known:
             yield (name,), "no such field", suggest_name(name, [*own, *known])
@@ -207,6 +211,6 @@ def _find_problem(name: str, value: Any) -> tuple[str, str] | None:
 
 
 def _resolve_file(name: str, value: Any, folder: Path | None) -> Any:
-    """Resolve the path of a JSON file as every other path of a recipe."""
+    """Resolve the path of a JSON file like every other path in a recipe."""
     is_path = name in FILES and isinstance(value, str) and not value.startswith("{")
     return str(resolve_text(value, folder)) if is_path else unmark_texts(value)

@@ -1,4 +1,4 @@
-"""The types of a recipe's fields: strict, as YAML 1.2 writes them, and paths relative to the recipe's file."""
+"""Define the types of a recipe's fields: strict types of YAML 1.2, and paths relative to the recipe's file."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from higgs_trainer.recipe.problems import expect
 
 
 class Section(BaseModel):
-    """Base of every section: immutable, and an unknown field or a value of another type is an error."""
+    """Base class of every section. It is immutable, and rejects unknown fields and values of another type."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -27,12 +27,12 @@ class CommandLineText(str):
 
 
 def mark_texts(value: Any) -> Any:
-    """Mark every text in a value as one from the command line."""
+    """Mark every text in a value as text from the command line."""
     return _convert_texts(value, CommandLineText)
 
 
 def unmark_texts(value: Any) -> Any:
-    """Turn every marked text in a value into ordinary text. For a field with a type of its own, pydantic does that."""
+    """Turn every marked text in a value into ordinary text. For fields of the schema, pydantic does that."""
     return _convert_texts(value, str)
 
 
@@ -45,15 +45,16 @@ def _convert_texts(value: Any, kind: type[str]) -> Any:
 
 
 def _make_whole(value: Any) -> Any:
-    """Turn 1e3 and 8.0 into whole numbers; leave everything else."""
+    """Turn floats without a fraction, such as 1e3 and 8.0, into integers. Keep every other value."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def resolve_text(text: str, folder: Path | None) -> Path:
-    """Return the path that a text names.
+    """Return the absolute path that a text names.
 
     Args:
-        folder: the one of the recipe's file; None outside of a file. Paths from the command line do not depend on it.
+        folder: the folder of the recipe's file, or None if there is no file. Paths from the command line are relative
+            to the working directory in any case.
     """
     start = Path.cwd() if folder is None or isinstance(text, CommandLineText) else folder
     return Path(os.path.normpath(start / Path(text).expanduser()))
@@ -68,7 +69,7 @@ def _resolve_path(value: Any, info: ValidationInfo) -> Path:
 
 
 def _resolve_name(value: Any, info: ValidationInfo) -> Any:
-    """Resolve what is a folder or looks like one; everything else is a name on the hub."""
+    """Resolve a value that exists as a path or looks like one. Every other value is a name on the hub."""
     if isinstance(value, Path):
         return str(value)
     folder = get_folder(info)
@@ -79,7 +80,7 @@ def _resolve_name(value: Any, info: ValidationInfo) -> Any:
 
 
 def get_folder(info: ValidationInfo) -> Path | None:
-    """Return the folder of the recipe's file; None for a model that is built in Python."""
+    """Return the folder of the recipe's file, or None if the model is built in Python."""
     return None if info.context is None else info.context["folder"]
 
 

@@ -1,4 +1,4 @@
-"""YAML 1.2 files: read with the line of every key, written so that they read back the same."""
+"""Read YAML 1.2 files with the line of every key, and write them so that reading gives the same values."""
 
 import re
 from collections.abc import Iterator
@@ -21,23 +21,23 @@ __all__ = ["Document", "YAMLError", "list_folders", "parse_yaml", "read_document
 
 @dataclass(frozen=True)
 class Document:
-    """A YAML file whose top level is a mapping, and the line on which each of its keys is."""
+    """The values of a YAML file whose top level is a mapping, and the line of each key."""
 
     values: dict[str, Any]
     lines: dict[Place, int]
 
 
 def parse_yaml(text: str) -> Any:
-    """Return the value of a piece of YAML 1.2: plain dictionaries, lists, numbers, text.
+    """Parse YAML 1.2 into plain dictionaries, lists, numbers and texts.
 
     Raises:
-        YAMLError: it is not YAML, has a key twice, or asks for a Python object.
+        YAMLError: it is not YAML, has a duplicate key, or contains a tag for a Python object.
     """
     return _build_yaml().load(text)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the sections of a file.
+    """Read the sections of a file, without the lines.
 
     Raises:
         RecipeError: the file cannot be read; the message has its name and the line.
@@ -87,13 +87,13 @@ def write_yaml(sections: dict[str, Any], path: Path) -> None:
 
 
 def list_folders(written: Any) -> list[Path]:
-    """Return the folders that `data.train` or `data.eval` of a written recipe names: one, several, or with weights."""
+    """Return the folders that `data.train` or `data.eval` of a recipe's file names, in any of the allowed forms."""
     folders = written if isinstance(written, list) else [] if written is None else [written]
     return [Path(str(item.get("path") if isinstance(item, dict) else item)) for item in folders]
 
 
 def _build_yaml() -> YAML:
-    """Build a reader and writer of YAML 1.2 that knows plain values only and allows no key twice."""
+    """Build a reader and writer of YAML 1.2 that accepts only plain values and no duplicate keys."""
     return YAML(typ="safe", pure=True)
 
 

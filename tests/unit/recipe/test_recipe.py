@@ -163,7 +163,7 @@ def test_a_wrong_value_is_named(folder: Path, place: str, entry: str, problem: s
     assert find_problems(folder, text) == [f"{line}: {place}: {problem}"]
 
 
-ADD_IT = "Add it, it has no default."
+ADD_IT = "Add it: it has no default."
 
 
 def test_all_problems_come_together(folder: Path) -> None:
@@ -430,7 +430,7 @@ def test_what_a_run_has_anyway_is_what_the_table_says(folder: Path) -> None:
     built = TrainingArguments(**build_training_arguments(read(folder, SHORTEST, "--use_cpu")))
     for name, refusal in REFUSED.items():
         if hasattr(built, name) and name != "local_rank":
-            assert getattr(built, name) == refusal.value_of_a_run, name
+            assert getattr(built, name) == refusal.fixed_value, name
 
 
 @pytest.mark.parametrize("name", REFUSED)
