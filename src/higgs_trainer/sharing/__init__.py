@@ -1,1 +1,1 @@
-"""Prepare a trained model for others: merge, convert, model card."""
+"""Merge an adapter, convert a checkpoint, and write the model card."""

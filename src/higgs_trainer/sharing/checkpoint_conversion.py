@@ -75,8 +75,8 @@ def convert_checkpoint(
         max_shard_size: the largest size of one file of weights, such as "5GB".
 
     Raises:
-        CheckpointError: ``source`` is in neither layout, or a file, a field or a token is missing. Or weights are
-            missing, surplus, or have another shape than the configuration says: the message lists all of them.
+        CheckpointError: ``source`` is in neither layout; a file, a field or a token is missing; or weights are missing,
+            surplus, or have another shape than the configuration says. The message lists all such weights.
         UserError: ``output`` is not empty.
 
     Example:
@@ -95,7 +95,8 @@ def convert_checkpoint(
         native, written = config, build_boson_config(config, token_id)
     else:
         raise CheckpointError(
-            f"{source} is a {config.get('model_type')} model, neither {BOSON_MODEL_TYPE} nor {NATIVE_MODEL_TYPE}"
+            f"{source} is a {config.get('model_type')} model, neither {BOSON_MODEL_TYPE} nor {NATIVE_MODEL_TYPE}. "
+            "Give the folder of a Higgs Audio v2 model."
         )
     to_native = written is native
     weights = _join_split(_read_weights(source))
@@ -164,7 +165,10 @@ def _read_weights(source: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise CheckpointError(f"{file} is damaged ({error}). Copy it again.") from error
         if twice := sorted(found.keys() & weights.keys()):
-            raise CheckpointError(f"{file} holds weights that another file also holds: {', '.join(twice)}")
+            raise CheckpointError(
+                f"{file} contains weights that another file also contains: {', '.join(twice)}. "
+                "Remove the file that does not belong to the checkpoint."
+            )
         weights |= found
     return weights
 
@@ -173,13 +177,15 @@ def _open_tokenizer(source: Path) -> Callable[[str], int]:
     """Return a function from a token to its id. It raises ``CheckpointError`` if there is no such token."""
     path = source / TOKENIZER
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing. It holds the ids of the special tokens.")
+        raise CheckpointError(
+            f"{path} is missing. Copy the tokenizer of the model there: it has the ids of the special tokens."
+        )
     tokenizer = Tokenizer.from_file(str(path))
 
     def token_id(token: str) -> int:
         found = tokenizer.token_to_id(token)
         if found is None:
-            raise CheckpointError(f"{path} has no token {token}; is it the tokenizer of a Higgs Audio model?")
+            raise CheckpointError(f"{path} has no token {token}. Copy the tokenizer of the model there.")
         return int(found)
 
     return token_id

@@ -35,7 +35,7 @@ NOTE = "Measured with the adapter before it was merged. Merging rounded the weig
 
 @dataclass(frozen=True)
 class MergeResult:
-    """The dtype of the weights written, and the base model's weights that transformers' class has no place for."""
+    """The dtype of the written weights, and the weights of the base model that transformers' class does not have."""
 
     dtype: str
     left_out: tuple[str, ...]
@@ -135,17 +135,22 @@ def _merge(base: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     try:
         adapted = PeftModel.from_pretrained(base, str(adapter))
     except KeyError as error:
-        raise CheckpointError(f"{adapter / ADAPTER_WEIGHTS} lacks the weight {error}") from error
+        raise CheckpointError(
+            f"{adapter / ADAPTER_WEIGHTS} lacks the weight {error}. Copy the whole folder of the run again."
+        ) from error
     # torch and PEFT raise these if shapes or names do not fit.
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(
-            f"the adapter {adapter} does not fit the base {base.name_or_path}: {error}"
+            f"the adapter {adapter} does not fit the base {base.name_or_path} ({error}). "
+            "Name the base model of the run with --base."
         ) from error
     _check_all_loaded(adapted, adapter)
     try:
         merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
     except ValueError as error:
-        raise CheckpointError(f"the adapter {adapter} cannot be merged: {error}") from error
+        raise CheckpointError(
+            f"the adapter {adapter} cannot be merged ({error}). Use it unmerged, with PEFT."
+        ) from error
     if changed := names.items() ^ _shapes(merged).items():
         raise CheckpointError(
             f"merging changed names or shapes of weights: {', '.join(sorted(n for n, _ in changed))}"
@@ -162,16 +167,19 @@ def _check_all_loaded(adapted: PeftModel, adapter: Path) -> None:
     with safe_open(adapter / ADAPTER_WEIGHTS, framework="pt") as file:
         saved = set(file.keys())
     wanted = set(get_peft_model_state_dict(adapted))
-    problems = [("lacks", wanted - saved), ("holds weights that the model has no place for:", saved - wanted)]
+    problems = [("lacks", wanted - saved), ("has weights that the model does not have:", saved - wanted)]
     for what, names in problems:
         if names:
-            raise CheckpointError(f"{adapter / ADAPTER_WEIGHTS} {what} {', '.join(sorted(names))}")
+            raise CheckpointError(
+                f"{adapter / ADAPTER_WEIGHTS} {what} {', '.join(sorted(names))}. "
+                "Give the adapter and the base model of the same run."
+            )
 
 
 def _check_finite(model: nn.Module, dtype: str) -> None:
     weights: Mapping[str, Tensor] = model.state_dict()
     if bad := [name for name, weight in weights.items() if not weight.isfinite().all()]:
         raise CheckpointError(
-            f"merged weights are not finite in {dtype}: {', '.join(bad)}. Try --dtype float32. If they are not finite "
-            "then either, the adapter is damaged."
+            f"merged weights are not finite in {dtype}: {', '.join(bad)}. Try --dtype float32. If that fails as "
+            "well, the adapter is damaged."
         )

@@ -1,7 +1,7 @@
 """Write the model card, ``README.md``, of a folder that training or `merge` wrote.
 
-The card depends only on the files in the folder, so the card of a merged folder says what its adapter's card says. It
-names no path of the machine. If the base model or a data set is a local folder, it does not even give its name.
+The card depends only on the files in the folder, so a merged folder gets the same card as its adapter. The card
+contains no path of the machine, and no name of a base model or dataset that is a local folder.
 """
 
 import re
@@ -71,7 +71,7 @@ ISO_LANGUAGE = re.compile(r"([a-z]{2,3})(-.*)?")
 
 
 def write_model_card(
-    folder: Path, *, record: Path | None = None, earlier: Path | None = None, name: str | None = None
+    folder: str | Path, *, record: Path | None = None, earlier: Path | None = None, name: str | None = None
 ) -> None:
     """Write the card of ``folder``. It replaces the card that PEFT writes, which names local paths.
 
@@ -85,17 +85,17 @@ def write_model_card(
 
     Example:
         ```python
-        from pathlib import Path
-
         from higgs_trainer import write_model_card
 
-        write_model_card(Path("runs/voice"), name="your-name/my-voice")
+        write_model_card("runs/voice", name="your-name/my-voice")
         ```
     """
+    folder = Path(folder)
     record = record or folder
     if not any((place / known).is_file() for place in (folder, record) for known in KNOWN_BY):
         raise UserError(
-            f"{folder} is not a folder that training or merging wrote: it has none of {', '.join(KNOWN_BY)}"
+            f"{folder} is not a folder that training or merging wrote: it has none of {', '.join(KNOWN_BY)}. "
+            "Give the output folder of a training run or of merge."
         )
     card = build_model_card(
         folder, record, (earlier or record) / MODEL_CARD_FILE, name or record.resolve().name

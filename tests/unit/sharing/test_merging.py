@@ -321,7 +321,7 @@ INCOMPLETE = {
     ),
     "a weight too many": (
         lambda a: edit_weights(a, lambda w: w.update(extra=torch.zeros(1))),
-        "model has no place for: extra",
+        "the model does not have: extra",
     ),
     "half a pair short": (
         lambda a: edit_weights(a, lambda w: w.pop(sorted(n for n in w if "lora_A" in n)[0])),
