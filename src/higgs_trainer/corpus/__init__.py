@@ -1,1 +1,1 @@
-"""A manifest and its recordings become a prepared dataset."""
+"""Turn a manifest and its recordings into a prepared dataset."""

@@ -1,4 +1,4 @@
-"""Write an HTML page about a corpus before it is encoded: distributions, recordings at their ends, problems.
+"""Write an HTML page about a corpus before it is encoded: distributions with their extreme recordings, and problems.
 
 The page is one file that contains its audio, so it can be moved, mailed and opened offline.
 """
@@ -138,7 +138,8 @@ def _play_target(tables: CorpusTables, number: int, caption: str) -> PlayedRecor
     played = PlayedRecording(Path(target.path).name, target.text or "", caption)
     try:
         waveform_S = to_waveform(decode_file(target.path))
-    except AudioError:  # the file was moved since it was measured; the page shows it without a player
+    except AudioError:
+        # The file was moved since it was measured. The page shows it without a player.
         return played
     played_S = waveform_S[: round(SECONDS_PLAYED * SAMPLE_RATE_HZ)]
     return replace(

@@ -9,14 +9,16 @@ import numpy as np
 
 from higgs_trainer.audio.files import SHORTEST_SECONDS, Decoded, decode_file
 
-FULL_SCALE = 0.99  # a larger sample counts as clipped
+# A larger sample counts as clipped.
+FULL_SCALE = 0.99
 # Lossy formats overshoot 1 a little. Integers that were written as floats reach 32767.
 LOUDEST_PEAK = 2.0
-# If the mono peak is below this share of the peak of the channels, the channels are opposite.
+# If the mono peak is below this share of the peak of the channels, the channels cancel each other.
 CANCELLING = 0.1
 LEVEL_FRAME_SECONDS = 0.02
 SPEECH_BELOW_PEAK_DB = 40.0
-SILENT_DBFS = -120.0  # in place of minus infinity
+# The level of digital silence, in place of minus infinity.
+SILENT_DBFS = -120.0
 
 
 @dataclass(frozen=True)

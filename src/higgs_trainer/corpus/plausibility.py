@@ -13,9 +13,12 @@ from higgs_trainer.corpus.work_directory.corpus_tables import CorpusTables, Stor
 from higgs_trainer.errors import Problem
 from higgs_trainer.manifest.text import count_spoken
 
-MIN_ROWS = 30  # of one language; the pace of fewer rows is not judged
-SPREADS = 3.0  # robust standard deviations that are always allowed
-MAD_TO_SPREAD = 1.4826  # the standard deviation of a normal distribution, in median absolute deviations
+# The pace of a language with fewer recordings is not judged.
+MIN_RECORDINGS = 30
+# This many robust standard deviations from the median are always allowed.
+ALLOWED_DEVIATIONS = 3.0
+# The standard deviation of a normal distribution, in median absolute deviations.
+MAD_TO_DEVIATION = 1.4826
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +52,12 @@ def find_odd_paces(tables: CorpusTables, limits: Limits) -> Iterator[tuple[int, 
     rows do not hide one another.
     """
     for (_, unit), paces in find_paces(tables, limits).items():
-        if len(paces) < MIN_ROWS:
+        if len(paces) < MIN_RECORDINGS:
             continue
         logs = np.log([pace.per_second for pace in paces])
         median = float(np.median(logs))
-        spread = MAD_TO_SPREAD * float(np.median(np.abs(logs - median)))
-        allowed = max(math.log(limits.max_pace_factor), SPREADS * spread)
+        deviation = MAD_TO_DEVIATION * float(np.median(np.abs(logs - median)))
+        allowed = max(math.log(limits.max_pace_factor), ALLOWED_DEVIATIONS * deviation)
         for pace, distance in zip(paces, logs - median, strict=True):
             if abs(distance) > allowed:
                 recording = tables.read_recording(pace.number, pace.place)

@@ -170,7 +170,8 @@ def _describe_source(source: DataSource) -> list[str]:
 
 def _write_dataset(work: WorkDirectory, encoder: Encoder, store: CodeStore, source: str) -> DatasetCard:
     """Write the complete dataset in the work directory, and rename it to the output."""
-    shutil.rmtree(work.dataset, ignore_errors=True)  # a killed run may have left a part of it
+    # A killed run may have left a part of it.
+    shutil.rmtree(work.dataset, ignore_errors=True)
     store.refresh()
     with work.open_tables() as tables:
         rejected = tables.count_rejected()

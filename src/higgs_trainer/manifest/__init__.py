@@ -1,1 +1,1 @@
-"""Read and check the rows that describe utterances, in our own format and in others."""
+"""Read and check the rows that describe utterances, in our own format and in those of other tools."""

@@ -2,7 +2,7 @@
 
 num2words provides the words, and Babel the thousands separators. Only unambiguous digits are expanded: a whole number
 that is not part of a longer word, read as a cardinal. Everything else with digits (fractions, signs, times, dates,
-`3rd`, `A4`, two numbers side by side) stays as it is and is counted. Its words would be a guess, and num2words is
+`3rd`, `A4`, two numbers side by side) stays unchanged and is counted, because its words would be a guess. num2words is
 silently wrong about fractions in some languages (Italian 3.5 becomes "tre").
 """
 
@@ -16,7 +16,7 @@ from higgs_trainer.errors import UserError
 LARGEST = 10**12
 # `1 000` is one match, `5, 6` are two.
 WITH_DIGITS = re.compile(r"\S*\d\S*(?:(?<=\d) (?=\d)\S*)*")
-BEFORE, AFTER = "([{\"'“‘„«‹¿¡—–", ")]}\"'”’»›.,;:!?…—–"
+OPENING, CLOSING = "([{\"'“‘„«‹¿¡—–", ")]}\"'”’»›.,;:!?…—–"
 NO_WORDS = re.compile(r"[\d()]")
 
 
@@ -58,7 +58,7 @@ def expand_numbers(text: str, language: Language) -> str:
     """Write the whole numbers of a text in words."""
 
     def expand(found: re.Match[str]) -> str:
-        core = found[0].lstrip(BEFORE).rstrip(AFTER)
+        core = found[0].lstrip(OPENING).rstrip(CLOSING)
         words = _expand_number(core, language)
         return found[0] if words is None else found[0].replace(core, words, 1)
 
@@ -75,7 +75,8 @@ def _expand_number(core: str, language: Language) -> str | None:
     try:
         words = num2words(number, lang=language.words)
     except (NotImplementedError, OverflowError, TypeError, ValueError, KeyError, IndexError):
-        return None  # incomplete languages of num2words raise any of these
+        # Incomplete languages of num2words raise any of these.
+        return None
     return None if not words or NO_WORDS.search(words) else str(words)
 
 
@@ -94,7 +95,8 @@ def _read_whole_number(core: str, locale_name: str) -> int | None:
         number = parse_decimal(
             core.replace(" ", group) if group.isspace() else core, locale=locale, strict=True
         )
-    except (UnknownLocaleError, NumberFormatError, ValueError):  # ValueError: not the name of a locale
+    # Babel raises ValueError for what is not the name of a locale.
+    except (UnknownLocaleError, NumberFormatError, ValueError):
         return None
     # A number with decimals is not whole, even 1.000.
     is_whole = number.as_tuple().exponent == 0

@@ -3,7 +3,7 @@
 Fields (docs/data_formats.md and docs/tasks.md describe each):
 
     audio, text, speaker, language, scene, task, reward, seed
-    ref_audio, ref_text         one reference, the short way
+    ref_audio, ref_text         the short form of a single reference
     references                  [{audio, text, speaker, language}, ...]: the first is [SPEAKER0], and so on
     turns                       [{audio, text, speaker, language}, ...]: what was said before, oldest first
 
@@ -34,7 +34,8 @@ FIELDS = (*STRING_FIELDS, *CLIP_LIST_FIELDS, "reward", "seed")
 CLIP_FIELDS = ("audio", "text", "speaker", "language")
 HOW_TO_FILL = {"audio": "Add the path of a recording.", "text": "Add the words that are spoken."}
 
-LONGEST_STRING = 20_000  # characters: about 15 minutes of fast speech
+# In characters: about 15 minutes of fast speech.
+LONGEST_STRING = 20_000
 SEEDS = range(2**63)
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # Control characters, and the replacement character that a wrong decoding leaves.
@@ -70,7 +71,8 @@ class RowChecker:
         self.trusted = trusted
         self.rules = rules
         self.problems: list[Problem] = list(row.problems)
-        self.text_changes: dict[str, None] = {}  # an ordered set
+        # The keys are an ordered set.
+        self.text_changes: dict[str, None] = {}
 
     def add(self, what: str, what_to_do: str) -> None:
         self.problems.append(Problem(self.row.file, self.row.line, what, what_to_do))
@@ -181,7 +183,8 @@ class RowChecker:
             self._add_special_token(f'"{shown}"', tokens[0])
             return None
         if len(value) > LONGEST_STRING or LONE_SURROGATE.search(value) or NOT_TEXT.search(value):
-            return None  # `_check_strings` has added the problem
+            # `_check_strings` has added the problem.
+            return None
         if not has_words(value) and not TAGS.search(value):
             self.add(f'"{shown}" contains no word', "Write what is said, or a tag such as [laugh].")
             return None
@@ -210,8 +213,8 @@ class RowChecker:
         try:
             kind = name_kind(path)
             real = find_real_path(path)
-        except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL, a name too long
-            # strerror has no path in it: the path may be long.
+        except (OSError, RuntimeError, ValueError) as error:
+            # A loop of links, a NUL, or a name that is too long. strerror leaves out the path, which may be long.
             reason = error.strerror if isinstance(error, OSError) else error
             self.add(f'"{shown}" is not a valid path ({reason})', "Write the path of a recording.")
             return None

@@ -20,9 +20,11 @@ SPECIAL_TOKEN = re.compile(r"<\|[^<>|]*\|>")
 """The form of every special token of the model."""
 
 TAG = re.compile(r"(\[[^\[\]\n]*\]|<[^<>\n]*>)")
+"""A control tag on one line. Of all rules, only `TextRules.tags` changes it."""
 SPEAKER_TAG = re.compile(r"\[SPEAKER(\d+)\]")
 
 TAGS = re.compile(r"\[[^\]]*\]|<[^>]*>")
+"""Like `TAG`, but also over several lines and with brackets inside: what does not count as a spoken word."""
 # Scripts without spaces: Thai, Lao, Tibetan, Burmese, Khmer, kana, Chinese characters.
 UNSPACED = re.compile(
     "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"

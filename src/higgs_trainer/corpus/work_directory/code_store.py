@@ -1,4 +1,4 @@
-"""Codes on disk by the content of their recordings, which a run that was killed leaves to the next one."""
+"""Store codes on disk by the content of their recordings, so that the next run finds those of a killed run."""
 
 import sqlite3
 from collections.abc import Sequence

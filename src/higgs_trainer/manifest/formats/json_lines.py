@@ -1,7 +1,7 @@
 """Our own format: JSON lines in UTF-8, one object per row, whose keys are the fields of the manifest.
 
-Also the strict JSON reader of all JSON formats: a duplicate key, NaN and Infinity are problems of their row, because
-any reading of them would be a guess.
+This module also has the strict JSON reader of all JSON formats: a duplicate key, NaN and Infinity are problems of their
+row, because any reading of them would be a guess.
 """
 
 import json
@@ -16,8 +16,9 @@ from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_
 
 SUFFIXES = (".jsonl", ".ndjson")
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-PEEKED_BYTES = 4096  # to distinguish text from binary files
-PEEKED_ROWS = 20  # to detect the format
+# How much is read to distinguish text from binary files, and to detect the format.
+PEEKED_BYTES = 4096
+PEEKED_ROWS = 20
 
 
 def matches(path: Path) -> bool:

@@ -89,7 +89,8 @@ def _pair(
         raise _NotSpeech(what, f"Write one {MARK} at the place of each recording.")
     rest = iter(audios)
     pairs: list[tuple[str, str]] = []
-    asked, heard = "", None  # the words and the recording of the user since the last answer
+    # The words and the recording of the user since the last answer.
+    asked, heard = "", None
     for message in messages:
         words = message["content"].replace(MARK, "").strip()
         recordings = [next(rest) for _ in range(message["content"].count(MARK))]

@@ -54,7 +54,7 @@ def split_line(line: str, delimiter: str) -> list[str]:
 def read_rows(source: DataSource) -> Iterator[RawRow]:
     """Yield the rows. An unknown column is counted as unused; an empty cell is an absent field."""
     layout = find_layout(source.path)
-    assert layout is not None  # `matches` was true
+    assert layout is not None, "`matches` was true"
     names = layout.names or ("audio", "text")
     fields = match_columns(names)
     check_columns(f"{source.path}:1", names, fields)
@@ -121,7 +121,8 @@ def _read_number(cell: str) -> object:
     try:
         return float(cell)
     except ValueError:
-        return cell  # the checker reports it
+        # The checker reports it.
+        return cell
 
 
 def _build_remedy(layout: TableLayout) -> str:

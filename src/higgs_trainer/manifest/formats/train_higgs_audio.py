@@ -23,9 +23,10 @@ from higgs_trainer.manifest.text import find_speakers
 
 METADATA_NAME = "metadata.json"
 SAMPLES = re.compile(r'"samples"\s*:\s*\[')
-GAP = re.compile(r"[\s,]*")  # between two samples
+# What separates two samples.
+GAP = re.compile(r"[\s,]*")
 PLACEHOLDERS = ("This is a voice sample for cloning.", "This is a voice sample.")
-"""What its tools write when the transcript of a reference is missing."""
+"""The placeholders that its tools write when the transcript of a reference is missing."""
 
 FIELD_OF_KEY = {
     "audio_file": "audio",
@@ -35,14 +36,15 @@ FIELD_OF_KEY = {
     "ref_transcript": "ref_text",
     "reward": "reward",
 }
+# None: the fields decide.
 TASK_OF_TYPE = {
-    "audio_generation": None,  # the fields decide
+    "audio_generation": None,
     "single_speaker_smart_voice": None,
     "multi_speaker_smart_voice": "multi_speaker",
     "zero_shot_voice_cloning": "zero_shot_cloning",
     "multi_speaker_voice_cloning": "multi_speaker_cloning",
 }
-READ_OTHERWISE = ("transcript_file", "scene", "ref_speakers", "task_type")
+OTHER_KEYS = ("transcript_file", "scene", "ref_speakers", "task_type")
 
 
 def matches(path: Path) -> bool:
@@ -76,7 +78,7 @@ def _metadata_of(path: Path) -> Path:
 def _iterate_samples(metadata: Path, text: str) -> Iterator[tuple[int, Any, list[Problem]]]:
     """Yield (line, sample, problems of its JSON), so that messages can name the line of a sample."""
     begin = SAMPLES.search(text)
-    assert begin is not None  # `matches` was true
+    assert begin is not None, "`matches` was true"
     at, counted, line = begin.end(), 0, 1
     while True:
         gap = GAP.match(text, at)
@@ -107,9 +109,7 @@ class _Sample:
         self.problems.append(Problem(self.metadata, self.line, what, what_to_do))
 
     def read(self) -> RawRow:
-        self.unused.update(
-            key for key in self.sample if key not in FIELD_OF_KEY and key not in READ_OTHERWISE
-        )
+        self.unused.update(key for key in self.sample if key not in FIELD_OF_KEY and key not in OTHER_KEYS)
         fields = {FIELD_OF_KEY[key]: value for key, value in self.sample.items() if key in FIELD_OF_KEY}
         fields["text"] = self._read_transcript()
         fields["scene"] = describe_scene(self.sample.get("scene"))
