@@ -59,7 +59,8 @@ Language = Annotated[
     str,
     typer.Option(
         metavar="CODE",
-        help="Language of the texts, such as en or de; it decides where sentences of a long text end.",
+        help="Language of the texts, such as en or de; it decides where sentences of a long text end and, in evaluate, "
+        "how texts are normalised.",
     ),
 ]
 Temperature = Annotated[
