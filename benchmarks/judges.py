@@ -79,7 +79,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sets", nargs="+", metavar="SET", help="librivox, asterisk, or a manifest")
-    parser.add_argument("--sample", type=int, default=10, help="maximum number of clips per set, at least 2 (10)")
+    parser.add_argument(
+        "--sample", type=int, default=10, help="maximum number of clips per set, at least 2 (10)"
+    )
     parser.add_argument("--spell-digits", action="store_true", help="compare numbers digit by digit")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
     arguments = parser.parse_args()
