@@ -1,6 +1,8 @@
 # make setup        create .venv with pinned versions of everything; does nothing if it is up to date
 # make demo         fine-tune a small model on a new voice, offline, and judge the result
 # make test         check style, types and import directions, and run the tests
+# make lint         only check style, types and import directions
+# make format       format the code, and fix what ruff can fix
 # make test-boson   test the guard and the loss on Boson's own model, in .venv-boson with its older libraries
 # make docs         build the documentation site in build/site, offline
 # make wheels       build the wheels of the three packages in dist
@@ -44,7 +46,7 @@ lint: setup
 test: lint
 	$(BIN)/pytest -n 2 --cov --cov-report=term
 
-# Installs only what Boson's model and collator import, and what builds label-guard.
+# Install only what Boson's model and collator import, and what builds label-guard.
 $(BOSON)/.installed: constraints-boson.txt
 	test -x $(BOSON)/bin/python || $(PYTHON) -m venv $(BOSON)
 	$(BOSON)/bin/pip install --disable-pip-version-check torch==2.13.0

@@ -1,4 +1,4 @@
-"""check, train: run a recipe."""
+"""check, train: check a recipe, and train with it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,7 +52,7 @@ def _print_check(report: "CheckReport") -> None:
     table = Table("check", "result", "found", box=None)
     for result in report.results:
         outcome = "[green]passed[/green]" if result.passed else "[bold red]failed[/bold red]"
-        found = result.found if result.passed else f"{result.found}. {result.remedy}"
+        found = result.found if result.passed else f"{result.found}; {result.remedy}"
         table.add_row(escape(result.name), outcome, escape(found))
     console.print(table)
     console.print(report.trainable, markup=False, highlight=False, soft_wrap=True)
