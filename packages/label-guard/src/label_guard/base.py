@@ -12,7 +12,7 @@ from torch import nn
 # checkpointing; and the modules that people write around a model.
 WRAPPED = ("module", "model", "base_model", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
-# What transformers and PEFT themselves pass to a forward that ends in **kwargs. These are call options, not data.
+# Arguments that transformers and PEFT themselves pass to a forward that ends in **kwargs. They are not data.
 CALL_OPTIONS = frozenset(
     {
         "cache_position",
@@ -32,13 +32,13 @@ CALL_OPTIONS = frozenset(
         "use_cache",
     }
 )
-# What the losses inside transformers' models read from the same **kwargs.
+# Arguments that the losses inside transformers' models read from the same **kwargs.
 LOSS_OPTIONS = frozenset({"num_items_in_batch", "shift_labels"})
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a base model's ``forward`` takes.
+    """The signature of a base model's ``forward``.
 
     Attributes:
         parameters: the names of its parameters.

@@ -30,7 +30,7 @@ def find_batch_source(trainer: Trainer, key: str, editors: list[str], *, loaded:
         loaded: whether the batch held the key when it came from the dataloader.
     """
     if not loaded:
-        editors = editors or _methods_that_mention(trainer, key)
+        editors = editors or _find_methods_that_mention(trainer, key)
         name = " or ".join(editors) or "code that edited the batch in place"
         return KeySource(name, "The batch did not hold it when it was loaded")
     collator = name_function(getattr(trainer.data_collator, "data_collator", trainer.data_collator))
@@ -48,7 +48,7 @@ def find_batch_source(trainer: Trainer, key: str, editors: list[str], *, loaded:
     return KeySource(name, find_remedy(name))
 
 
-def _methods_that_mention(trainer: Trainer, key: str) -> list[str]:
+def _find_methods_that_mention(trainer: Trainer, key: str) -> list[str]:
     """Name the methods of the user's trainer classes that mention a key; they may have added it and returned."""
     classes = [
         kind

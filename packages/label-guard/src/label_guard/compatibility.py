@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 
-def count_with(get_batch_samples: Callable[..., Any], batches: list[Any], device: Any) -> Any:
+def count_items(get_batch_samples: Callable[..., Any], batches: list[Any], device: Any) -> Any:
     """Return the number of items that Trainer's ``get_batch_samples`` counts in the batches of a step.
 
     Later versions of transformers take the device as a third argument.

@@ -1,4 +1,4 @@
-"""What a model takes, and how a batch is split accordingly.
+"""List the keys that a model takes, and split a batch accordingly.
 
 ``Contract.split`` is the only code that knows what a label is. Every layer of the guard calls it.
 """
@@ -15,8 +15,8 @@ from torch import nn
 from label_guard.base import find_base, find_class, read_signature
 from label_guard.leak import LabelLeakError
 
-# What only a loss reads, by the names that Hugging Face, PEFT and their collators use. A name that contains "label" or
-# "target" also counts, so that a new name is not overlooked.
+# Keys that only a loss reads, by the names that Hugging Face, PEFT and their collators use. A name that contains
+# "label" or "target" also counts, so that a new name is not overlooked.
 TARGET_NAMES = frozenset(
     {
         "audio_labels",
@@ -44,9 +44,9 @@ class Split(NamedTuple):
     """The three parts of a batch.
 
     Attributes:
-        model_inputs: what the model may see.
-        targets: what only the loss may see.
-        metadata: what neither of them sees.
+        model_inputs: the keys that the model gets.
+        targets: the keys that the loss gets.
+        metadata: the keys that neither of them gets.
     """
 
     model_inputs: dict[str, Any]
@@ -58,8 +58,8 @@ class ModelInputs(dict[str, Any]):
     """A batch that a layer has split: a dict of the model inputs, with the rest in two attributes.
 
     Attributes:
-        targets: what was diverted to the loss.
-        metadata: what neither the model nor the loss sees.
+        targets: the keys that were diverted to the loss.
+        metadata: the keys that neither the model nor the loss gets.
     """
 
     def __init__(
@@ -139,12 +139,18 @@ class Contract:
         for key, value in self._entries(batch):
             parts = [part for part, takes in zip(split, self._takers(key), strict=True) if takes]
             if not parts:
-                raise LabelLeakError(f"The contract does not list {key!r}. {self}", (key,))
+                raise LabelLeakError(
+                    f"The contract does not list {key!r}. Remove it from the batch, or list it in the contract. {self}",
+                    (key,),
+                )
             for part in parts:
                 if part is split.targets and value is None:
                     continue
                 if key in part and not is_same(part[key], value):
-                    raise LabelLeakError(f"the batch holds {key!r} twice, with two different values", (key,))
+                    raise LabelLeakError(
+                        f"the batch holds {key!r} twice, with two different values. Remove one of them",
+                        (key,),
+                    )
                 part[key] = value
         return split
 
@@ -170,7 +176,9 @@ class Contract:
     def _entries(self, batch: Any) -> Iterator[tuple[str, Any]]:
         for key, value in read_fields(batch).items():
             if not isinstance(key, str):
-                raise LabelLeakError(f"the batch has a key that is not a string: {key!r}", (repr(key),))
+                raise LabelLeakError(
+                    f"the batch has a key that is not a string: {key!r}. Rename or remove it", (repr(key),)
+                )
             if self._is_nested(key, value):
                 yield from self._entries(value)
             else:

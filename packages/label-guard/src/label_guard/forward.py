@@ -11,7 +11,7 @@ from torch import nn
 
 
 class CallGuard(Protocol):
-    """What ``guard_forward`` needs of a guard: a method that removes leaks from a call."""
+    """A guard as ``guard_forward`` uses it: one method, which removes leaks from a call."""
 
     def catch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]: ...
 

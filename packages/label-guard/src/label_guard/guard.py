@@ -31,7 +31,7 @@ ALL_LAYERS = frozenset(LAYERS)
 
 
 class LabelGuard:
-    """Keeps keys that a model's contract does not list out of the ``forward`` of its base model.
+    """Keep keys that a model's contract does not list out of the ``forward`` of its base model.
 
     In a training loop without a Trainer, ``guard.pop_targets()`` after a call returns what was diverted from it.
 
@@ -224,7 +224,9 @@ class LabelGuard:
                 "positional parameters, so the others have no names. Pass them by name"
             )
         if twice := tuple(sorted(set(names) & set(kwargs))):
-            raise LabelLeakError(f"{', '.join(twice)} came by position and by name", twice)
+            raise LabelLeakError(
+                f"{', '.join(twice)} came by position and by name. Pass each of them once", twice
+            )
         return dict(zip(names, args, strict=True)) | kwargs
 
     # What the layers share
@@ -269,7 +271,8 @@ class LabelGuard:
         elif not is_same(targets[key], value):
             first = self._sources.get(key, "the batch")
             raise LabelLeakError(
-                f"two different values for {key!r}: one from {first}, one from {source}", (key,)
+                f"two different values for {key!r}: one from {first}, one from {source}. Remove one of them",
+                (key,),
             )
 
     def _check_names(self, clean: Mapping[str, Any], inputs: frozenset[str]) -> None:
@@ -277,7 +280,11 @@ class LabelGuard:
         if left := tuple(sorted(set(clean) - inputs)):
             logger.error("CRITICAL: Labels still found in kwargs after removal! %s", list(left))
             logger.error("Cleaned kwargs: %s", list(clean))
-            raise LabelLeakError(f"{', '.join(left)} would have reached {self.contract.name}.forward", left)
+            raise LabelLeakError(
+                f"{', '.join(left)} would have reached {self.contract.name}.forward. "
+                f"Correct {type(self.contract).__name__}.split, which returned it as a model input",
+                left,
+            )
 
 
 def _log(leak: Leak, call: Sequence[str]) -> None:

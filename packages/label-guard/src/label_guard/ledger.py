@@ -16,7 +16,7 @@ SCHEMA = "label-guard/report/1"
 
 @dataclass
 class LayerRecord:
-    """What one layer saw.
+    """The record of one layer.
 
     Attributes:
         on: whether the layer is on.
@@ -34,7 +34,7 @@ class LayerRecord:
 
 
 class Ledger:
-    """What the guard saw during a run.
+    """The record of everything that the guard saw during a run.
 
     Attributes:
         contract_name: the name of the contract.
@@ -82,7 +82,7 @@ class Ledger:
             self.model_call = {key: describe(value) for key, value in model_inputs.items()}
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """The cells of the cascade table: layer, calls, keys seen, keys diverted, their sources."""
+        """Return the cells of the cascade table: layer, calls, keys seen, keys diverted, their sources."""
         rows = []
         for number, record in self.layers.items():
             layer = f"{number} {LAYERS[number]}" + ("" if record.on else " (off)")

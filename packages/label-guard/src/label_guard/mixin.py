@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from label_guard.batch_source import find_batch_source
-from label_guard.compatibility import count_tensor_parallel_ranks, count_with, counts_in_evaluation
+from label_guard.compatibility import count_items, count_tensor_parallel_ranks, counts_in_evaluation
 from label_guard.contract import Contract, ModelInputs, is_label_like
 from label_guard.guard import ALL_LAYERS, LabelGuard
 from label_guard.leak import KeySource
-from label_guard.stock import LABELS, compute_stock_loss, detach, find_labels, select_logits, with_labels
+from label_guard.stock import LABELS, compute_stock_loss, detach, find_labels, rename_labels, select_logits
 
 if TYPE_CHECKING:
     from transformers import Trainer as TrainerBase
@@ -27,7 +27,7 @@ else:
 
 
 class LabelGuardMixin(TrainerBase):
-    """Five layers of guard for a ``Trainer``.
+    """Guard the model of a ``Trainer`` with all five layers.
 
     A subclass with its own loss overrides ``compute_guarded_loss``, and ``count_targets`` if it counts its targets in
     another way. The attributes can be set on the class or, before training starts, on the instance.
@@ -110,8 +110,8 @@ class LabelGuardMixin(TrainerBase):
 
     def count_targets(self, batch_samples: Sequence[Any]) -> Any:
         """Return the number by which the loss of the whole optimizer step is divided: Trainer's count, or None."""
-        batches = [with_labels(batch) for batch in batch_samples]
-        return count_with(super().get_batch_samples, batches, self.args.device)
+        batches = [rename_labels(batch) for batch in batch_samples]
+        return count_items(super().get_batch_samples, batches, self.args.device)
 
     def _set_signature_columns_if_needed(self) -> None:
         """Keep the dataset columns of the contract, which are not in the signature of a wrapper."""
@@ -140,7 +140,7 @@ class LabelGuardMixin(TrainerBase):
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Layers 3 and 4: split the batch, check the arguments of the call, then compute the loss."""
-        inputs = self._prepare_model_inputs(self._filter(3, self._with_diverted(inputs)))
+        inputs = self._prepare_model_inputs(self._filter(3, self._restore_diverted(inputs)))
         self._last = None
         with self.guard.diverting_to(inputs.targets):
             loss, outputs = self.compute_guarded_loss(
@@ -159,7 +159,7 @@ class LabelGuardMixin(TrainerBase):
         self._last = self.guard.filter(layer, inputs)
         return self._last
 
-    def _with_diverted(self, inputs: Any) -> ModelInputs:
+    def _restore_diverted(self, inputs: Any) -> ModelInputs:
         """Add what earlier layers diverted, in case code between the layers made a plain dict of the batch."""
         if isinstance(inputs, ModelInputs):
             return inputs

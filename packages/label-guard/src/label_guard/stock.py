@@ -1,4 +1,4 @@
-"""What the stock Trainer does with labels, for a batch from which the labels have been removed: losses and outputs."""
+"""Compute the losses and outputs of the stock Trainer for a batch from which the labels have been removed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def find_labels(targets: dict[str, Any]) -> Any:
     return next((targets[key] for key in LABELS if targets.get(key) is not None), None)
 
 
-def with_labels(batch: Any) -> Any:
+def rename_labels(batch: Any) -> Any:
     """Return the batch with its labels under the name that Trainer counts."""
     labels = None if "labels" in batch else find_labels(batch)
     return batch if labels is None else {**batch, "labels": labels}
