@@ -103,7 +103,7 @@ def judge_waveforms(
     texts: list[str], waveforms: list[Tensor], voice: list[Tensor], judges: Judges
 ) -> ModelFigures:
     """Judge clips of one voice. Its mean embedding is that of all recordings in ``voice``."""
-    sentences = [EvaluationSentence(Request(text), "", None, ()) for text in texts]
+    sentences = [EvaluationSentence(Request(text)) for text in texts]
     voices = embed_one_voice(voice, judges.encoder, SAMPLE_RATE_HZ, num_sentences=len(texts))
     return compute_figures(
         judge_clips("", sentences, [ClipToJudge(wave_S) for wave_S in waveforms], voices, judges)

@@ -37,7 +37,7 @@ class Plan(Protocol):
 
     def __len__(self) -> int: ...
 
-    def groups(self, epoch: int) -> list[Group]: ...
+    def build_groups(self, epoch: int) -> list[Group]: ...
 
 
 class PlannedExamples(Dataset[tuple[Example, ...]]):
@@ -53,7 +53,7 @@ class PlannedExamples(Dataset[tuple[Example, ...]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Use the plan of this epoch, counted from 0. accelerate's data loader calls this."""
-        self.groups = self.plan.groups(epoch)
+        self.groups = self.plan.build_groups(epoch)
         if hasattr(self.examples, "set_epoch"):
             self.examples.set_epoch(epoch)
 
@@ -108,13 +108,7 @@ class PackPlan:
     def __len__(self) -> int:
         return self.num_packs
 
-    @property
-    def fill(self) -> float:
-        """The share of all packs' capacity that is filled."""
-        drawn = float(self.lengths[self.mixture.draw(0)].sum())
-        return drawn / (self.num_packs * self.tokens_per_pack)
-
-    def groups(self, epoch: int) -> list[Group]:
+    def build_groups(self, epoch: int) -> list[Group]:
         fits = (self._fit(epoch, spread) for spread in SPREADS)
         packs = next(packs for packs in fits if len(packs) <= self.num_packs)
         while len(packs) < self.num_packs:
@@ -173,7 +167,7 @@ class BatchPlan:
     def __len__(self) -> int:
         return self.num_batches * self.batch_size
 
-    def groups(self, epoch: int) -> list[Group]:
+    def build_groups(self, epoch: int) -> list[Group]:
         order = np.random.default_rng((self.seed, epoch)).permutation(self.mixture.draw(epoch))
         groups: list[Group] = []
         for batch in np.array_split(order, self.num_batches):

@@ -78,7 +78,7 @@ def evaluate_sets(
     judges = Judges(recogniser, load_speaker_encoder(), None, SAMPLE_RATE_HZ, digits_spelled=True)
     rows: dict[str, list[JudgedClip]] = {}
     for name, one in sets.items():
-        sentences = [EvaluationSentence(Request(text), "", None, ()) for text in one.texts]
+        sentences = [EvaluationSentence(Request(text)) for text in one.texts]
         voices = embed_one_voice(voice, judges.encoder, SAMPLE_RATE_HZ, num_sentences=len(sentences))
         rows[name] = judge_clips_with_progress(name, sentences, one.clips, voices, judges)
     figures = [

@@ -49,6 +49,6 @@ def print_checks(console: Console, report: CheckReport) -> None:
 
 def generate_set(model: Path, strings: list[str], folder: Path) -> ClipSet:
     """Generate a clip of each string into a folder, as ``higgs-trainer generate`` does."""
-    sentences = [EvaluationSentence(Request(string), "", None, ()) for string in strings]
+    sentences = [EvaluationSentence(Request(string)) for string in strings]
     clips, _ = generate_clips(load_speech_model(model, sampling=SAMPLING), sentences, folder)
     return ClipSet(strings, clips)

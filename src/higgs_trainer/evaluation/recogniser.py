@@ -15,7 +15,8 @@ from higgs_trainer.audio.files import SAMPLE_RATE_HZ
 from higgs_trainer.errors import UserError, suggest_name
 
 RECOGNISER_SAMPLE_RATE_HZ = 16_000
-RECOGNISER_NAMES = ("whisper-tiny.en",)
+DEFAULT_RECOGNISER = "whisper-tiny.en"
+RECOGNISER_NAMES = (DEFAULT_RECOGNISER,)
 
 
 class Recogniser:
@@ -51,7 +52,7 @@ class Recogniser:
         return " ".join(segment.text.strip() for segment in segments)
 
 
-def load_recogniser(name: str = "whisper-tiny.en", *, language: str | None = "en") -> Recogniser:
+def load_recogniser(name: str = DEFAULT_RECOGNISER, *, language: str | None = "en") -> Recogniser:
     """Load a speech recogniser from an installed package or a folder. Nothing is downloaded.
 
     Args:

@@ -31,9 +31,9 @@ class EvaluationSentence:
     """
 
     request: Request
-    voice: str
-    recording_S: Tensor | None
-    references: tuple[Tensor, ...]
+    voice: str = ""
+    recording_S: Tensor | None = None
+    references: tuple[Tensor, ...] = ()
 
 
 def build_sentences(

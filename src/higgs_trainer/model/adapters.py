@@ -33,7 +33,7 @@ def add_lora(
 
     Args:
         target_modules: a preset of the family, or names of linear modules.
-        The other arguments are fields of PEFT's ``LoraConfig``.
+        options: other fields of PEFT's ``LoraConfig``, as are the remaining arguments.
 
     Raises:
         RecipeError: a name or a layer matches nothing, or PEFT refuses the configuration.
@@ -63,8 +63,8 @@ def add_lora(
     if not isinstance(target_modules, str):
         _check_each_matches("target_modules", targets, adapted)
     _check_each_matches("exclude_modules", exclude_modules, names)
-    _check_each_matches("rank_pattern", rank_pattern or {}, adapted, _fits)
-    _check_each_matches("alpha_pattern", alpha_pattern or {}, adapted, _fits)
+    _check_each_matches("rank_pattern", rank_pattern or {}, adapted, _matches_pattern)
+    _check_each_matches("alpha_pattern", alpha_pattern or {}, adapted, _matches_pattern)
     return adapted_model
 
 
@@ -96,7 +96,7 @@ def check_modules_to_save(model: nn.Module, names: Sequence[str]) -> None:
     modules = [name for name, _ in model.named_modules()]
     _check_each_matches("modules_to_save", names, modules)
     for wanted in names:
-        found = [name for name in modules if _ends_with(wanted, name)]
+        found = [name for name in modules if _matches_end(wanted, name)]
         inner = [name for name in found if any(name.startswith(f"{outer}.") for outer in found)]
         if inner:
             longer = ".".join(inner[0].split(".")[-wanted.count(".") - 2 :])
@@ -116,12 +116,12 @@ def _check_layers(model: PreTrainedModel, layers: Sequence[int] | None) -> None:
         )
 
 
-def _ends_with(wanted: str, name: str) -> bool:
+def _matches_end(wanted: str, name: str) -> bool:
     """Whether PEFT's rule for names of modules matches: the end of the path, after a dot."""
     return name == wanted or name.endswith(f".{wanted}")
 
 
-def _fits(pattern: str, name: str) -> bool:
+def _matches_pattern(pattern: str, name: str) -> bool:
     """Whether PEFT's rule for keys of `rank_pattern` and `alpha_pattern` matches: a regular expression."""
     return re.match(rf"(.*\.)?({pattern})$", name) is not None
 
@@ -130,7 +130,7 @@ def _check_each_matches(
     field: str,
     wanted: Iterable[str],
     names: Sequence[str],
-    matches: Callable[[str, str], bool] = _ends_with,
+    matches: Callable[[str, str], bool] = _matches_end,
 ) -> None:
     for one in wanted:
         if not any(matches(one, name) for name in names):

@@ -27,7 +27,7 @@ HUB_FILES = ["*.safetensors", "*.json", "*.jinja", f"{CODEC_FOLDER}/*"]
 class Checkpoint:
     """A model, its tokenizer, and the folder or hub name that they were loaded from."""
 
-    folder: str
+    name_or_path: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
 
@@ -207,12 +207,12 @@ def load_codec_of(checkpoint: Checkpoint, name: str | None = None) -> Codec:
     Raises:
         CheckpointError: there is no codec, or it does not have the codebooks of the model.
     """
-    codec = load_codec(find_codec(checkpoint.folder) if name is None else name)
+    codec = load_codec(find_codec(checkpoint.name_or_path) if name is None else name)
     model_shape = (checkpoint.stream_ids.num_codebooks, checkpoint.num_codes)
     if (codec.num_codebooks, codec.codebook_size) != model_shape:
         raise CheckpointError(
             f"codec {codec.name} has {codec.num_codebooks} codebooks of {codec.codebook_size} codes, but the model "
-            f"{checkpoint.folder} has {model_shape[0]} codebooks of {model_shape[1]} codes. "
+            f"{checkpoint.name_or_path} has {model_shape[0]} codebooks of {model_shape[1]} codes. "
             "Name the codec that the model was trained with."
         )
     return codec

@@ -46,7 +46,8 @@ def build_messages(text: str, context: Context = Context()) -> list[Message]:
     speakers = find_speakers(text)
     if context.references and any(number >= len(context.references) for number in speakers):
         raise UserError(
-            f"the text has [SPEAKER{speakers[-1]}], but no reference for it; the first reference is [SPEAKER0]"
+            f"the text has [SPEAKER{speakers[-1]}], but no reference for it. "
+            "The first reference is [SPEAKER0]. Add a reference, or correct the tag."
         )
     texts = [text, *(turn.text or "" for turn in context.turns)]
     is_open_dialogue = (
@@ -62,7 +63,7 @@ def build_messages(text: str, context: Context = Context()) -> list[Message]:
     earlier = context.turns if context.references_in_system else _tag_references(context) + context.turns
     for clip in earlier:
         if not clip.text:
-            raise UserError("a reference or an earlier turn of the prompt has no text; give its text")
+            raise UserError("a reference or an earlier turn of the prompt has no text. Add its text.")
         messages += [_build_user_message(clip.text), _build_audio_message()]
     return [*messages, _build_user_message(text)]
 
@@ -84,7 +85,7 @@ def _build_speaker_scene(context: Context) -> Message:
     never seen in pretraining.
     """
     if not context.scene:
-        raise UserError("references in the system message need a scene before them; describe one")
+        raise UserError('references in the system message need a scene before them. Add "scene".')
     content: list[dict[str, str]] = [{"type": "text", "text": context.scene}]
     for i in range(len(context.references)):
         content += [{"type": "text", "text": f"SPEAKER{i}:"}, {"type": "audio"}]
@@ -137,7 +138,8 @@ def _encode(
     pieces = str(rendered).split(PLACEHOLDER_TOKEN)
     if len(pieces) != len(clip_frames) + 1:
         raise ValueError(
-            f"the chat template laid out {len(pieces) - 1} of {len(clip_frames)} clips; it is not this model's"
+            f"the chat template laid out {len(pieces) - 1} of {len(clip_frames)} clips. "
+            "Use the chat template of this model."
         )
     expanded = pieces[0]
     for num_frames, piece in zip(clip_frames, pieces[1:], strict=True):
@@ -157,7 +159,9 @@ def _build_placeholders(num_frames: int, num_codebooks: int) -> str:
 def _check_special_tokens(message: Message) -> None:
     for part in message["content"]:
         for token in find_special_tokens(part.get("text", "")):
-            raise UserError(f"the text {part['text']!r} holds the special token {token!r}; take it out")
+            raise UserError(
+                f"the text {part['text']!r} holds the special token {token!r}. Remove it from the text."
+            )
 
 
 def _build_user_message(text: str) -> Message:

@@ -12,6 +12,7 @@ from higgs_trainer.dataset.examples import Rows
 from higgs_trainer.errors import RecipeError
 from higgs_trainer.evaluation.held_out_scores import HeldOutScores
 from higgs_trainer.evaluation.judging import load_judges
+from higgs_trainer.evaluation.recogniser import DEFAULT_RECOGNISER
 from higgs_trainer.model.loading import Checkpoint
 from higgs_trainer.speech.clip_folder import ClipFolder
 from higgs_trainer.speech.generate import Request, generate_codes
@@ -20,8 +21,6 @@ from higgs_trainer.speech.sampling import Sampling
 
 if TYPE_CHECKING:
     from higgs_trainer.recipe.schema import SamplesRecipe
-
-RECOGNISER = "whisper-tiny.en"
 
 
 @dataclass(frozen=True)
@@ -87,5 +86,5 @@ class Samples:
 
     def load_scores(self) -> HeldOutScores:
         """Load the judges of the held-out sentences, and embed the voices of these sentences."""
-        judges = load_judges(RECOGNISER, with_quality=False)
+        judges = load_judges(DEFAULT_RECOGNISER, with_quality=False)
         return HeldOutScores(self._read_held_out_rows(), self.codec, judges)

@@ -60,7 +60,7 @@ def test_every_epoch_of_a_mixture_has_the_same_number_of_packs(accumulation: int
         lengths, tokens_per_pack=700, seed=5, accumulation=accumulation, mixture=mixture, num_epochs=7
     )
     for epoch in range(7):
-        packs = plan.groups(epoch)
+        packs = plan.build_groups(epoch)
         assert len(packs) == len(plan)
         assert len(packs) % accumulation == 0
         assert sorted(i for pack in packs for i in pack) == mixture.draw(epoch).tolist()
@@ -71,6 +71,6 @@ def test_batches_of_a_mixture_hold_what_it_draws() -> None:
     mixture = Mixture([4, 9], [3.0, 0.5], seed=2)
     plan = BatchPlan(13, batch_size=5, seed=2, mixture=mixture)
     for epoch in range(3):
-        groups = plan.groups(epoch)
+        groups = plan.build_groups(epoch)
         assert len(groups) == len(plan)
         assert sorted(i for group in groups for i in group) == mixture.draw(epoch).tolist()

@@ -94,7 +94,7 @@ def test_a_row_counts_errors_and_compares_length_and_voice() -> None:
 
 def test_rows_have_the_rules_of_their_language() -> None:
     sentences = [
-        EvaluationSentence(Request(text, language=language), "", None, ())
+        EvaluationSentence(Request(text, language=language))
         for text, language in (("Colour", "en-GB"), ("Colour", "fr"))
     ]
     voices = embed_voices(sentences, FirstTwoSamples(), 24_000)

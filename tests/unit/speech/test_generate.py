@@ -34,7 +34,7 @@ def test_a_batch_gives_the_codes_of_single_calls(greedy: bool, adapted: bool) ->
     if adapted:
         lora = LoraConfig(r=3, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
         model = get_peft_model(checkpoint.model, lora)
-        checkpoint = Checkpoint(checkpoint.folder, model, checkpoint.tokenizer)
+        checkpoint = Checkpoint(checkpoint.name_or_path, model, checkpoint.tokenizer)
     drawing = {"greedy": True} if greedy else {"temperature": 0.9, "top_k": 9, "top_p": 0.97}
     sampling = Sampling(max_seconds=0.9, part_seconds=2.0, seed=7, **drawing)
     alone = [dict(generate_codes(checkpoint, [request], sampling=sampling))[0] for request in REQUESTS]
