@@ -27,8 +27,8 @@ from higgs_trainer.cli.voice_options import (
     TextFile,
     TopK,
     TopP,
+    build_voice,
     read_texts,
-    read_voice,
 )
 from higgs_trainer.errors import UserError
 from higgs_trainer.run_folder import EVALUATION_FOLDER, FIGURES_FILE, ROWS_FILE, is_run
@@ -116,9 +116,13 @@ def evaluate(
         raise UserError(f"{len(models)} models were given. Give one, or two to compare.")
     if (text_file is None) == (data is None):
         raise UserError("Give the texts to evaluate: either --text-file or --data.")
+    if data is not None and (scene or ref_audio or ref_text or reference_in_system):
+        raise UserError(
+            "--data has the voice of each row. Leave out --scene, --ref-audio, --ref-text and --reference-in-system."
+        )
     output = _choose_output(models) if output is None else output
     script = [] if text_file is None else read_texts(None, text_file)
-    voice = read_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
+    voice = build_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
     from higgs_trainer.evaluation.comparison import EvaluationSettings, evaluate_models
     from higgs_trainer.evaluation.judging import load_judges
     from higgs_trainer.evaluation.tables import build_tables

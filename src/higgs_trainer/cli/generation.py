@@ -24,8 +24,8 @@ from higgs_trainer.cli.voice_options import (
     TextFile,
     TopK,
     TopP,
+    build_voice,
     read_texts,
-    read_voice,
 )
 from higgs_trainer.run_folder import CLIP_INDEX_FILE
 
@@ -72,7 +72,7 @@ def generate(
     command lists the clips that were cut at --max-seconds.
     """
     script = read_texts(text, text_file)
-    voice = read_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
+    voice = build_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
     from higgs_trainer.files import check_is_empty
     from higgs_trainer.speech.sampling import Sampling
     from higgs_trainer.speech.speech_model import generate_into_folder, load_speech_model

@@ -157,7 +157,7 @@ def read_texts(text: str | None, text_file: Path | None) -> "list[Utterance]":
     return [Utterance(text.strip())]
 
 
-def read_voice(
+def build_voice(
     scene: str | None, ref_audio: Sequence[Path], ref_text: Sequence[str], in_system: bool
 ) -> "Voice":
     """Build the voice that the options describe, each reference with its transcript.

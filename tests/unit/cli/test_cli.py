@@ -387,6 +387,8 @@ def test_evaluate_compares_two_models(
     [
         (["m"], "either --text-file or --data"),
         (["m", "--text-file", "t.txt", "--data", "d"], "either --text-file or --data"),
+        (["m", "--data", "d", "--scene", "A quiet room."], "Leave out --scene"),
+        (["m", "--data", "d", "--ref-audio", "a.wav", "--ref-text", "One."], "Leave out --scene"),
         (["a", "b", "c", "--data", "d"], "3 models were given"),
     ],
 )
