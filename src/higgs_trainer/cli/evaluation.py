@@ -39,7 +39,7 @@ def evaluate(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL [MODEL]",
+            metavar="MODEL",
             help="One model, or two to compare. Write 'recordings' to score the recordings of the texts instead.",
         ),
     ],

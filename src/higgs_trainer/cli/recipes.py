@@ -12,7 +12,7 @@ from higgs_trainer.errors import UserError
 @app.command(rich_help_panel=TRAINING_PANEL)
 def recipes(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Recipe to copy.", show_default=False)
+        str | None, typer.Argument(metavar="NAME", help="Recipe to copy.", show_default=False)
     ] = None,
     output: Annotated[
         Path | None,

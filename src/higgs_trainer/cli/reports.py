@@ -14,7 +14,7 @@ from higgs_trainer.run_folder import REPORT_FILE
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Output folders of training runs.", show_default=False),
+        typer.Argument(metavar="RUN", help="Output folders of training runs.", show_default=False),
     ],
     output: Annotated[
         Path | None,
