@@ -175,10 +175,10 @@ def test_a_direct_call_of_forward_is_guarded() -> None:
 def test_remove_restores_the_forward() -> None:
     model = make_model()
     guard = LabelGuard(model)
-    assert guard.alive()
-    assert guard.alive(model)
+    assert guard.is_attached()
+    assert guard.is_attached(model)
     guard.remove()
-    assert not guard.alive()
+    assert not guard.is_attached()
     assert "forward" not in model.__dict__
     with pytest.raises(TypeError):
         model(IDS, labels=IDS)
@@ -193,9 +193,9 @@ def test_a_forward_that_was_replaced_is_guarded_again(caplog: pytest.LogCaptureF
     model = make_model()
     guard = LabelGuard(model)
     model.forward = MethodType(replaced, model)
-    assert not guard.alive(model)
+    assert not guard.is_attached(model)
     with caplog.at_level(logging.WARNING, "label_guard"):
-        guard.ensure(model)
+        guard.reattach(model)
     assert "StrictLM.forward was replaced" in caplog.text
     assert model(IDS, labels=IDS, extra=2) == "replaced 2"
     guard.remove()
@@ -225,7 +225,7 @@ def test_a_second_guard_replaces_the_first() -> None:
     model = make_model()
     first, second = LabelGuard(model), LabelGuard(model)
     model(IDS, labels=IDS)
-    assert not first.alive()
+    assert not first.is_attached()
     assert (first.leaks, len(second.leaks)) == ([], 1)
     second.remove()
     assert "forward" not in model.__dict__
@@ -292,10 +292,10 @@ def test_accelerate_does_not_remove_the_guard() -> None:
     guard = LabelGuard(model)
     accelerator = Accelerator(mixed_precision="bf16", cpu=True)
     prepared = accelerator.prepare_model(model)
-    assert guard.alive(prepared)
+    assert guard.is_attached(prepared)
     prepared(IDS, labels=IDS)
     bare = accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
-    assert guard.alive(bare)
+    assert guard.is_attached(bare)
     bare(IDS, labels=IDS)
     assert sum(leak.count for leak in guard.leaks) == 2
 
@@ -304,7 +304,7 @@ def test_the_guard_survives_merge_and_unload() -> None:
     model = get_peft_model(make_model(), LoraConfig(target_modules=["c_attn"]))
     guard = LabelGuard(model)
     merged = model.merge_and_unload()
-    assert guard.alive(merged)
+    assert guard.is_attached(merged)
     merged(IDS, labels=IDS)
     assert len(guard.leaks) == 1
 

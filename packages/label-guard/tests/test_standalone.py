@@ -121,7 +121,7 @@ def test_a_whisper_encoder_gives_the_same_output() -> None:
     guard = LabelGuard(model)
     assert torch.equal(model(input_features=speech, labels=IDS)[0], expected)
     assert calls == [{"input_features"}]
-    assert guard.alive(model)
+    assert guard.is_attached(model)
 
 
 @pytest.mark.parametrize(

@@ -298,7 +298,7 @@ def test_two_trainers_can_guard_the_same_model_in_turn(tmp_path: Path) -> None:
     model = make_model()
     first, second = trainer_of(tmp_path, ALL, model=model), trainer_of(tmp_path, ALL, model=model)
     first.train(), second.train(), first.evaluate()
-    assert first.guard.alive(model)
+    assert first.guard.is_attached(model)
 
 
 def test_a_model_made_by_model_init_is_guarded(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_a_model_made_by_model_init_is_guarded(tmp_path: Path) -> None:
     first = trainer.guard.base
     trainer.train()
     assert trainer.model is not first
-    assert trainer.guard.alive(trainer.model)
+    assert trainer.guard.is_attached(trainer.model)
 
 
 def test_the_log_lines_that_users_search_for_keep_words_and_levels(

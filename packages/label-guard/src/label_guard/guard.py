@@ -130,15 +130,15 @@ class LabelGuard:
 
     # Layer 5: the base model's own forward
 
-    def alive(self, model: nn.Module | None = None) -> bool:
+    def is_attached(self, model: nn.Module | None = None) -> bool:
         """Whether this guard is still in the ``forward`` of the base model (by default the guard's own)."""
         base = self.base if model is None else self._find_base(model)
         return self._active and find_guard(base.__dict__.get("forward")) is self
 
-    def ensure(self, model: nn.Module) -> None:
-        """Attach layer 5 again if the model is another one, or if another tool replaced its ``forward``."""
+    def reattach(self, model: nn.Module) -> None:
+        """Attach layer 5 again if the model is another one, or if another tool has replaced its ``forward``."""
         base = self._find_base(model)
-        if 5 not in self.layers or (base is self.base and self.alive()):
+        if 5 not in self.layers or (base is self.base and self.is_attached()):
             return
         if base is not self.base:
             self.remove()

@@ -124,7 +124,7 @@ class LabelGuardMixin(TrainerBase):
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Layer 1: split the batch as it was loaded."""
-        self.guard.ensure(model)
+        self.guard.reattach(model)
         self._last = None
         inputs = self._filter(1, inputs)
         return super().training_step(model, inputs, *args, **kwargs)
@@ -213,7 +213,7 @@ class LabelGuardMixin(TrainerBase):
         Replaces Trainer's own method, which calls the model with the whole batch if it finds no labels in it. The
         method of a Trainer subclass is kept (``Seq2SeqTrainer`` generates in it).
         """
-        self.guard.ensure(model)
+        self.guard.reattach(model)
         self._last = None
         batch = self.guard.contract.flatten(inputs)
         self._loaded = frozenset(batch)

@@ -167,7 +167,7 @@ def run(route: Route, stage: str, column: str, folder: Path) -> Outcome:
     if layers is not None:
         trainer.guard_contract = route.contract
         # Attach the guard before `after`, which may register hooks.
-        trainer.guard.ensure(trainer.model)
+        trainer.guard.reattach(trainer.model)
     route.after(trainer)
     died = ""
     try:

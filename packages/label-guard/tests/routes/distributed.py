@@ -73,7 +73,7 @@ def _run_sharded(column: str) -> str:
     ids = torch.arange(14).reshape(2, 7)
     outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids))
     next_token_loss(outputs, ids).backward()
-    if guard is not None and not guard.alive(model):
+    if guard is not None and not guard.is_attached(model):
         raise AssertionError("fully_shard removed the guard")
     return observe(base.calls).cell
 
