@@ -90,6 +90,12 @@ class Terminated(HiggsTrainerError):
     exit_code = 128 + 15
 
 
+def list_first(names: Sequence[str], at_most: int = 5) -> str:
+    """List the first names, and the number of the others."""
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more
+
+
 def suggest_name(wrong: str, known: Sequence[str]) -> str:
     """Build the remedy for a misspelt name: the closest known name or, if none is close, all of them."""
     near = get_close_matches(wrong, known, n=1, cutoff=0.6)

@@ -68,7 +68,7 @@ def check_pack(batch: Mapping[str, Any]) -> None:
     if offender and starts_again_BT.any():
         raise ValueError(
             f"{offender} is given with position_ids that start again, as in a pack: the model would let the examples "
-            f"of the pack attend to each other; leave {offender} out"
+            f"of the pack attend to each other. Leave {offender} out"
         )
 
 

@@ -9,8 +9,8 @@ class Mixture:
     """The draw of each epoch from several datasets that are concatenated, as indices into the whole.
 
     A weight is the number of times that an example is seen in an epoch, on average: 2 draws every example twice, and
-    0.5 draws every example once in two epochs. Each dataset is an endless sequence of passes, each pass a permutation
-    of its own, and epoch e takes the e-th slice of that sequence. So all examples of a dataset are seen equally often
+    0.5 draws every example once in two epochs. Each dataset is an endless sequence of passes, each in another
+    permutation, and epoch e takes the e-th slice of that sequence. So all examples of a dataset are seen equally often
     (to within one), every epoch draws the same number of examples, and the draw depends on seed and epoch alone: a
     resumed run continues it exactly.
 

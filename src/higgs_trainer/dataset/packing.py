@@ -21,12 +21,11 @@ from transformers.utils.logging import tqdm
 from higgs_trainer.dataset.code_noise import Examples
 from higgs_trainer.dataset.examples import Example
 from higgs_trainer.dataset.mixing import Mixture
-from higgs_trainer.errors import RecipeError
+from higgs_trainer.errors import RecipeError, list_first
 
 SPREADS = (1.0, 0.3, 0.1, 0.0)
 """How much a length may be stretched at random before sorting; tried in this order."""
 
-NAMED_AT_MOST = 5
 PROGRESS_AFTER_SECONDS = 2
 
 Group = tuple[int, ...]
@@ -192,9 +191,8 @@ def measure_tokens(examples: Examples, *, tokens_per_pack: int) -> list[int]:
         if lengths[-1] > tokens_per_pack:
             too_long.append(f"{example.utterance_id} ({lengths[-1]} tokens)")
     if too_long:
-        more = f" and {len(too_long) - NAMED_AT_MOST} more" if len(too_long) > NAMED_AT_MOST else ""
         raise RecipeError(
-            f"data.tokens_per_pack is {tokens_per_pack}, less than {', '.join(too_long[:NAMED_AT_MOST])}{more}. "
+            f"data.tokens_per_pack is {tokens_per_pack}, less than {list_first(too_long)}. "
             "Raise it, or leave these utterances out of the manifest."
         )
     return lengths

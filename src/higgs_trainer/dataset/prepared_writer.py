@@ -35,7 +35,9 @@ def write_prepared(
     """Write streamed rows and their card into a folder that does not exist yet.
 
     Args:
-        rows: as `PreparedRows` returns them, but with uint16 arrays. Columns without an entry are None.
+        rows: rows like those of `PreparedRows`, but with uint16 arrays as codes. A missing column becomes None.
+        source: the name of the data, for the card.
+        rejected: the number of rows that were rejected, for the card.
     """
     import pyarrow
     from datasets import Dataset

@@ -20,7 +20,7 @@ def run_demo(output: Path, *, from_scratch: bool = False) -> None:
     """
     if find_spec("higgs_trainer_demo") is None:
         raise UserError(
-            "The data of the demo is not installed; in a clone of the repository, run: "
+            "The data of the demo is not installed. In a clone of the repository, run: "
             "pip install ./packages/higgs-trainer-demo '.[demo]'"
         )
     if from_scratch:

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from higgs_trainer.audio.mel_codec import MelCodec
+from higgs_trainer.evaluation.normalized_text import DIGITS
 from higgs_trainer.model.loading import CODEC_FOLDER
 from higgs_trainer.model.prompt import SYSTEM_MESSAGE
 
@@ -36,7 +37,6 @@ SPECIAL_TOKENS = {
     "audio_end": "<|audio_eos|>",
     "audio_delay": "<|reserved_special_token_6|>",
 }
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PROMPT_PIECES = (f"system\n\n{SYSTEM_MESSAGE}", "user\n\n", "assistant\n\n", "scene")
 WORDS = Regex(r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s")
 

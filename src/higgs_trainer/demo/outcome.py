@@ -69,7 +69,7 @@ def evaluate_sets(
     Numbers are compared digit by digit, because the demo's sentences are digits.
 
     Args:
-        sets: by name. If the first two are "before" and "after", they are compared.
+        sets: the sets by name. If the first two are "before" and "after", they are compared.
         voice: recordings (S,) of the voice that all clips should have.
 
     Returns:

@@ -31,7 +31,7 @@ def count_errors(
     """Normalise both sides alike, and count wrong words and wrong characters. Spaces count as characters.
 
     Args:
-        language: of the text, which decides the rules (`normalize_text`).
+        language: the language of the text, which decides the rules (`normalize_text`).
         digits_spelled: compare numbers digit by digit (`spell_digits`), and also count words with homophones forgiven.
 
     Raises:

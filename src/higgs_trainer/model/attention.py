@@ -108,7 +108,7 @@ def _check_no_pack(mask_B1TT: Tensor | None, position_ids_BT: Tensor) -> None:
     if starts_again_BT.any():
         raise ValueError(
             "position_ids start again within a row, as in a pack, but an attention mask or a cache is given too: the "
-            "examples of the pack would attend to each other; leave attention_mask out and use_cache off"
+            "examples of the pack would attend to each other. Leave attention_mask out, and use_cache off"
         )
 
 

@@ -43,8 +43,8 @@ def encode_example(
     is_audio_T = (input_ids == ids.audio_token) | (input_ids == ids.delay_token)
     if int(is_audio_T.sum()) != len(targets_PK):
         raise ValueError(
-            f"{row['utterance_id']}: {int(is_audio_T.sum())} audio placeholders for {len(targets_PK)} columns; "
-            "the chat template or the tokenizer does not belong to this model"
+            f"{row['utterance_id']}: {int(is_audio_T.sum())} audio placeholders for {len(targets_PK)} columns. "
+            "Use the chat template and the tokenizer of this model."
         )
     return Example(
         input_ids=input_ids,

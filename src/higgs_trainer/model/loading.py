@@ -78,7 +78,7 @@ def load_checkpoint(
         family = find_family(str(config.get("model_type")))
         if family.import_model_class is None:
             raise CheckpointError(
-                f"{name} is in the layout of {family.name}; convert it first: higgs-trainer convert"
+                f"{name} is in the layout of {family.name}. Convert it first: higgs-trainer convert"
             )
         model, found = family.import_model_class().from_pretrained(
             name,
@@ -104,7 +104,7 @@ def load_checkpoint(
     if model.config.codebook_size <= max(begin, end):
         raise CheckpointError(
             f"{name}: codebook_size {model.config.codebook_size} leaves no room for the stream tokens {begin} and "
-            f"{end}; set it to {max(begin, end) + 1} in config.json"
+            f"{end}. Set it to {max(begin, end) + 1} in config.json"
         )
     return checkpoint
 
@@ -113,7 +113,7 @@ def load_trained(folder: str | Path, *, dtype: str = "float32") -> Checkpoint:
     """Load what training wrote: a model, or an adapter on its base model.
 
     Raises:
-        CheckpointError: as `load_checkpoint`, also for the base model that the adapter names.
+        CheckpointError: the model, or the base model that the adapter names, cannot be loaded (`load_checkpoint`).
     """
     if not (Path(folder) / ADAPTER_CONFIG).is_file():
         return load_checkpoint(folder, dtype=dtype)

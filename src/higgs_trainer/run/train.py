@@ -52,7 +52,7 @@ def train(
     """Train, and write the run folder: adapter or model, recipe, logs, samples, model card and page.
 
     Args:
-        recipe: from `read_recipe`, or built in Python.
+        recipe: the recipe, read by `read_recipe` or built in Python.
         callbacks: additional callbacks for Trainer.
         build_optimizer: builds the optimizer from the model and the arguments, in place of ``training.optim``.
 

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from higgs_trainer.dataset.examples import Example
+from higgs_trainer.errors import list_first
 from higgs_trainer.model.families import Aligned, StreamIds
 from higgs_trainer.tensors import IGNORED
 from higgs_trainer.training.losses import compute_cross_entropy_sums, count_cells
 from label_guard import LabelGuard, LabelLeakError
-
-NAMED_AT_MOST = 5
 
 
 @dataclass(frozen=True)
@@ -149,8 +148,11 @@ def _find_last_clip(example: Example, ids: StreamIds) -> tuple[int, int]:
 
 
 def _build_result(check: ExampleCheck, offenders: Sequence[str], total: int) -> CheckResult:
-    shown = ", ".join(offenders[:NAMED_AT_MOST]) + (", …" if len(offenders) > NAMED_AT_MOST else "")
-    found = f"{total} clips" if not offenders else f"{len(offenders)} of {total} clips fail: {shown}"
+    found = (
+        f"{total} clips"
+        if not offenders
+        else f"{len(offenders)} of {total} clips fail: {list_first(offenders)}"
+    )
     return CheckResult(check.name, not offenders and total > 0, found, check.remedy)
 
 

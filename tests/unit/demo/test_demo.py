@@ -9,7 +9,6 @@ import torch
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ, read_audio
 from higgs_trainer.audio.mel_codec import MelCodec
 from higgs_trainer.demo import run_demo
-from higgs_trainer.demo.blank_model import DIGITS
 from higgs_trainer.demo.from_scratch import read_digits
 from higgs_trainer.demo.outcome import (
     ClipSet,
@@ -23,6 +22,7 @@ from higgs_trainer.demo.outcome import (
 from higgs_trainer.errors import UserError
 from higgs_trainer.evaluation.evaluation_folder import read_evaluation
 from higgs_trainer.evaluation.judging import ClipToJudge
+from higgs_trainer.evaluation.normalized_text import DIGITS
 from higgs_trainer.manifest.rows import read_rows
 from higgs_trainer.model.loading import load_checkpoint, load_codec_of
 

@@ -138,7 +138,7 @@ def test_the_batch_check_distinguishes_a_pack_from_left_padding():
     packed = {"position_ids": torch.tensor([[0, 1, 2, 0, 1]])}
     check_pack(packed)
     for extra in ({"attention_mask": torch.ones(1, 5)}, {"use_cache": True}):
-        with pytest.raises(ValueError, match="leave"):
+        with pytest.raises(ValueError, match="Leave"):
             check_pack(packed | extra)
     left_padded = {
         "position_ids": torch.tensor([[1, 1, 0, 1, 2]]),

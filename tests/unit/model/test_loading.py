@@ -50,7 +50,7 @@ def test_stream_tokens_that_collide_with_codes_are_refused(folder):
     (folder / "config.json").write_text(
         json.dumps({**config, "audio_stream_eos_id": config["codebook_size"]})
     )
-    with pytest.raises(CheckpointError, match="set it to 11"):
+    with pytest.raises(CheckpointError, match="Set it to 11"):
         load_checkpoint(folder)
 
 

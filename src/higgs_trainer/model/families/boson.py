@@ -61,7 +61,7 @@ def align(outputs: Any, model_inputs: Tensors, targets: Tensors) -> Aligned:
     starts = model_inputs["audio_out_ids_start"]
     if supervised_P[starts].any():
         raise ValueError(
-            "label_audio_ids supervises the first column of a clip, which nothing predicts; put -100 there, as Boson's "
+            "label_audio_ids supervises the first column of a clip, which nothing predicts. Put -100 there, as Boson's "
             "collator does where it adds the begin-of-stream column itself"
         )
     positions = supervised_P.nonzero()[:, 0]
@@ -82,7 +82,7 @@ def _find_text_labels(model_inputs: Tensors, targets: Tensors) -> Tensor | None:
     if not given:
         return None
     if len(given) > 1 and not torch.equal(given[0], given[1]):
-        raise ValueError("the batch has label_ids and labels, and they differ; keep one of them")
+        raise ValueError("the batch has label_ids and labels, and they differ. Keep one of them")
     real_BT = model_inputs["attention_mask"].bool()
     return given[0].masked_fill(~real_BT | (real_BT.cumsum(dim=1) == 1), IGNORED)
 
@@ -104,7 +104,7 @@ def _expand_labels(outputs: Any, model_inputs: Tensors, labels_BT: Tensor) -> Te
         )
     if (labels_BT[~is_text_BT] != IGNORED).any():
         raise ValueError(
-            "label_ids supervises an audio placeholder, which is no token of the expanded sequence; put -100 there "
+            "label_ids supervises an audio placeholder, which is no token of the expanded sequence. Put -100 there "
             "(Boson's collator does with mask_audio_out_token_label=True)"
         )
     expanded_BT = labels_BT.new_full(expanded_text_BT.shape, IGNORED)

@@ -115,7 +115,7 @@ def build_boson_config(native: Config, token_id: TokenId) -> dict[str, Any]:
     needed = [*TEXT_FIELDS, *(name for name, _ in AUDIO_FIELDS.values()), *NATIVE_FIELDS]
     if missing := sorted(set(needed) - native.keys()):
         raise CheckpointError(
-            f"config.json lacks {', '.join(missing)}; save the model again with transformers 5"
+            f"config.json lacks {', '.join(missing)}. Save the model again with transformers 5"
         )
     rope = dict(native["rope_parameters"])
     text = {name: native[name] for name in TEXT_FIELDS}
