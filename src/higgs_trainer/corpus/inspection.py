@@ -34,7 +34,7 @@ MAX_PROBLEMS_SHOWN = 1000
 # One reference is often used by many rows.
 CACHED_MEASUREMENTS = 10_000
 
-Measure = Callable[[Path], tuple[Measurement | None, list[tuple[str, str]]]]
+MeasureRecording = Callable[[Path], tuple[Measurement | None, list[tuple[str, str]]]]
 
 
 def store_rows(checked: Iterable[CheckedRow], work: WorkDirectory) -> list[str]:
@@ -72,7 +72,7 @@ def _measure(path: Path, *, limits: Limits) -> tuple[Measurement | None, list[tu
     return measurement, find_problems(measurement, limits)
 
 
-def _measure_row(tables: CorpusTables, number: int, utterance: Utterance, measure: Measure) -> None:
+def _measure_row(tables: CorpusTables, number: int, utterance: Utterance, measure: MeasureRecording) -> None:
     clips = [(utterance.recording, utterance.text), *((clip.audio, clip.text) for clip in utterance.clips)]
     for place, (path, text) in enumerate(clips):
         measurement, problems = measure(path)

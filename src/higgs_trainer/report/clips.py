@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ, decode_file, to_waveform
 from higgs_trainer.errors import AudioError
 from higgs_trainer.page.sound import draw_spectrogram, encode_audio
-from higgs_trainer.report.listening import ClipFile, Place, SpokenSentence
+from higgs_trainer.report.listening import ClipFile, RunColumn, SpokenSentence
 
 # The rest of the 5 MB is for everything else on the page.
 BUDGET_BYTES = 3_800_000
@@ -27,7 +27,7 @@ class ShownClip:
     note: str
 
 
-ShownClips = Mapping[Place, ShownClip]
+ShownClips = Mapping[RunColumn, ShownClip]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Budget:
         self.left_bytes = left_bytes
         self.left_out = 0
 
-    def show(self, clips: Mapping[Place, ClipFile]) -> dict[Place, ShownClip]:
+    def show(self, clips: Mapping[RunColumn, ClipFile]) -> dict[RunColumn, ShownClip]:
         """Encode all of these clips, or none of them if they do not fit."""
         shown = {place: _show(clip) for place, clip in clips.items()} if self.left_bytes > 0 else {}
         size = sum(len(clip.audio) + len(clip.spectrogram) for clip in shown.values())

@@ -31,7 +31,8 @@ class ClipFile:
     is_right: bool | None = None
 
 
-Place = tuple[str, str]
+RunColumn = tuple[str, str]
+"""The name of a run and a column of the page, such as ("first", "before")."""
 
 
 @dataclass
@@ -39,12 +40,14 @@ class SpokenSentence:
     """A text with its clips by (run, column). ``during_training`` are those of the steps between first and last."""
 
     text: str
-    clips: dict[Place, ClipFile] = field(default_factory=dict)
-    during_training: dict[Place, ClipFile] = field(default_factory=dict)
+    clips: dict[RunColumn, ClipFile] = field(default_factory=dict)
+    during_training: dict[RunColumn, ClipFile] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class _Heard:
+class _PlacedClip:
+    """A clip of a run, with the sentence and the column in which it is shown."""
+
     text: str
     column: str
     clip: ClipFile
@@ -63,11 +66,11 @@ def find_sentences(runs: Sequence[RunContents]) -> tuple[list[SpokenSentence], l
             notes.append(
                 f"{run.name} has no clips: its recipe does not set samples.texts, and it was not evaluated."
             )
-        for heard in found:
-            sentence = sentences.setdefault(heard.text, SpokenSentence(heard.text))
-            is_between = heard.column.startswith("step ")
+        for placed in found:
+            sentence = sentences.setdefault(placed.text, SpokenSentence(placed.text))
+            is_between = placed.column.startswith("step ")
             clips = sentence.during_training if is_between else sentence.clips
-            clips.setdefault((run.name, heard.column), heard.clip)
+            clips.setdefault((run.name, placed.column), placed.clip)
     return list(sentences.values()), notes
 
 
@@ -76,14 +79,14 @@ def list_judged_sets(run: RunContents) -> Sequence[JudgedSet]:
     return run.evaluation.value.sets if run.evaluation.value is not None else []
 
 
-def _list_clips(run: RunContents, notes: list[str]) -> Iterator[_Heard]:
+def _list_clips(run: RunContents, notes: list[str]) -> Iterator[_PlacedClip]:
     """List every clip of a run in the order of the page: the reference first, the recording last."""
     samples = list(_list_samples(run, notes))
     references, recorded = _list_recordings(run, notes) if samples else ([], [])
     yield from (*references, *_list_judged(run), *samples, *recorded)
 
 
-def _list_samples(run: RunContents, notes: list[str]) -> Iterator[_Heard]:
+def _list_samples(run: RunContents, notes: list[str]) -> Iterator[_PlacedClip]:
     """List the samples. Step 0 is "before"; "after" is the last step, or the best one if its weights are the result."""
     folders = list_samples(run.folder)
     last = run.best_step if run.best_step in folders else max(folders, default=0)
@@ -95,13 +98,13 @@ def _list_samples(run: RunContents, notes: list[str]) -> Iterator[_Heard]:
         notes += [lines.note] if lines.note else []
         for line in lines.value or []:
             if (clip := _read_clip(line, folders[step])) is not None:
-                yield _Heard(line["text"], column, clip)
+                yield _PlacedClip(line["text"], column, clip)
 
 
-def _list_recordings(run: RunContents, notes: list[str]) -> tuple[list[_Heard], list[_Heard]]:
+def _list_recordings(run: RunContents, notes: list[str]) -> tuple[list[_PlacedClip], list[_PlacedClip]]:
     """Return the references and the real recordings, each with the sentence that it belongs to."""
-    references: list[_Heard] = []
-    recorded: list[_Heard] = []
+    references: list[_PlacedClip] = []
+    recorded: list[_PlacedClip] = []
     folder = run.folder / RECORDINGS_FOLDER
     lines = read_lines(
         folder / CLIP_INDEX_FILE, otherwise="the page cannot play the references and recordings without it"
@@ -116,18 +119,18 @@ def _list_recordings(run: RunContents, notes: list[str]) -> tuple[list[_Heard], 
             column = REFERENCE if number == 1 else f"{REFERENCE} {number}"
             words = line.get("text")
             file = ClipFile(clip.audio, says=words if isinstance(words, str) else None)
-            references.append(_Heard(sentence, column, file))
+            references.append(_PlacedClip(sentence, column, file))
         else:
-            recorded.append(_Heard(sentence, RECORDING, clip))
+            recorded.append(_PlacedClip(sentence, RECORDING, clip))
     return references, recorded
 
 
-def _list_judged(run: RunContents) -> Iterator[_Heard]:
+def _list_judged(run: RunContents) -> Iterator[_PlacedClip]:
     for judged in list_judged_sets(run):
         for clip in judged.clips:
             if clip.audio is not None:
                 file = ClipFile(clip.audio, clip.transcript, clip.stopped, is_right=clip.is_right)
-                yield _Heard(clip.text, judged.name, file)
+                yield _PlacedClip(clip.text, judged.name, file)
 
 
 def _read_clip(line: dict[str, Any], folder: Path) -> ClipFile | None:
