@@ -20,6 +20,7 @@ from transformers import TrainingArguments
 ADAMW_OVER_MUON = 0.2
 """AdamW's learning rate as a share of Muon's: the natural step sizes of the two differ."""
 
+MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 
@@ -44,10 +45,9 @@ class Muon(Optimizer):
         matrices: Iterable[nn.Parameter],
         *,
         lr: float,
-        momentum: float = 0.95,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -59,22 +59,20 @@ class Muon(Optimizer):
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
             for (rows, columns), parameters in by_shape.items():
-                updates = orthogonalize(
-                    torch.stack([self._compute_momentum(p, group["momentum"]) for p in parameters])
-                )
+                updates = orthogonalize(torch.stack([self._compute_momentum(p) for p in parameters]))
                 step_size = group["lr"] * max(1.0, rows / columns) ** 0.5
                 for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-step_size)
         return loss
 
-    def _compute_momentum(self, parameter: Tensor, momentum: float) -> Tensor:
+    def _compute_momentum(self, parameter: Tensor) -> Tensor:
         gradient, state = parameter.grad, self.state[parameter]
         # `step` skips parameters without a gradient.
         assert gradient is not None
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].lerp_(gradient, 1 - momentum)
-        return gradient.lerp(state["momentum"], momentum)
+        state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        return gradient.lerp(state["momentum"], MOMENTUM)
 
 
 class MuonWithAdamW(Optimizer):

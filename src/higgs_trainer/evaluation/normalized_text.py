@@ -49,8 +49,8 @@ def forgive_homophones(spelled: str) -> str:
     return " ".join(HOMOPHONES.get(word, word) for word in spelled.split())
 
 
-def has_words(text: str, *, language: str = "en") -> bool:
-    """Tell whether normalising leaves a letter or a digit of the text."""
+def has_recognisable_words(text: str, *, language: str = "en") -> bool:
+    """Whether normalising leaves a letter or a digit of the text."""
     return any(character.isalnum() for character in normalize_text(text, language=language))
 
 

@@ -15,7 +15,7 @@ from higgs_trainer.audio.files import read_audio
 from higgs_trainer.dataset.context import read_context
 from higgs_trainer.dataset.prepared import check_codec, read_prepared
 from higgs_trainer.errors import UserError
-from higgs_trainer.evaluation.normalized_text import has_words
+from higgs_trainer.evaluation.normalized_text import has_recognisable_words
 from higgs_trainer.manifest.utterance import Utterance, Voice
 from higgs_trainer.speech.generate import Request
 
@@ -97,5 +97,5 @@ def build_row_sentences(rows: Iterable[Mapping[str, Any]], codec: Codec) -> list
 
 
 def _check_has_words(request: Request, place: str) -> None:
-    if not has_words(request.text, language=request.language):
+    if not has_recognisable_words(request.text, language=request.language):
         raise UserError(f"{place}: {request.text!r} has no word that can be recognised. Remove the line.")

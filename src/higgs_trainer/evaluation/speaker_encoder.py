@@ -21,6 +21,7 @@ from transformers.audio_utils import mel_filter_bank
 WEIGHTS = Path(__file__).parent / "speaker_encoder_weights" / "model.safetensors"
 ENCODER_SAMPLE_RATE_HZ = 16_000
 HOP_SAMPLES, FFT_SAMPLES, MEL_BANDS = 160, 400, 40
+HIDDEN_SIZE, NUM_LAYERS, EMBEDDING_SIZE = 256, 3, 256
 # 1.6 seconds, and 1.3 windows per second.
 WINDOW_STEPS, WINDOW_STRIDE_STEPS = 160, 77
 # A last window with a smaller share of speech than this is dropped.
@@ -37,10 +38,10 @@ class SpeakerEncoder(nn.Module):
 
     mel_filters_MF: Tensor
 
-    def __init__(self, hidden: int = 256, num_layers: int = 3, dimensions: int = 256) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(MEL_BANDS, hidden, num_layers, batch_first=True)
-        self.linear = nn.Linear(hidden, dimensions)
+        self.lstm = nn.LSTM(MEL_BANDS, HIDDEN_SIZE, NUM_LAYERS, batch_first=True)
+        self.linear = nn.Linear(HIDDEN_SIZE, EMBEDDING_SIZE)
         filters_FM = mel_filter_bank(
             FFT_SAMPLES // 2 + 1,
             MEL_BANDS,
@@ -64,7 +65,7 @@ class SpeakerEncoder(nn.Module):
         samples = soxr.resample(samples, sample_rate_hz, ENCODER_SAMPLE_RATE_HZ, quality="HQ")
         rms = math.sqrt(float(np.mean(samples**2))) if len(samples) else 0.0
         if rms < 1e-5:
-            return torch.zeros(self.linear.out_features)
+            return torch.zeros(EMBEDDING_SIZE)
         speech_S = torch.from_numpy(samples) * max(1.0, QUIETEST_RMS / rms)
         windows_WD = self(self._cut_windows(speech_S))
         return nn.functional.normalize(windows_WD.mean(dim=0), dim=0)
@@ -90,10 +91,10 @@ class SpeakerEncoder(nn.Module):
         return torch.stack([mel_TM[start : start + WINDOW_STEPS] for start in starts])
 
 
-def load_speaker_encoder(weights: str | Path = WEIGHTS) -> SpeakerEncoder:
+def load_speaker_encoder() -> SpeakerEncoder:
     """Load the encoder with its shipped weights. This takes a few milliseconds."""
     encoder = SpeakerEncoder()
-    encoder.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
+    encoder.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()})
     return encoder.eval()
 
 

@@ -8,7 +8,7 @@ import pytest
 from higgs_trainer.evaluation.normalized_text import (
     describe_rules,
     forgive_homophones,
-    has_words,
+    has_recognisable_words,
     normalize_text,
     spell_digits,
 )
@@ -85,11 +85,11 @@ def test_substituted_deleted_and_inserted_words_and_characters_are_counted() -> 
 
 def test_a_text_without_a_word_is_refused() -> None:
     for text in ("?", "...", "[noise]", "uh"):
-        assert not has_words(text)
+        assert not has_recognisable_words(text)
         with pytest.raises(ValueError, match="one word or more"):
             count_errors(text, "one")
-    assert has_words("uh", language="de")
-    assert has_words("7")
+    assert has_recognisable_words("uh", language="de")
+    assert has_recognisable_words("7")
 
 
 def test_the_rules_are_named_with_their_version() -> None:
