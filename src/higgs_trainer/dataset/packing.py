@@ -1,4 +1,4 @@
-"""Plan which examples go together in each step of an epoch. The plan is seeded, and another one in each epoch.
+"""Plan which examples go together in each step of an epoch. The plan is seeded and differs in each epoch.
 
 A plan has the same number of groups in every epoch, so that the progress bar and the learning-rate schedule know the
 number of steps. That number divides by the ranks, because accelerate's ``BatchSamplerShard`` otherwise silently drops
@@ -64,8 +64,9 @@ class PlannedExamples(Dataset[tuple[Example, ...]]):
 
 
 class PackPlan:
-    """A plan of packs with at most ``tokens_per_pack`` tokens, by best fit: each example goes into the fullest pack
-    that still has room for it.
+    """Plan packs with at most ``tokens_per_pack`` tokens, by best fit.
+
+    Each example goes into the fullest pack that still has room for it.
 
     Sorting by length, longest first, fills best, but would put the same examples together in every epoch. So the
     lengths are stretched at random before they are sorted, by at most one of ``SPREADS``: the largest with which the
@@ -138,7 +139,7 @@ class PackPlan:
 
 
 class BatchPlan:
-    """A plan without packing: single examples in random order, of which Trainer takes ``batch_size`` at a time.
+    """Plan single examples in random order, without packing. Trainer takes ``batch_size`` of them at a time.
 
     The sizes of an epoch's batches differ by at most one. Batches that are not full are filled with empty groups, which
     the collator skips.

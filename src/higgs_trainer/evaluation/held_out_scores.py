@@ -17,7 +17,7 @@ METRICS = ("wer", "cer", "similarity", "stopped")
 
 
 class HeldOutScores:
-    """Hold the sentences of held-out rows, their voices, and the judges."""
+    """Judge the held-out sentences. Their recordings and voices are read once, for all steps."""
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], codec: Codec, judges: Judges) -> None:
         self.judges = judges
@@ -25,7 +25,7 @@ class HeldOutScores:
         self.voices = embed_voices(self.sentences, judges.encoder, judges.sample_rate_hz)
 
     def measure(self, folder: Path) -> dict[str, float]:
-        """Judge a folder of clips, the last of which are the sentences.
+        """Judge a folder of clips. The held-out sentences are the last ones in its index.
 
         Returns:
             `METRICS` by name. A metric without a value for each sentence is left out.

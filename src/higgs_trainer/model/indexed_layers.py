@@ -7,7 +7,7 @@ moves rows by index and normalizes text and audio in one pass, and its attention
 copying their halves. Weights, their names and every call of a linear layer stay as in transformers, so PEFT,
 checkpoints and gradient checkpointing work as before.
 
-This has not been run on a GPU; there, transformers' layers stay.
+These layers have not been run on a GPU yet. There, transformers' own layers are used.
 """
 
 import logging

@@ -2,7 +2,7 @@
 
 The chat template of the checkpoint lays out the conversation. This module builds the messages for the task, and expands
 each audio placeholder to as many tokens as its clip has columns, as ``HiggsAudioV2Processor`` does for raw audio. The
-processor is not used, because it would encode the audio in every call, and here it is encoded once before training.
+processor itself is not used, because it would encode the audio in every call. Here it is encoded once, before training.
 docs/tasks.md shows the result for each task.
 """
 

@@ -1,8 +1,8 @@
 """Save checkpoints that are complete or absent, and resume a run from the last one.
 
-Trainer writes a checkpoint file by file into a folder that already has its final name, and deletes old ones the same
-way. A run that is killed in between leaves a folder that looks like a checkpoint. Here a checkpoint is written under
-another name, flushed to disk, and then renamed. Older ones are deleted after that, and they are renamed first too.
+Trainer writes a checkpoint file by file into a folder that already has its final name, and deletes an old checkpoint
+file by file. A run that is killed meanwhile leaves a folder that looks like a checkpoint. Here a checkpoint is written
+under another name, flushed to disk, and then renamed. After that the older ones are renamed, and then deleted.
 """
 
 import os

@@ -107,6 +107,6 @@ class LossTotals:
 
 
 def list_held_out_metrics(num_codebooks: int) -> list[str]:
-    """List the metrics that an evaluation computes from the loss, by which the best checkpoint can be chosen."""
+    """List the metrics that an evaluation computes from the loss. The best checkpoint can be chosen by any of them."""
     terms = ["loss", "audio_loss", "codebook_0_accuracy"]
     return [f"eval_{name}" for name in (*terms, *(f"codebook_{k}_loss" for k in range(num_codebooks)))]

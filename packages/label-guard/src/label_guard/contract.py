@@ -155,7 +155,7 @@ class Contract:
         return split
 
     def flatten(self, batch: Any) -> Mapping[str, Any]:
-        """Return the batch as one flat mapping: the batch itself where it already is one."""
+        """Return the batch as one flat mapping, or the batch itself if it already is one."""
         if isinstance(batch, Mapping) and not any(
             self._is_nested(key, value) for key, value in batch.items()
         ):

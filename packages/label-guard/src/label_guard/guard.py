@@ -1,4 +1,4 @@
-"""The guard of one model. Five layers, each of which splits what passes it by the same contract.
+"""Guard one model in five layers. Each layer splits the batch, or the call, that passes it by the same contract.
 
     Trainer -> Layer 1 training_step -> Layer 2 _prepare_inputs -> Layer 3 compute_loss
             -> Layer 4 model inputs -> Layer 5 forward -> the base model: clean inputs

@@ -16,7 +16,7 @@ class KeySource:
     """The code that added a key.
 
     Attributes:
-        name: the function, hook, collator or dataset column, with file and line where there is one.
+        name: the function, hook, collator or dataset column, with its file and line if they are known.
         remedy: one sentence that says how to stop it; empty for code that the guard does not know.
     """
 
@@ -51,7 +51,7 @@ class LabelLeakError(RuntimeError):
 
     Attributes:
         keys: the names of the keys in question.
-        leak: the key, layer and source, where a layer could find the source; otherwise None.
+        leak: the key, layer and source. None if the source was not looked for.
     """
 
     def __init__(self, message: str, keys: tuple[str, ...] = (), leak: Leak | None = None) -> None:

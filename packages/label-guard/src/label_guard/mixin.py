@@ -109,7 +109,7 @@ class LabelGuardMixin(TrainerBase):
         return batches, self.count_targets(batches)
 
     def count_targets(self, batch_samples: Sequence[Any]) -> Any:
-        """Return the number by which the loss of the whole optimizer step is divided: Trainer's count, or None."""
+        """Count the targets of the whole optimizer step as Trainer does; None if it does not count them."""
         batches = [rename_labels(batch) for batch in batch_samples]
         return count_items(super().get_batch_samples, batches, self.args.device)
 

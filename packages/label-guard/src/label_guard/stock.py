@@ -53,7 +53,7 @@ def _predicts_next_token(base: nn.Module) -> bool:
 
 
 def find_labels(targets: dict[str, Any]) -> Any:
-    """Return the labels for Trainer's own losses by whichever of their three names, or None."""
+    """Return the labels for Trainer's own losses, under any of their three names (`LABELS`), or None."""
     return next((targets[key] for key in LABELS if targets.get(key) is not None), None)
 
 
