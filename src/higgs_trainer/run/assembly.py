@@ -28,7 +28,6 @@ from higgs_trainer.run.datasets import LoadedSets, load_sets, plan_evaluation, p
 from higgs_trainer.run.samples import Samples
 from higgs_trainer.run_folder import SAMPLES_FOLDER
 from higgs_trainer.sharing.model_card import write_model_card
-from higgs_trainer.training.callbacks import GenerateSamples
 from higgs_trainer.training.losses import LossWeights
 from higgs_trainer.training.metrics import list_held_out_metrics
 from higgs_trainer.training.trainer import HiggsAudioTrainer
@@ -42,7 +41,6 @@ class Run:
 
     Attributes:
         samples: generates the samples. None if the recipe asks for no samples.
-        generating: the callback that generates them during training. None if the recipe asks for no samples.
     """
 
     checkpoint: Checkpoint
@@ -50,7 +48,6 @@ class Run:
     train_set: LoadedSets
     held_out: LoadedSets | None
     samples: Samples | None
-    generating: GenerateSamples | None
     trainer: HiggsAudioTrainer
 
 
@@ -79,11 +76,10 @@ def build_run(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) 
         # Not measured on a GPU yet.
         index_layers(checkpoint.model)
 
-    samples = generating = None
+    samples = None
     if recipe.samples.texts or recipe.samples.held_out:
-        rows = held_out.rows if held_out else None
-        samples = Samples(recipe.samples, checkpoint, codec, rows, seed=recipe.training.seed)
-        generating = GenerateSamples(samples.generate, recipe.training.output_dir / SAMPLES_FOLDER)
+        folder, rows = recipe.training.output_dir / SAMPLES_FOLDER, held_out.rows if held_out else None
+        samples = Samples(recipe.samples, checkpoint, codec, rows, seed=recipe.training.seed, folder=folder)
 
     trainer = HiggsAudioTrainer(
         model=checkpoint.model,
@@ -96,7 +92,7 @@ def build_run(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) 
         weights=weights,
         guard_policy=recipe.guard.policy,
         optimizers=(build_optimizer(checkpoint.model, arguments) if build_optimizer else None, None),
-        measure_speech=build_measure(samples, generating, arguments) if recipe.samples.judged else None,
+        measure_speech=build_measure(samples, arguments) if samples and recipe.samples.judged else None,
         write_card=partial(write_model_card, name=recipe.training.hub_model_id),
         tokens_per_pack=recipe.data.tokens_per_pack if recipe.data.packing else None,
     )
@@ -107,7 +103,7 @@ def build_run(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) 
             "samples: under FSDP, the main process generates the samples but holds only a part of the model. "
             "Remove the section from the recipe."
         )
-    return Run(checkpoint, codec, train_set, held_out, samples, generating, trainer)
+    return Run(checkpoint, codec, train_set, held_out, samples, trainer)
 
 
 def load_model(model: ModelRecipe) -> Checkpoint:
@@ -162,17 +158,15 @@ def build_collator(
     return PackingCollator(ids.num_codebooks)
 
 
-def build_measure(
-    samples: Samples | None, generating: GenerateSamples | None, arguments: TrainingArguments
-) -> Callable[[int], Mapping[str, float]]:
+def build_measure(samples: Samples, arguments: TrainingArguments) -> Callable[[int], Mapping[str, float]]:
     """Build the function that judges the generated held-out sentences of a step and returns the metrics.
 
     Only the main process measures; the trainer sends its metrics to the other processes.
     """
-    if samples is None or generating is None or arguments.process_index != 0:
+    if arguments.process_index != 0:
         return lambda step: {}
     scores = samples.load_scores()
-    return lambda step: scores.measure(generating.generate(step))
+    return lambda step: scores.measure(samples.callback.generate(step))
 
 
 def check_best_metric(best: str | None, base: Checkpoint, *, judged: bool) -> None:

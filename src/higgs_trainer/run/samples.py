@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from higgs_trainer.speech.clip_folder import ClipFolder
 from higgs_trainer.speech.generate import Request, generate_codes
 from higgs_trainer.speech.real_recordings import REFERENCE, ComparisonRecording, decode_row, find_rows
 from higgs_trainer.speech.sampling import Sampling
+from higgs_trainer.training.callbacks import GenerateSamples
 
 if TYPE_CHECKING:
     from higgs_trainer.recipe.schema import SamplesRecipe
@@ -33,6 +35,7 @@ class Samples:
         codec: the codec of the model.
         held_out: the rows of ``data.eval``. Speech is generated for the first ``section.held_out`` of them.
         seed: the seed of the sampling. It is the same at every step, so that samples differ only by the training.
+        folder: the folder of the samples, with a folder in it for each step.
 
     Raises:
         RecipeError: more held-out sentences are asked for than there are.
@@ -43,6 +46,7 @@ class Samples:
     codec: Codec
     held_out: Rows | None
     seed: int
+    folder: Path
 
     def __post_init__(self) -> None:
         there = len(self.held_out or ())
@@ -51,6 +55,11 @@ class Samples:
                 f"samples.held_out is {self.section.held_out}, but data.eval has {there} utterances. "
                 "Lower samples.held_out, or add utterances to data.eval."
             )
+
+    @cached_property
+    def callback(self) -> GenerateSamples:
+        """The callback that generates the samples during training."""
+        return GenerateSamples(self.generate, self.folder)
 
     def generate(self, folder: Path) -> None:
         """Generate the texts of the recipe, then the held-out sentences in their contexts, into ``folder``."""

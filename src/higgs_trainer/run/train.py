@@ -86,7 +86,7 @@ def train(
 
     stopping = StopOnRequest(trainer.accelerator, _describe_resuming(trainer))
     own = _build_callbacks(output_dir, recipe.early_stopping, show_progress=not trainer.args.disable_tqdm)
-    generating = [run.generating] if run.generating else []
+    generating = [run.samples.callback] if run.samples else []
     for callback in (*own, *generating, *callbacks, stopping):
         trainer.add_callback(callback)
 
