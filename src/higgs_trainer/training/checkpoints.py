@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import TrainerState
@@ -26,6 +26,11 @@ from higgs_trainer.files import (
     restore_folders,
 )
 from higgs_trainer.run_folder import TRAINER_STATE_FILE, UNFINISHED_FOLDER
+
+if TYPE_CHECKING:
+    from transformers import Trainer as TrainerBase
+else:
+    TrainerBase = object
 
 OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "optimizer_0")
 """Files of the optimizer's state: the first without FSDP, the others with FSDP."""
@@ -83,43 +88,40 @@ def find_start(output_dir: str | Path, resume_from_checkpoint: str | Path | bool
     return start
 
 
-class CompleteCheckpoints:
+class CompleteCheckpoints(TrainerBase):
     """Mixin for a Trainer that saves complete checkpoints: ``class T(CompleteCheckpoints, Trainer)``."""
 
     def train(
         self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any
     ) -> Any:
         """Train from the checkpoint that `find_start` finds. Folders that a killed run left are cleaned up first."""
-        trainer: Any = self
-        output_dir = Path(trainer.args.output_dir)
-        if trainer.args.should_save:
+        output_dir = Path(self.args.output_dir)
+        if self.args.should_save:
             shutil.rmtree(output_dir / UNFINISHED_FOLDER, ignore_errors=True)
             restore_folders(output_dir)
-        trainer.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
         start = find_start(output_dir, resume_from_checkpoint)
-        return super().train(None if start is None else str(start), *args, **kwargs)  # type: ignore[misc]
+        return super().train(None if start is None else str(start), *args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, *device: Any) -> Any:
         """Take the micro-batches of a step, but none after the last step.
 
         Trainer would train one step too many when it resumes from a checkpoint of the last step.
         """
-        trainer: Any = self
-        if 0 < trainer.state.max_steps <= trainer.state.global_step:
-            trainer.control.should_training_stop = True
+        if 0 < self.state.max_steps <= self.state.global_step:
+            self.control.should_training_stop = True
             return [], None
-        return super().get_batch_samples(epoch_iterator, num_batches, *device)  # type: ignore[misc]
+        return super().get_batch_samples(epoch_iterator, num_batches, *device)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model without the pickle of Trainer's arguments, which are in ``recipe.yaml`` too."""
-        trainer: Any = self
-        super().save_model(output_dir, _internal_call)  # type: ignore[misc]
-        if trainer.args.should_save:
-            Path(output_dir or trainer.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _get_output_dir(self, trial: Any) -> str:
         """Return the folder of unfinished checkpoints. Trainer writes there, and deletes old checkpoints only there."""
-        return os.path.join(super()._get_output_dir(trial), UNFINISHED_FOLDER)  # type: ignore[misc]
+        return os.path.join(super()._get_output_dir(trial), UNFINISHED_FOLDER)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Let Trainer save a checkpoint, rename it when it is complete, and delete the oldest ones.
@@ -127,8 +129,7 @@ class CompleteCheckpoints:
         Raises:
             SaveError: it could not be written; names the last complete checkpoint.
         """
-        trainer: Any = self
-        state: TrainerState = trainer.state
+        state: TrainerState = self.state
         unfinished = Path(self._get_output_dir(trial), f"checkpoint-{state.global_step}")
         target = unfinished.parent.parent / unfinished.name
         complete = list_checkpoints(target.parent)
@@ -136,11 +137,11 @@ class CompleteCheckpoints:
         remedy += f"; {RESUME_REMEDY}"
         try:
             with explain_failed_write(target, remedy, errors=TORCH_WRITE_ERRORS):
-                super()._save_checkpoint(model, trial)  # type: ignore[misc]
+                super()._save_checkpoint(model, trial)
                 if state.best_model_checkpoint == str(unfinished):
                     state.best_model_checkpoint = str(target)
-                trainer.accelerator.wait_for_everyone()
-                if trainer.args.should_save:
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
                     # Trainer has saved the state with the unfinished name of the best checkpoint.
                     state.save_to_json(str(unfinished / TRAINER_STATE_FILE))
                     flush_to_disk(unfinished)
@@ -149,12 +150,11 @@ class CompleteCheckpoints:
         except SaveError:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
-        trainer.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
 
     def _remove_oldest(self, folder: Path) -> None:
         """Keep ``save_total_limit`` checkpoints, always including the best and the newest."""
-        trainer: Any = self
-        limit, best = trainer.args.save_total_limit, trainer.state.best_model_checkpoint
+        limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
         if not limit:
             return
         complete = list_checkpoints(folder)
