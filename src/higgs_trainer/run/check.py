@@ -7,7 +7,9 @@ from pathlib import Path
 from higgs_trainer.model.parameters import count_trainable, format_trainable
 from higgs_trainer.recipe.schema import Recipe
 from higgs_trainer.run.assembly import build_run
-from higgs_trainer.training.checks import CheckResult, inspect_examples, inspect_leaks, inspect_model
+from higgs_trainer.training.check_result import CheckResult
+from higgs_trainer.training.example_checks import inspect_examples
+from higgs_trainer.training.model_checks import inspect_leaks, inspect_model
 from label_guard import LabelLeakError
 
 # Settings of one training step that changes no weight and writes nothing.

@@ -34,6 +34,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from higgs_trainer.dataset.examples import Example
 from higgs_trainer.errors import LossError
 from higgs_trainer.model.families import Aligned, Family
 from higgs_trainer.tensors import check_pack
@@ -48,7 +49,7 @@ from higgs_trainer.training.losses import (
 )
 from higgs_trainer.training.metrics import LossTotals
 from higgs_trainer.training.stopping import FiniteGradients
-from label_guard import LabelGuardMixin
+from label_guard import LabelGuardMixin, ModelInputs
 
 
 class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
@@ -255,6 +256,10 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         super().log(logs, *start_time)
 
     # Evaluation
+
+    def build_batch(self, examples: Sequence[Example]) -> ModelInputs:
+        """Collate examples, move the batch to the model's device, and split it, as `evaluate` and `predict` do."""
+        return self._prepare_inputs(self.data_collator(examples))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, and leave the seconds of the evaluation and its callbacks out of the training speed."""

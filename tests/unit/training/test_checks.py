@@ -10,8 +10,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from higgs_trainer.dataset.collator import PackingCollator, PaddingCollator
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import HIGGS_AUDIO_V2, family_of
-from higgs_trainer.training.checks import EXAMPLE_CHECKS, inspect_examples, inspect_model
+from higgs_trainer.training.example_checks import EXAMPLE_CHECKS, inspect_examples
 from higgs_trainer.training.losses import compute_cross_entropy_sums
+from higgs_trainer.training.model_checks import inspect_model
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 from tiny import NUM_CODEBOOKS, encode_rows, make_row, tiny_checkpoint
 
