@@ -49,7 +49,7 @@ ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES":
 
 
 def write_corpus(folder: Path) -> Path:
-    """A manifest of the demo's recordings, each with the next three behind it."""
+    """A manifest of the demo's recordings, each followed by the next three."""
     with as_file(files("higgs_trainer_demo") / "new_voice") as voice:
         rows = read_rows(voice / "train.jsonl")[:TRAIN_CLIPS] + read_rows(voice / "held_out.jsonl")
         waveforms = [read_audio(row.recording).numpy() for row in rows]

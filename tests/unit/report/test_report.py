@@ -248,9 +248,8 @@ def test_each_sentence_has_its_clips_in_order(run):
     assert list_columns(spoken.clips) == ["reference", "before", "after", RECORDING]
     assert list_columns(spoken.during_training) == ["step 6"]
     assert spoken.clips["first", "reference"].says == "the reference’s words"
-    assert (
-        spoken.clips["first", "before"].transcript == "One, two."
-    )  # the judged clip, not the sample that says the same
+    # The judged clip is shown, not the sample of the same text.
+    assert spoken.clips["first", "before"].transcript == "One, two."
     assert (other.text, list_columns(other.clips)) == (EVIL, ["reference", "before", "after"])
     assert [clip.stopped for clip in other.clips.values()] == [True, False, True]
 

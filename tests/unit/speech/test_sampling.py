@@ -109,9 +109,8 @@ def test_a_clip_does_not_depend_on_its_batch_and_a_finished_clip_draws_no_random
 
 
 def test_a_repeated_code_is_sampled_again_and_a_stream_id_is_not() -> None:
-    rule = SamplingRule(
-        1.0, 1, 1.0, RepetitionRule(window_columns=4, max_repeats=2)
-    )  # top_k 1: always the likeliest
+    # With top_k 1, the most probable code is always sampled.
+    rule = SamplingRule(1.0, 1, 1.0, RepetitionRule(window_columns=4, max_repeats=2))
     scores = torch.zeros(3, NUM_CODES + 2)
     scores[0, 5] = scores[1, END] = scores[2, 7] = 0.1
     heard = torch.tensor([[[5, END, 7], [1, END, 7], [5, END, 2], [1, END, 3]]])
