@@ -86,6 +86,6 @@ def test_contexts_that_the_template_cannot_lay_out_are_refused():
         build_messages("x", Context(references=wordless, references_in_system=True))
     with pytest.raises(UserError, match=r"\[SPEAKER1\], but no reference for it"):
         build_messages("[SPEAKER0] x\n[SPEAKER1] y", Context(references=wordless))
-    with pytest.raises(UserError, match="give its text"):
+    with pytest.raises(UserError, match="Add its text"):
         build_messages("x", Context(references=wordless))
     build_messages("x", Context("A hall.", wordless, references_in_system=True))
