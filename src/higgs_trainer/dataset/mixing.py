@@ -1,5 +1,6 @@
 """Mix several datasets by weight: which examples an epoch draws from each."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,6 +43,23 @@ class Mixture:
     def is_same_every_epoch(self) -> bool:
         """Whether every epoch draws the same examples: all sets are drawn a whole number of times."""
         return all(count % size == 0 for size, count in zip(self.sizes, self.counts, strict=True))
+
+    def count_least(self, lengths: Sequence[int]) -> int:
+        """Return a lower bound of the total length of the examples that any epoch draws.
+
+        Args:
+            lengths: one for each example of the concatenated datasets.
+        """
+        least, start = 0, 0
+        for size, count in zip(self.sizes, self.counts, strict=True):
+            # Entry k is the total length of the k shortest examples.
+            shortest = np.concatenate(([0], np.cumsum(np.sort(lengths[start : start + size]))))
+            # An epoch draws the end of one pass, whole passes, and the beginning of another.
+            end = np.arange(0, min(size, count + 1), math.gcd(size, count))
+            whole, beginning = np.divmod(count - end, size)
+            least += int((shortest[end] + whole * shortest[-1] + shortest[beginning]).min())
+            start += size
+        return least
 
     def draw(self, epoch: int) -> np.ndarray:
         """Return the indices of an epoch's examples, ascending; an index occurs as often as its example is seen."""

@@ -110,7 +110,12 @@ class PackPlan:
 
     def build_groups(self, epoch: int) -> list[Group]:
         fits = (self._fit(epoch, spread) for spread in SPREADS)
-        packs = next(packs for packs in fits if len(packs) <= self.num_packs)
+        packs = next((packs for packs in fits if len(packs) <= self.num_packs), None)
+        if packs is None:
+            raise ValueError(
+                f"epoch {epoch} needs more than the {self.num_packs} packs of this plan. "
+                "Build the plan with the number of epochs of the run."
+            )
         while len(packs) < self.num_packs:
             most = packs.pop(max(range(len(packs)), key=lambda i: len(packs[i])))
             packs += [most[::2], most[1::2]]

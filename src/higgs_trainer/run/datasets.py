@@ -79,8 +79,7 @@ def plan_training(
     plan: Plan
     if data.packing:
         lengths = measure_tokens(loaded.examples, tokens_per_pack=data.tokens_per_pack)
-        mean_length = sum(lengths) / len(lengths)
-        num_epochs = _count_epochs(arguments, len(mixture) * mean_length / data.tokens_per_pack)
+        num_epochs = _count_epochs(arguments, mixture.count_least(lengths) / data.tokens_per_pack)
         plan = PackPlan(lengths, tokens_per_pack=data.tokens_per_pack, num_epochs=num_epochs, **shares)
     else:
         plan = BatchPlan(len(loaded.examples), batch_size=arguments.per_device_train_batch_size, **shares)

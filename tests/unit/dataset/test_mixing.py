@@ -74,3 +74,26 @@ def test_batches_of_a_mixture_hold_what_it_draws() -> None:
         groups = plan.build_groups(epoch)
         assert len(groups) == len(plan)
         assert sorted(i for group in groups for i in group) == mixture.draw(epoch).tolist()
+
+
+def test_no_epoch_draws_less_than_the_lower_bound() -> None:
+    """The short set is drawn often, so the mean length of all examples would be too high a bound."""
+    lengths = [10, 12, 11, 400, 300, 200, 100]
+    mixture = Mixture([3, 4], [3.0, 0.5], seed=4)
+    least = mixture.count_least(lengths)
+    assert least == 3 * 33 + (100 + 200)
+    odd = Mixture([3, 4], [1.4, 0.8], seed=4)
+    for one in (mixture, odd):
+        drawn = [sum(lengths[i] for i in one.draw(epoch)) for epoch in range(60)]
+        assert min(drawn) >= one.count_least(lengths)
+    assert least < len(mixture) * sum(lengths) / len(lengths)
+
+
+def test_an_epoch_that_the_plan_was_not_made_for_is_an_error() -> None:
+    # One example of an epoch fills a pack alone; the others go together.
+    lengths = [90, 90, 90, 10, 10, 10]
+    mixture = Mixture([6], [0.5], seed=0)
+    plan = PackPlan(lengths, tokens_per_pack=100, seed=0, mixture=mixture, num_epochs=1)
+    plan.num_packs = 0
+    with pytest.raises(ValueError, match="epoch 3 needs more than the 0 packs of this plan"):
+        plan.build_groups(3)
