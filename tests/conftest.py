@@ -18,6 +18,7 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     TRANSFORMERS_OFFLINE="1",
     WANDB_MODE="disabled",
+    XDG_CACHE_HOME=str(_CACHE / "cache"),
 )
 
 import pytest

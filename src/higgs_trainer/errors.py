@@ -76,6 +76,10 @@ class CheckpointError(UserError):
     """A model, codec or prepared dataset that is invalid, or that does not match the others."""
 
 
+class DamageError(CheckpointError):
+    """A file that is not as it was written: missing, cut, changed, or added later."""
+
+
 class LossError(HiggsTrainerError):
     """A training step without a loss: no supervised cell, or a value that is not finite."""
 

@@ -65,6 +65,10 @@ ROWS_FILE = "rows.jsonl"
 FIGURES_FILE = "figures.json"
 EVALUATION_SCHEMA = "higgs-trainer/evaluation/2"
 
+# In each checkpoint, prepared dataset, and folder of a model or an adapter.
+CHECKSUMS_FILE = "checksums.json"
+CHECKSUMS_SCHEMA = "higgs-trainer/checksums/1"
+
 # The names of clips and figures from before and after training.
 BEFORE, AFTER = "before", "after"
 
@@ -178,6 +182,24 @@ class ClipLine(TypedDict):
     stopped: bool
     parts: int
     seed: NotRequired[int]
+
+
+class FileChecksum(TypedDict):
+    """The size of a file and the hash of its content (XXH3 with 128 bits, in hexadecimal digits)."""
+
+    bytes: int
+    xxh3: str
+
+
+class Checksums(TypedDict):
+    """``checksums.json``: what the files of the same folder contain. ``files`` has their names, with ``/`` in paths.
+
+    ``fingerprint`` is a hash of all names and hashes.
+    """
+
+    schema: str
+    fingerprint: str
+    files: dict[str, FileChecksum]
 
 
 class RecordingLine(TypedDict):
