@@ -10,8 +10,11 @@ INTRODUCTION = """# Command line reference
 
 This page is generated from the commands themselves. `higgs-trainer VERB --help` prints the same.
 
-Exit codes: 0 done, 1 the run failed, 2 a mistake in the arguments, the recipe or the data, 130 interrupted,
-143 ended by SIGTERM after saving a checkpoint.
+Exit codes: 0 done, 1 the run or the machine failed, 2 a mistake in the arguments, the recipe or the data,
+130 interrupted, 143 ended by SIGTERM (`train` saves a checkpoint first).
+
+An error is one message. Set the environment variable `HIGGS_TRAINER_TRACEBACK=1` to see its traceback too. A bug is
+reported with a file that holds the traceback.
 """
 
 

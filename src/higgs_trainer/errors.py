@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from higgs_trainer.printable import make_line
+
 
 class HiggsTrainerError(Exception):
     """Base class of every error that this package raises on purpose.
@@ -38,7 +40,7 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else str(self.file)
-        return f"{place}: {self.what}. {self.what_to_do}"
+        return make_line(f"{place}: {self.what}. {self.what_to_do}")
 
 
 class ManifestError(UserError):

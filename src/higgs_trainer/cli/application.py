@@ -1,18 +1,22 @@
 """The command line itself: its name, its global options, and how errors become messages and exit codes."""
 
+import os
 import sys
+import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from contextlib import suppress
+from typing import Annotated, Any, Literal
 
 import typer
+from rich.text import Text
+from typer.main import get_command
 
+from higgs_trainer.cli.faults import TRACEBACK_VARIABLE, Ending, describe
+from higgs_trainer.cli.signals import raise_on_signals
 from higgs_trainer.distributed import leave_processes
-from higgs_trainer.errors import HiggsTrainerError, Terminated
+from higgs_trainer.errors import Terminated, UserError
+from higgs_trainer.terminal import echo, open_console, protect_terminal
 from higgs_trainer.version import __version__
-from label_guard.leak import LabelLeakError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -26,8 +30,13 @@ SHARING_PANEL = "Sharing"
 SAME_FOR_ALL_RANKS = (None, 0, Terminated.exit_code)
 """Exit codes with which all ranks end at the same point, so that none waits for another."""
 
+PROGRAM = "higgs-trainer"
+
+# typer brings its own copy of click, or uses the installed one. ClickException is the base of all errors of usage.
+USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
+
 app = typer.Typer(
-    name="higgs-trainer",
+    name=PROGRAM,
     help="Fine-tune Higgs Audio speech models with the Hugging Face Trainer, PEFT and Accelerate.",
     epilog="Start with **higgs-trainer demo**: it fine-tunes a small model on a CPU, offline, in minutes.",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -41,57 +50,77 @@ app = typer.Typer(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
-    Errors that this package raises on purpose are printed as one message without a traceback. Exit codes: 0 success,
-    1 the run failed, 2 an error in the user's input, 143 stopped by SIGTERM after a checkpoint was saved.
+    Whatever ends a command is printed as one message without a traceback (``faults.py``, which lists the exit codes).
 
     Args:
         arguments: the command line without the program's name. None: that of this process, whose process group is
             destroyed before it exits.
     """
-    exit_code = _run(arguments)
+    protect_terminal()
+    exit_code = _run(sys.argv[1:] if arguments is None else arguments)
     if arguments is None and exit_code in SAME_FOR_ALL_RANKS:
         leave_processes()
     sys.exit(exit_code)
 
 
-def _run(arguments: Sequence[str] | None) -> int | str | None:
+def _run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code.
 
     This is a separate function, so that the run's objects are freed before the process group is destroyed.
     """
+    with raise_on_signals():
+        try:
+            exit_code = _call_command(arguments)
+            # A full disk or a closed pipe may show only now.
+            sys.stdout.flush()
+        except BaseException as error:  # noqa: BLE001 - no exception may leave a command.
+            ending = describe(error)
+            _print_ending(ending, error)
+            exit_code = ending.exit_code
+    _discard_unwritable_output()
+    return exit_code
+
+
+def _call_command(arguments: Sequence[str]) -> int:
+    """Parse the arguments and call the command. typer's own ``main`` would print other messages, and exit."""
+    command = get_command(app)
     try:
-        app(args=arguments)
-    except HiggsTrainerError as error:
-        _print_error(error)
-        return error.exit_code
-    except LabelLeakError as error:
-        _print_error(error)
-        return 1
-    # typer ends every command with this exception.
-    except SystemExit as ended:
-        return ended.code
+        with command.make_context(PROGRAM, list(arguments)) as context:
+            command.invoke(context)
+    except typer.Exit as ended:
+        return ended.exit_code
+    except USAGE_ERROR as error:
+        # Without arguments, `make_context` has printed the help.
+        if message := str(error.format_message()).strip():
+            path = error.ctx.command_path if error.ctx is not None else PROGRAM
+            raise UserError(f"{message} ({path} --help lists the arguments)") from None
+        return UserError.exit_code
     return 0
 
 
-def _print_error(error: Exception) -> None:
-    from rich.console import Console
-    from rich.text import Text
+def _print_ending(ending: Ending, error: BaseException) -> None:
+    """Print the message, and the traceback if it is asked for. It may be stderr that failed."""
+    with suppress(OSError, ValueError):
+        if os.environ.get(TRACEBACK_VARIABLE):
+            echo("".join(traceback.format_exception(error)), to_stderr=True)
+        message = Text.assemble(("error: ", "bold red"), ending.message)
+        open_console(to_stderr=True).print(message, soft_wrap=True)
 
-    message = Text.assemble(("error: ", "bold red"), str(error))
-    Console(stderr=True).print(message, soft_wrap=True)
+
+def _discard_unwritable_output() -> None:
+    """Flush the streams. Let one that cannot be written lead nowhere: Python would fail when it flushes it at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"higgs-trainer {__version__}")
+        echo(f"{PROGRAM} {__version__}")
         raise typer.Exit
-
-
-def open_console() -> "Console":
-    """Return the console for tables. When stdout is not a terminal, lines are 160 columns wide instead of 80."""
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 @app.callback()

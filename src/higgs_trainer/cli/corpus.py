@@ -7,6 +7,7 @@ import typer
 
 from higgs_trainer.cli.application import DATA_PANEL, app
 from higgs_trainer.errors import UserError
+from higgs_trainer.terminal import echo
 
 REFERENCES, TEXTS, LIMITS = "References", "Texts", "Limits"
 
@@ -205,15 +206,15 @@ def prepare(
     if done.process_index > 0:
         return
     card = done.card
-    typer.echo(f"{done.folder}: {card.utterances} utterances, {card.hours:.2f} h, codec {card.codec_name}")
+    echo(f"{done.folder}: {card.utterances} utterances, {card.hours:.2f} h, codec {card.codec_name}")
     if done.resumed:
-        typer.echo(f"resumed: {done.resumed} recordings were encoded already")
+        echo(f"resumed: {done.resumed} recordings were encoded already")
     if card.rejected:
-        typer.echo(f"rejected: {card.rejected} rows; {done.folder / REJECTED_NAME} has the reasons")
+        echo(f"rejected: {card.rejected} rows; {done.folder / REJECTED_NAME} has the reasons")
     for note in done.notes:
-        typer.echo(f"note: {note}")
+        echo(f"note: {note}")
     for name, counts in (("tasks", card.tasks), ("changed in texts", card.text_changes)):
-        typer.echo(f"{name}: {', '.join(f'{count} {what}' for what, count in counts.items()) or 'nothing'}")
+        echo(f"{name}: {', '.join(f'{count} {what}' for what, count in counts.items()) or 'nothing'}")
 
 
 def _choose_codec(codec: str | None, recipe: Path | None, model: str | None) -> str:
@@ -254,6 +255,6 @@ def convert_manifest(
     from higgs_trainer.manifest.conversion import convert_manifest
 
     done = convert_manifest(data, output)
-    typer.echo(f"{done.output}: {done.rows} rows, read as: {done.format_name}")
+    echo(f"{done.output}: {done.rows} rows, read as: {done.format_name}")
     for name, count in done.unused.items():
-        typer.echo(f"note: {count} rows have a field {name!r}, which a manifest does not have")
+        echo(f"note: {count} rows have a field {name!r}, which a manifest does not have")

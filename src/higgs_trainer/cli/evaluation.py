@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from higgs_trainer.cli.application import SPEECH_PANEL, app, open_console
+from higgs_trainer.cli.application import SPEECH_PANEL, app
 from higgs_trainer.cli.voice_options import (
     BatchSize,
     CodecName,
@@ -32,6 +32,7 @@ from higgs_trainer.cli.voice_options import (
 )
 from higgs_trainer.errors import UserError
 from higgs_trainer.run_folder import EVALUATION_FOLDER, FIGURES_FILE, ROWS_FILE, is_run
+from higgs_trainer.terminal import echo, open_console
 
 
 @app.command(rich_help_panel=SPEECH_PANEL)
@@ -152,9 +153,9 @@ def evaluate(
     console = open_console()
     for table in build_tables(report):
         console.print(table)
-    typer.echo(f"{output}: {FIGURES_FILE} holds all figures, {ROWS_FILE} a row for each clip")
+    echo(f"{output}: {FIGURES_FILE} holds all figures, {ROWS_FILE} a row for each clip")
     if json_line:
-        typer.echo(json.dumps(report))
+        echo(json.dumps(report))
 
 
 def _choose_output(models: Sequence[str]) -> Path:

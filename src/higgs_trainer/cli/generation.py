@@ -28,6 +28,7 @@ from higgs_trainer.cli.voice_options import (
     read_texts,
 )
 from higgs_trainer.run_folder import CLIP_INDEX_FILE
+from higgs_trainer.terminal import echo
 
 
 @app.command(rich_help_panel=SPEECH_PANEL)
@@ -97,13 +98,13 @@ def generate(
     )
     requests = [speech_model.build_request(line) for line in script]
     done = generate_into_folder(speech_model, requests, output, batch_size=batch_size)
-    typer.echo(
+    echo(
         f"{output}: {done.num_clips} clips, {done.audio_seconds:.1f} s of audio generated in {done.seconds:.1f} s; "
         f"{CLIP_INDEX_FILE} lists them in the order of the texts"
     )
     if done.at_limit:
-        typer.echo(
+        echo(
             f"warning: the model did not end {len(done.at_limit)} of {done.num_clips} clips, which were cut at "
             f"{max_seconds:g} s: " + ", ".join(done.at_limit),
-            err=True,
+            to_stderr=True,
         )

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from higgs_trainer.cli.application import TRAINING_PANEL, app, open_console
+from higgs_trainer.cli.application import TRAINING_PANEL, app
 from higgs_trainer.errors import UserError
+from higgs_trainer.terminal import echo, open_console
 
 
 @app.command(rich_help_panel=TRAINING_PANEL)
@@ -28,7 +29,7 @@ def recipes(
     from higgs_trainer.recipe.shipped import copy_recipe, find_recipes, read_title
 
     if name is not None:
-        typer.echo(f"{copy_recipe(name, output)}: written")
+        echo(f"{copy_recipe(name, output)}: written")
         return
     if output is not None:
         raise UserError("--output needs the name of a recipe. Write higgs-trainer recipes NAME -o FILE.")
@@ -52,4 +53,4 @@ def recipe_schema() -> None:
 
     from higgs_trainer.recipe.editor_schema import build_json_schema
 
-    typer.echo(json.dumps(build_json_schema(), indent=2))
+    echo(json.dumps(build_json_schema(), indent=2))

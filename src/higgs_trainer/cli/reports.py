@@ -8,6 +8,7 @@ import typer
 from higgs_trainer.cli.application import SPEECH_PANEL, app
 from higgs_trainer.errors import UserError
 from higgs_trainer.run_folder import REPORT_FILE
+from higgs_trainer.terminal import echo
 
 
 @app.command(rich_help_panel=SPEECH_PANEL)
@@ -36,6 +37,6 @@ def report(
     if output is None and len(runs) > 1:
         raise UserError("A page about several runs needs a file to be written to; give --output FILE.")
     written = write_report(runs, output or runs[0] / REPORT_FILE)
-    typer.echo(f"{written.path}: {written.size_bytes / 1e6:.1f} MB")
+    echo(f"{written.path}: {written.size_bytes / 1e6:.1f} MB")
     for note in written.notes:
-        typer.echo(f"note: {note}")
+        echo(f"note: {note}")

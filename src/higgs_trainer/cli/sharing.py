@@ -7,6 +7,7 @@ import typer
 
 from higgs_trainer.cli.application import SHARING_PANEL, Dtype, app
 from higgs_trainer.run_folder import MODEL_CARD_FILE
+from higgs_trainer.terminal import echo
 
 ShardSize = Annotated[
     str, typer.Option(metavar="SIZE", help="Maximum size of one file of weights, such as 5GB.")
@@ -43,9 +44,9 @@ def merge(
         max_shard_size=max_shard_size,
         write_card=lambda folder: write_model_card(folder, earlier=adapter, name=output.name),
     )
-    typer.echo(f"{output}: merged, in {merged.dtype}")
+    echo(f"{output}: merged, in {merged.dtype}")
     if merged.left_out:
-        typer.echo(f"left out, because transformers' model has no such weights: {', '.join(merged.left_out)}")
+        echo(f"left out, because transformers' model has no such weights: {', '.join(merged.left_out)}")
 
 
 @app.command(rich_help_panel=SHARING_PANEL)
@@ -64,7 +65,7 @@ def card(
     from higgs_trainer.sharing.model_card import write_model_card
 
     write_model_card(folder, name=name)
-    typer.echo(f"{folder / MODEL_CARD_FILE}: written")
+    echo(f"{folder / MODEL_CARD_FILE}: written")
 
 
 @app.command(rich_help_panel=SHARING_PANEL)
@@ -82,6 +83,6 @@ def convert(
     from higgs_trainer.sharing.checkpoint_conversion import convert_checkpoint
 
     converted = convert_checkpoint(source, output, max_shard_size=max_shard_size)
-    typer.echo(f"{output}: {converted.num_weights} weights, {converted.model_type}")
+    echo(f"{output}: {converted.num_weights} weights, {converted.model_type}")
     if converted.left_out:
-        typer.echo(f"left out, because they are computed on loading: {', '.join(converted.left_out)}")
+        echo(f"left out, because they are computed on loading: {', '.join(converted.left_out)}")

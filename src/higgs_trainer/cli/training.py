@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from higgs_trainer.cli.application import TRAINING_PANEL, app, open_console
+from higgs_trainer.cli.application import TRAINING_PANEL, app
+from higgs_trainer.terminal import echo, open_console
 
 if TYPE_CHECKING:
     from higgs_trainer.run.check import CheckReport
@@ -76,5 +77,5 @@ def train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
 
     summary = train(settings)
     if summary.is_main:
-        typer.echo(summary.cascade)
-        typer.echo(f"{summary.output_dir}: done")
+        echo(summary.cascade)
+        echo(f"{summary.output_dir}: done")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from safetensors.numpy import load_file
 from torch import Tensor
 
@@ -38,6 +37,7 @@ from higgs_trainer.recipe.reading import read_recipe
 from higgs_trainer.run.check import check
 from higgs_trainer.run.train import train
 from higgs_trainer.run_folder import AFTER, DEMO_SUMMARY_FILE, RECIPE_FILE
+from higgs_trainer.terminal import open_console
 
 HELD_OUT = 40
 CORPUS_DECODED = "the corpus through the codec"
@@ -51,7 +51,7 @@ def train_from_scratch(output: Path) -> None:
         UserError: ``output`` is not empty, or the recogniser is not installed.
     """
     started = time.perf_counter()
-    console = Console(stderr=True)
+    console = open_console(to_stderr=True)
     quiet_transformers()
     check_is_empty(output)
     # Loaded first, so that a missing package is reported before training.

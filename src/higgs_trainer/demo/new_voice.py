@@ -8,8 +8,6 @@ import time
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from rich.console import Console
-
 from higgs_trainer.audio.codec import load_codec
 from higgs_trainer.audio.files import read_audio
 from higgs_trainer.corpus.prepare import prepare
@@ -36,6 +34,7 @@ from higgs_trainer.recipe.reading import read_recipe
 from higgs_trainer.run.check import check
 from higgs_trainer.run.train import train
 from higgs_trainer.run_folder import AFTER, BEFORE, DEMO_SUMMARY_FILE, RECIPE_FILE
+from higgs_trainer.terminal import open_console
 
 REAL_VOICE, REAL_VOICE_DECODED = "the real voice", "the real voice through the codec"
 
@@ -47,7 +46,7 @@ def train_a_new_voice(output: Path) -> None:
         UserError: ``output`` is not empty, or the recogniser is not installed.
     """
     started = time.perf_counter()
-    console = Console(stderr=True)
+    console = open_console(to_stderr=True)
     quiet_transformers()
     check_is_empty(output)
     # Loaded first, so that a missing package is reported before training.

@@ -1,12 +1,10 @@
 """Report the outcome of the demo: an evaluation of its clips, a table, and a page that plays them."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -22,6 +20,7 @@ from higgs_trainer.evaluation.voices import embed_one_voice
 from higgs_trainer.report.run_page import write_report
 from higgs_trainer.run_folder import AFTER, BEFORE, DEMO_PAGE_FILE, EVALUATION_FOLDER, name_clip
 from higgs_trainer.speech.generate import Request
+from higgs_trainer.terminal import open_console
 
 DEMO_NOTE = (
     "The model and the codec that made these clips are tiny, so that they train on a laptop: the sound is robotic, the "
@@ -109,8 +108,7 @@ def build_table(report: Mapping[str, Any]) -> Table:
 
 def print_outcome(report: Mapping[str, Any], page: Path) -> None:
     """Print the table and the path of the page."""
-    # Give a file a fixed width, since rich would fold its lines at 80 columns.
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console = open_console()
     console.print(build_table(report))
     console.print(f"Listen: {page}", soft_wrap=True)
 

@@ -47,7 +47,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     reader.fill_sections()
     recipe = reader.validate()
     if recipe is None or reader.problems:
-        raise RecipeError("\n".join(map(str, reader.problems)))
+        raise RecipeError("\n  ".join(map(str, reader.problems)))
     return recipe
 
 

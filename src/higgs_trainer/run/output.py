@@ -29,6 +29,7 @@ from higgs_trainer.run_folder import (
     UNFINISHED_FOLDER,
 )
 from higgs_trainer.sharing.model_card import write_model_card
+from higgs_trainer.terminal import echo
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 
 
@@ -39,7 +40,7 @@ def write_plan(output_dir: Path, model: nn.Module, environment: Mapping[str, Any
     """
     (output_dir / REPORT_FILE).unlink(missing_ok=True)
     trainable = count_trainable(model)
-    print(format_trainable(trainable), flush=True)
+    echo(format_trainable(trainable))
     counts = {kind: {"trained": trained, "all": total} for kind, (trained, total) in trainable.items()}
     write_json(output_dir / PARAMETERS_FILE, counts)
     write_json(output_dir / ENVIRONMENT_FILE, environment)

@@ -19,6 +19,7 @@ from higgs_trainer.run_folder import name_clip
 from higgs_trainer.speech.clip_folder import ClipFolder, GeneratedCodes, decode_generated
 from higgs_trainer.speech.generate import Request, generate_codes
 from higgs_trainer.speech.sampling import Sampling
+from higgs_trainer.terminal import open_console
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,6 @@ def generate_into_folder(
     Raises:
         UserError: ``output`` is not empty, or a text cannot be part of a prompt.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     check_is_empty(output)
@@ -184,7 +184,7 @@ def generate_into_folder(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         ClipFolder(output, model.codec) as folder,
-        Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+        Progress(*columns, console=open_console(to_stderr=True), transient=True) as progress,
     ):
         task = progress.add_task("generating", total=len(requests))
         for number, clip in clips:

@@ -14,6 +14,7 @@ from transformers import ProgressCallback, TrainerCallback, TrainerControl, Trai
 
 from higgs_trainer.files import explain_failed_write, new_folder, write_text
 from higgs_trainer.run_folder import name_samples
+from higgs_trainer.terminal import echo
 from higgs_trainer.training.checkpoints import RESUME_REMEDY
 
 SHOWN = {
@@ -70,7 +71,7 @@ class ReadableProgress(ProgressCallback):
         shown = [pattern.format(logs[key]) for key, pattern in SHOWN.items() if logs and key in logs]
         if state.is_world_process_zero and shown:
             line = f"step {state.global_step}/{state.max_steps}: " + ", ".join(shown)
-            print(line, flush=True) if self.training_bar is None else self.training_bar.write(line)
+            echo(line) if self.training_bar is None else self.training_bar.write(line)
 
 
 class MetricsFile(TrainerCallback):

@@ -84,10 +84,15 @@ class StopOnRequest(TrainerCallback):
 
     @contextmanager
     def listen(self) -> Iterator[None]:
-        """Treat SIGTERM as a request to stop."""
+        """Treat SIGTERM as a request to stop. A second one ends the run where it is, without a checkpoint."""
 
-        def request(*_: Any) -> None:
-            self.is_requested = True
+        def request(number: int, frame: Any) -> None:
+            if not self.is_requested:
+                self.is_requested = True
+            elif callable(before):
+                before(number, frame)
+            else:
+                raise Terminated(f"ended by a second SIGTERM, before a checkpoint was saved. {self.remedy}")
 
         before = signal.signal(signal.SIGTERM, request)
         try:

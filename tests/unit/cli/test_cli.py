@@ -122,10 +122,28 @@ def test_an_error_is_printed_as_one_message(
     assert captured.err == f"error: {error}\n"
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, recipe: Path) -> None:
+def test_a_bug_is_one_sentence_and_its_traceback_is_in_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recipe: Path
+) -> None:
     stub(monkeypatch, "run.train", train=raising(KeyError("bug")))
-    with pytest.raises(KeyError, match="bug"):
-        main(["train", str(recipe)])
+    assert run("train", recipe) == 1
+    message = capsys.readouterr().err
+    assert message.startswith(
+        "error: unexpected KeyError: 'bug'. This is a bug in Higgs Trainer: please report"
+    )
+    assert message.count("\n") == 1
+    file = Path(message.split("the file ")[1].strip())
+    assert "Traceback" in file.read_text()
+    file.unlink()
+
+
+def test_an_environment_variable_shows_the_traceback_of_any_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recipe: Path
+) -> None:
+    monkeypatch.setenv("HIGGS_TRAINER_TRACEBACK", "1")
+    stub(monkeypatch, "run.train", train=raising(CheckpointError("no such folder")))
+    assert run("train", recipe) == 2
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_train_applies_the_overrides(

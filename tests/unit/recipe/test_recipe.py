@@ -57,7 +57,7 @@ def read(folder: Path, text: str, *overrides: str) -> Recipe:
 def find_problems(folder: Path, text: str, *overrides: str) -> list[str]:
     with pytest.raises(RecipeError) as caught:
         read(folder, text, *overrides)
-    return str(caught.value).replace(f"{folder / 'r.yaml'}:", "").split("\n")
+    return str(caught.value).replace(f"{folder / 'r.yaml'}:", "").split("\n  ")
 
 
 def test_the_shortest_recipe(folder: Path) -> None:

@@ -1,0 +1,63 @@
+"""End a command by an exception when a signal arrives, so that it removes what it has not finished."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+TERMINATING = (signal.SIGTERM, signal.SIGHUP)
+LATER_SECONDS = 0.01
+
+
+class EndedBySignal(BaseException):
+    """A signal asked this process to end. Like KeyboardInterrupt, it is no ``Exception``: no library catches it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def raise_on_signals() -> Iterator[None]:
+    """Within the block, raise `EndedBySignal` when SIGTERM or SIGHUP arrives. An ignored signal stays ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    default = [number for number in TERMINATING if signal.getsignal(number) is signal.SIG_DFL]
+    hook = sys.unraisablehook
+    sys.unraisablehook = _raise_again(hook)
+    for number in default:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number in default:
+            signal.signal(number, signal.SIG_DFL)
+        sys.unraisablehook = hook
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise EndedBySignal(number)
+
+
+def _raise_again(hook: Any) -> Any:
+    """Build a hook for exceptions in destructors, where Python would print and then forget the end of the command.
+
+    The signal is sent again a little later, when the destructor has ended.
+    """
+
+    def handle(unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if not isinstance(error, KeyboardInterrupt | EndedBySignal):
+            hook(unraisable)
+            return
+        number = error.number if isinstance(error, EndedBySignal) else signal.SIGINT
+        again = threading.Timer(LATER_SECONDS, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+
+    return handle
