@@ -82,6 +82,10 @@ class DamageError(CheckpointError):
     """A file that is not as it was written: missing, cut, changed, or added later."""
 
 
+class VersionError(HiggsTrainerError):
+    """A version of a library that calls our code in a way that was never tested."""
+
+
 class LossError(HiggsTrainerError):
     """A training step without a loss: no supervised cell, or a value that is not finite."""
 

@@ -13,6 +13,7 @@ from tensorboardX.proto.event_pb2 import Event
 from higgs_trainer.errors import RecipeError
 from higgs_trainer.evaluation.judging import Judges
 from higgs_trainer.evaluation.speaker_encoder import load_speaker_encoder
+from higgs_trainer.model.indexed_layers import IndexedDecoderLayer
 from higgs_trainer.recipe.reading import read_recipe
 from higgs_trainer.run import arguments
 from higgs_trainer.run.assembly import build_run
@@ -61,6 +62,13 @@ def test_tokens_and_fill_are_those_of_the_packs(watched, recipe):
     assert sum(line["tokens"] for line in logs[:steps_an_epoch]) == sum(lengths)
     for line in logs:
         assert line["fill"] == pytest.approx(line["tokens"] / (2 * 150))
+
+
+@pytest.mark.parametrize("indexed", ["true", "false"])
+def test_a_recipe_can_put_transformers_own_layers_back(indexed, recipe):
+    run = build_run(read_recipe(recipe, ["--indexed_layers", indexed]))
+    found = [isinstance(module, IndexedDecoderLayer) for module in run.trainer.model.modules()]
+    assert any(found) == (indexed == "true")
 
 
 def read_events(folder):

@@ -18,36 +18,46 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from higgs_trainer.model.known_arguments import WITHOUT_EFFECT, check_known, has_cache
+
 PACKED_SDPA = "packed_sdpa"
+_REMEDY = "model.attn_implementation: sdpa"
+_KNOWN_TO_ATTENTION = WITHOUT_EFFECT | {"dropout", "is_causal", "scaling"}
+# The length of the keys is that of the queries in a pack, so both offsets are 0.
+_KNOWN_TO_MASK = frozenset({"config", "dtype", "kv_offset", "q_offset", "use_vmap"})
 
 
 def mark_example_starts(
     *,
     batch_size: int,
+    q_length: int,
     kv_length: int,
     mask_function: Callable[..., Tensor],
     attention_mask: Tensor | None,
     allow_is_causal_skip: bool,
+    device: torch.device,
     **kwargs: Any,
 ) -> Tensor | None:
     """Return the mask of "packed_sdpa": for a pack, True where an example starts (B, T); otherwise the mask of "sdpa".
 
     transformers does not skip the mask of a row that it recognizes as a pack, and its mask function then says which
     position attends to which. An example starts where a position does not attend to the one before it.
+
+    Raises:
+        VersionError: there is an argument that this function does not know.
     """
-    # Before transformers passed the number and device of the queries, it passed their positions (T,).
-    cache_position = kwargs.get("cache_position")
-    q_length = kwargs["q_length"] if cache_position is None else len(cache_position)
-    device = kwargs["device"] if cache_position is None else cache_position.device
     if allow_is_causal_skip or attention_mask is not None or q_length != kv_length or q_length == 1:
         return sdpa_mask(
             batch_size=batch_size,
+            q_length=q_length,
             kv_length=kv_length,
             mask_function=mask_function,
             attention_mask=attention_mask,
             allow_is_causal_skip=allow_is_causal_skip,
+            device=device,
             **kwargs,
         )
+    check_known(kwargs, _KNOWN_TO_MASK, callee=f"The mask function of {PACKED_SDPA}", remedy=_REMEDY)
     rows_B1 = torch.arange(batch_size, device=device)[:, None]
     positions_1T = torch.arange(q_length, device=device)[None, :]
     head = torch.zeros_like(rows_B1)
@@ -69,7 +79,12 @@ def attend_by_example(
     Raises:
         ValueError: positions start again, but transformers does not recognize a pack because there is an attention mask
             or a cache; the examples would attend to each other.
+        VersionError: there is an argument that this function does not know.
     """
+    if not has_cache(kwargs):
+        check_known(
+            kwargs, _KNOWN_TO_ATTENTION, callee=f"The attention function {PACKED_SDPA}", remedy=_REMEDY
+        )
     starts_BT = attention_mask if attention_mask is not None and attention_mask.dim() == 2 else None
     if starts_BT is None:
         if query.shape[2] == key.shape[2] > 1 and position_ids is not None:

@@ -10,6 +10,7 @@ checkpoints and gradient checkpointing work as before.
 These layers have not been run on a GPU yet. There, transformers' own layers are used.
 """
 
+import inspect
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -26,12 +27,29 @@ from transformers.models.higgs_audio_v2.modeling_higgs_audio_v2 import (
     eager_attention_forward,
 )
 
+from higgs_trainer.model.known_arguments import (
+    CACHES,
+    WITHOUT_EFFECT,
+    check_known,
+    check_modules,
+    has_cache,
+)
+
 NORMS = (
     "input_layernorm",
     "post_attention_layernorm",
     "audio_input_layernorm",
     "audio_post_attention_layernorm",
 )
+LAYER_PARTS = frozenset({*NORMS, "self_attn", "mlp", "audio_mlp"})
+ATTENTION_PARTS = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
+
+_LAYER = "The indexed decoder layer"
+_ATTENTION = "The rotating attention"
+_REMEDY = "model.indexed_layers: false"
+_KNOWN_TO_ATTENTION = WITHOUT_EFFECT | {"is_causal"}
+_KNOWN_TO_LAYER = _KNOWN_TO_ATTENTION.union(CACHES)
+_MODEL_ARGUMENTS = tuple(inspect.signature(HiggsAudioV2Model.forward).parameters)[1:]
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +83,7 @@ def add_row_order(
     model: HiggsAudioV2Model, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Compute the row order before a forward of the model, which passes it on to its layers (a forward pre-hook)."""
-    names = ("input_ids", "audio_input_ids", "attention_mask", "audio_input_ids_mask")
-    given = dict(zip(names, args, strict=False)) | kwargs
+    given = dict(zip(_MODEL_ARGUMENTS, args, strict=False)) | kwargs
     mask = model.get_placeholder_mask(
         given.get("input_ids"), given.get("inputs_embeds"), given.get("audio_input_ids_mask")
     )
@@ -79,7 +96,8 @@ class IndexedDecoderLayer(HiggsAudioV2DecoderLayer):
     def forward(
         self,
         hidden_states: Tensor,
-        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        *,
+        position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
         audio_token_mask: Tensor | None = None,
         row_order: RowOrder | None = None,
@@ -88,12 +106,20 @@ class IndexedDecoderLayer(HiggsAudioV2DecoderLayer):
         """Compute hidden states (B, T, D) from hidden states (B, T, D).
 
         Without ``row_order``, every position is a column of audio and there is nothing to separate.
+
+        Raises:
+            VersionError: there is an argument that this layer does not know.
         """
         if row_order is None:
             states: Tensor = super().forward(
-                hidden_states, position_embeddings, attention_mask, audio_token_mask, **kwargs
+                hidden_states,
+                position_embeddings=position_embeddings,
+                attention_mask=attention_mask,
+                audio_token_mask=audio_token_mask,
+                **kwargs,
             )
             return states
+        check_known(kwargs, _KNOWN_TO_LAYER, callee=_LAYER, remedy=_REMEDY)
         is_audio_M, num_audio = row_order.is_audio_M, row_order.num_audio
         normal_BTD = _normalize(hidden_states, self.input_layernorm, self.audio_input_layernorm, is_audio_M)
         attended_BTD, _ = self.self_attn(
@@ -120,16 +146,24 @@ class RotatingAttention(HiggsAudioV2Attention):
     def forward(
         self,
         hidden_states: Tensor,
+        *,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
-        past_key_values: Any = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Compute attention (B, T, D) of hidden states (B, T, D), and its weights if the attention function does."""
-        if past_key_values is not None:
+        """Compute attention (B, T, D) of hidden states (B, T, D), and its weights if the attention function does.
+
+        Raises:
+            VersionError: there is an argument that this module does not know.
+        """
+        if has_cache(kwargs):
             return super().forward(
-                hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
+                hidden_states,
+                position_embeddings=position_embeddings,
+                attention_mask=attention_mask,
+                **kwargs,
             )
+        check_known(kwargs, _KNOWN_TO_ATTENTION, callee=_ATTENTION, remedy=_REMEDY)
         cos_B1TE, sin_B1TE = (angles_BTE[:, None] for angles_BTE in position_embeddings)
         query_BHTE, key_BHTE, value_BHTE = (
             project(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -161,9 +195,15 @@ def index_layers(model: nn.Module) -> None:
 
     A layer whose norms are wrapped by PEFT (``modules_to_save``) keeps transformers' ``forward``, and a warning is
     logged.
+
+    Raises:
+        VersionError: a layer has other modules than those that the faster ``forward`` calls.
     """
     layers = [module for module in model.modules() if isinstance(module, HiggsAudioV2DecoderLayer)]
     indexed = [layer for layer in layers if _has_plain_norms(layer)]
+    for layer in indexed:
+        check_modules(layer, LAYER_PARTS, callee=_LAYER, remedy=_REMEDY)
+        check_modules(layer.self_attn, ATTENTION_PARTS, callee=_ATTENTION, remedy=_REMEDY)
     for layer in indexed:
         layer.__class__ = IndexedDecoderLayer
         if type(layer.self_attn) is HiggsAudioV2Attention:

@@ -72,7 +72,7 @@ def build_run(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) 
     train_set = load_sets([train.path for train in recipe.data.train], base, codec)
     held_out = load_sets([held.path for held in recipe.data.eval], base, codec) if recipe.data.eval else None
     checkpoint = choose_trainable(base, family, recipe.adapter, recipe.model.freeze)
-    if arguments.device.type == "cpu":
+    if recipe.model.indexed_layers and arguments.device.type == "cpu":
         # Not measured on a GPU yet.
         index_layers(checkpoint.model)
 

@@ -8,8 +8,9 @@ from transformers import HiggsAudioV2ForConditionalGeneration, TrainingArguments
 from generation import generate_texts
 from higgs_trainer.dataset.collator import PackingCollator, PaddingCollator
 from higgs_trainer.dataset.context import Context, PromptClip
+from higgs_trainer.errors import VersionError
 from higgs_trainer.model.adapters import add_lora
-from higgs_trainer.model.attention import PACKED_SDPA
+from higgs_trainer.model.attention import PACKED_SDPA, attend_by_example, mark_example_starts
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
 from higgs_trainer.model.loading import Checkpoint
 from higgs_trainer.speech.sampling import Sampling
@@ -197,6 +198,37 @@ def test_generation_is_as_with_sdpa():
     ]
     for packed, plain in zip(*clips, strict=True):
         assert torch.equal(packed.codes_FK, plain.codes_FK)
+
+
+def test_an_argument_that_the_attention_function_does_not_know_raises_and_names_the_option():
+    checkpoint = build()
+    inputs = model_inputs(encode(checkpoint))
+    with pytest.raises(
+        VersionError, match=r"packed_sdpa was called with kv_store.*attn_implementation: sdpa"
+    ):
+        checkpoint.model(**inputs, kv_store=1)
+    # transformers' own function looks at the cache of paged generation.
+    states_BHTE = torch.randn(1, 2, 3, 4)
+    attention = checkpoint.model.model.layers[0].self_attn
+    attend_by_example(attention, *[states_BHTE] * 3, None, cache=object(), kv_store=1)
+
+
+def test_an_argument_that_the_mask_function_does_not_know_raises_for_a_pack():
+    """A window, for example: only where examples start would be kept of such a mask."""
+    given = {
+        "batch_size": 1,
+        "q_length": 5,
+        "kv_length": 5,
+        "mask_function": lambda row, head, query, key: query // 2 == key // 2,
+        "attention_mask": None,
+        "device": torch.device("cpu"),
+    }
+    starts_BT = mark_example_starts(**given, allow_is_causal_skip=False, q_offset=0, local_size=None)
+    assert starts_BT.tolist() == [[True, False, True, False, True]]
+    with pytest.raises(VersionError, match="mask function of packed_sdpa was called with local_size"):
+        mark_example_starts(**given, allow_is_causal_skip=False, local_size=4)
+    # Without a pack, transformers makes the mask, whatever the arguments.
+    assert mark_example_starts(**given, allow_is_causal_skip=True, local_size=4).dim() == 4
 
 
 class WatchSizes(TorchDispatchMode):

@@ -1,20 +1,27 @@
 """The layers for training on a CPU compute transformers' numbers under transformers' names."""
 
 import copy
+import inspect
 import logging
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.higgs_audio_v2.modeling_higgs_audio_v2 import HiggsAudioV2DecoderLayer
+from transformers.models.higgs_audio_v2.modeling_higgs_audio_v2 import (
+    HiggsAudioV2DecoderLayer,
+    HiggsAudioV2Model,
+)
 
 from generation import generate_texts
 from higgs_trainer.dataset.collator import PackingCollator, PaddingCollator
+from higgs_trainer.errors import VersionError
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.attention import PACKED_SDPA, attend_by_example
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
 from higgs_trainer.model.indexed_layers import IndexedDecoderLayer, RotatingAttention, RowOrder, index_layers
+from higgs_trainer.model.known_arguments import CACHES, SUPPORTED_TRANSFORMERS
 from higgs_trainer.model.loading import Checkpoint
 from higgs_trainer.speech.sampling import Sampling
 from tiny import NUM_CODEBOOKS, encode_rows, make_row, talkative_checkpoint, tiny_checkpoint
@@ -22,6 +29,8 @@ from tiny import NUM_CODEBOOKS, encode_rows, make_row, talkative_checkpoint, tin
 FRAMES = (5, 23, 2)
 # The models are in float64, but transformers' norms compute in float32.
 EXACT = 1e-6
+# The name of the cache in the installed transformers.
+(CACHE,) = inspect.signature(HiggsAudioV2Model.forward).parameters.keys() & set(CACHES)
 
 
 def build_pair(*, dtype=torch.float64, lora=False, **adapter):
@@ -210,8 +219,9 @@ def test_a_sequence_of_text_alone_or_of_columns_alone(share):
     hidden_BTD = torch.randn(2, 7, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     positions = theirs.model.rotary_emb(hidden_BTD, torch.arange(7)[None])
     mask = torch.full((2, 7), bool(share))
-    expected = layers[0](hidden_BTD.clone(), positions, audio_token_mask=mask)
-    found = layers[1](hidden_BTD.clone(), positions, audio_token_mask=mask, row_order=RowOrder.of(mask))
+    given = {"position_embeddings": positions, "audio_token_mask": mask}
+    expected = layers[0](hidden_BTD.clone(), **given)
+    found = layers[1](hidden_BTD.clone(), **given, row_order=RowOrder.of(mask))
     check_near(expected, found, EXACT)
     check_near(*(model(**inputs).logits for model in (theirs, ours)), EXACT)
 
@@ -228,6 +238,53 @@ def test_generated_speech_is_the_same():
         for model in (checkpoint.model, indexed)
     ]
     assert torch.equal(spoken[0][0].codes_FK, spoken[1][0].codes_FK)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa", PACKED_SDPA])
+def test_steps_with_a_cache_give_the_logits_of_the_whole_sequence(implementation):
+    """Layers that do not find the cache would see only the newest position."""
+    _, _, ours = build_pair()
+    ours.eval().set_attn_implementation(implementation)
+    ids_BT = torch.randint(5, 200, (2, 7), generator=torch.Generator().manual_seed(3))
+    whole = ours(input_ids=ids_BT).logits
+    parts, cache = [], {"use_cache": True}
+    for step_BT in ids_BT.split([4, 1, 1, 1], dim=1):
+        outputs = ours(input_ids=step_BT, **cache)
+        cache = {CACHE: outputs[CACHE]}
+        parts.append(outputs.logits)
+    assert outputs[CACHE].get_seq_length() == 7
+    check_near(whole, torch.cat(parts, dim=1), EXACT)
+
+
+def give(forward, **extra):
+    """Replace a module's ``forward`` by one that is called with more arguments, as by another transformers."""
+    return lambda *args, **kwargs: forward(*args, **kwargs, **extra)
+
+
+@pytest.mark.parametrize("callee", ["The indexed decoder layer", "The rotating attention"])
+def test_an_argument_that_a_fast_path_does_not_know_raises_and_names_the_option(callee):
+    checkpoint, _, ours = build_pair()
+    layer = ours.model.layers[1]
+    module = layer if "layer" in callee else layer.self_attn
+    inputs = make_batch(checkpoint, "packed")
+    module.forward = give(type(module).forward.__get__(module), kv_store=None)
+    ours(**inputs)
+    module.forward = give(type(module).forward.__get__(module), kv_store=DynamicCache())
+    with pytest.raises(VersionError, match="was called with kv_store") as caught:
+        ours(**inputs)
+    assert str(caught.value).startswith(callee)
+    assert f'install "transformers{SUPPORTED_TRANSFORMERS}" (this is ' in str(caught.value)
+    assert "set model.indexed_layers: false in the recipe" in str(caught.value)
+
+
+@pytest.mark.parametrize("owner", ["layer", "attention"])
+def test_modules_that_a_fast_path_does_not_know_raise_before_a_layer_is_changed(owner):
+    model = tiny_checkpoint().model
+    layer = model.model.layers[1]
+    (layer if owner == "layer" else layer.self_attn).q_norm = torch.nn.Identity()
+    with pytest.raises(VersionError, match=r"q_norm.*model\.indexed_layers: false"):
+        index_layers(model)
+    assert count_indexed(model) == 0
 
 
 def test_names_hidden_states_and_attention_weights_stay():
