@@ -106,7 +106,13 @@ def list_first(names: Sequence[str], at_most: int = 5) -> str:
     return ", ".join(names[:at_most]) + more
 
 
+def shorten(text: str, at_most: int = 80) -> str:
+    """Return the beginning of a text that is too long for a message, with its length."""
+    return text if len(text) <= at_most else f"{text[:at_most]}... ({len(text)} characters)"
+
+
 def suggest_name(wrong: str, known: Sequence[str]) -> str:
-    """Build the remedy for a misspelt name: the closest known name or, if none is close, all of them."""
-    near = get_close_matches(wrong, known, n=1, cutoff=0.6)
-    return f'Did you mean "{near[0]}"?' if near else f"Known: {', '.join(known)}."
+    """Build the remedy for a misspelt name: the closest known name or, if none is close, the first of them."""
+    # The time grows with the length of the name, and a name this long is not misspelt.
+    near = get_close_matches(wrong, known, n=1, cutoff=0.6) if len(wrong) <= 100 else []
+    return f'Did you mean "{near[0]}"?' if near else f"Known: {list_first(known, 40)}."

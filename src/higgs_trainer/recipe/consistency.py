@@ -1,5 +1,6 @@
 """Find fields of a recipe that are valid on their own but contradict each other."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -34,7 +35,8 @@ def _check_data(data: "DataRecipe") -> Iterator[Contradiction]:
     if not data.train:
         yield ("data", "train"), "is empty", "Name a prepared folder."
     for name, folders in (("train", data.train), ("eval", data.eval)):
-        for path, times in Counter(folder.path for folder in folders).items():
+        # Another spelling of a path, such as a link, is the same folder.
+        for path, times in Counter(os.path.realpath(folder.path) for folder in folders).items():
             if times > 1:
                 yield ("data", name), f"names {path} {times} times", "Name it once, with a weight."
     if any(folder.weight != 1 for folder in data.eval):

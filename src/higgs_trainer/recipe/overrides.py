@@ -12,7 +12,7 @@ from higgs_trainer.recipe.problems import Place
 from higgs_trainer.recipe.schema import Recipe, TrainingRecipe
 from higgs_trainer.recipe.training_fields import REFUSED, build_adapter, list_extra_names
 from higgs_trainer.recipe.values import CommandLineText, Section, mark_texts
-from higgs_trainer.recipe.yaml_file import YAMLError, parse_yaml
+from higgs_trainer.recipe.yaml_file import WrongYAML, parse_yaml
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,17 @@ def _find_place(name: str) -> tuple[str, ...] | WrongOverride:
 
 
 def _parse_value(place: Place, given: str | bool) -> Any:
-    """Parse the text as YAML. If the field does not accept the value, keep the text, as in `--run_name 7`."""
+    """Parse the text as YAML. If the field accepts the text but not the value, keep the text, as in `--run_name 7`."""
     if isinstance(given, bool):
         return given
+    text = CommandLineText(given)
     try:
         value = parse_yaml(given)
-    except YAMLError:
-        return CommandLineText(given)
-    return CommandLineText(given) if isinstance(value, str) or not _fits(place, value) else mark_texts(value)
+    except WrongYAML:
+        return text
+    if isinstance(value, str) or (not _fits(place, value) and _fits(place, text)):
+        return text
+    return mark_texts(value)
 
 
 def _fits(place: Place, value: Any) -> bool:

@@ -31,6 +31,14 @@ EXPECTED = {
     "model_attributes_type": "a section with fields",
 }
 
+BOUNDS = {
+    "greater_than_equal": ("of at least", "ge"),
+    "greater_than": ("above", "gt"),
+    "less_than_equal": ("of at most", "le"),
+    "less_than": ("below", "lt"),
+}
+"""The types of pydantic's errors about a bound: its words, and its name in the context of the error."""
+
 
 def expect(what: str) -> PydanticCustomError:
     """Build the error that a validator raises for a value of the wrong kind."""
@@ -77,13 +85,17 @@ def describe_wrong_value(value: Any, errors: Iterable[ErrorDetails]) -> tuple[st
             return context["what"], context["what_to_do"]
         if error["type"] == "missing":
             return "is missing", "Add it: it has no default."
-        if error["type"] in ("greater_than_equal", "greater_than"):
-            bound = f"of at least {context['ge']:g}" if "ge" in context else f"above {context['gt']:g}"
-            return f"is {show(value)}", f"Write a number {bound}."
+        if error["type"] in BOUNDS:
+            words, name = BOUNDS[error["type"]]
+            return f"is {show(value)}", f"Write a number {words} {_show_bound(context[name])}."
     expected = dict.fromkeys(expected_by(error) or error["msg"] for error in errors)
     if "a number" in expected:
         expected.pop("a whole number", None)
     return f"is {show(value)}", f"Write {' or '.join(expected)}."
+
+
+def _show_bound(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def show(value: Any) -> str:

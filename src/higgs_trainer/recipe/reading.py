@@ -1,6 +1,6 @@
 """Read a recipe from a YAML file and the command line, and write one to a file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from higgs_trainer.errors import Problem, RecipeError, suggest_name
+from higgs_trainer.errors import Problem, RecipeError, shorten, suggest_name
+from higgs_trainer.limits import RECIPE_PROBLEMS_SHOWN
 from higgs_trainer.recipe.overrides import Override, WrongOverride, find_section, parse_overrides
 from higgs_trainer.recipe.problems import FOUND_HERE, Place, describe_wrong_value
 from higgs_trainer.recipe.schema import Recipe, WeightedFolder
@@ -47,7 +48,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     reader.fill_sections()
     recipe = reader.validate()
     if recipe is None or reader.problems:
-        raise RecipeError("\n  ".join(map(str, reader.problems)))
+        raise RecipeError("\n  ".join(reader.list_problems()))
     return recipe
 
 
@@ -69,26 +70,52 @@ class _Reader:
         self.file = file
         self.values = values
         self.lines = lines
-        self.overridden: set[Place] = set()
+        self.overridden: dict[Place, Any] = {}
         self.problems: list[Problem] = []
+        # How many more problems there are.
+        self.num_hidden = 0
 
     def set(self, override: Override | WrongOverride) -> None:
         """Replace a value by that of an override, or add the problem of a wrong override."""
         if isinstance(override, WrongOverride):
             self.problems.append(Problem(COMMAND_LINE, 0, override.what, override.what_to_do))
             return
+        if conflict := self._find_conflict(override.place):
+            self.problems.append(Problem(COMMAND_LINE, 0, *conflict))
+            return
         *sections, name = override.place
         values = self.values
-        for depth, section in enumerate(sections, start=1):
+        for section in sections:
             inner = values.get(section)
-            if inner is None or override.place[:depth] in self.overridden:
+            if inner is None:
                 inner = values[section] = {}
             # The file has another value in place of a section: `validate` reports it.
             if not isinstance(inner, dict):
                 return
             values = inner
         values[name] = override.value
-        self.overridden.add(override.place)
+        self.overridden[override.place] = override.value
+
+    def list_problems(self) -> Iterator[str]:
+        """Yield the problems as lines of a message, and the number of those that are left out."""
+        yield from map(str, self.problems[:RECIPE_PROBLEMS_SHOWN])
+        if (num_problems := len(self.problems) + self.num_hidden) > RECIPE_PROBLEMS_SHOWN:
+            yield f"... and {num_problems - RECIPE_PROBLEMS_SHOWN} more problems"
+
+    def _find_conflict(self, place: Place) -> tuple[str, str] | None:
+        """Find an earlier override of the same field, of its section or of a field in it: the problem and the remedy.
+
+        `--adapter null --adapter.r 5` is no conflict: it discards the section of the file.
+        """
+        dotted = ".".join(map(str, place))
+        if place in self.overridden:
+            return f"--{dotted} is given twice", "Keep one of them, in one spelling."
+        for other, value in self.overridden.items():
+            is_inside = value and place[: len(other)] == other
+            if is_inside or other[: len(place)] == place:
+                what = f"--{dotted} and --{'.'.join(map(str, other))} set the same section"
+                return what, "Write all fields in one of them."
+        return None
 
     def fill_sections(self) -> None:
         """Add an empty section where one is missing, so that `validate` reports its required fields one by one."""
@@ -102,12 +129,15 @@ class _Reader:
             return Recipe.model_validate(self.values, context={"folder": self.file.parent.resolve()})
         except ValidationError as error:
             found = [(self._find_place(item), item) for item in error.errors()]
-        problems = [
-            self._build_problem(place, [item for _, item in group])
+        groups = [
+            (self._find_line(place), place, [item for _, item in group])
             for place, group in groupby(found, key=lambda one: one[0])
         ]
-        problems.sort(key=lambda problem: (problem.file == COMMAND_LINE, problem.line))
-        self.problems = problems + self.problems
+        groups.sort(key=lambda group: (group[0][0] == COMMAND_LINE, group[0][1]))
+        # Building a problem takes time: it may search for the name that was meant.
+        shown = groups[:RECIPE_PROBLEMS_SHOWN]
+        self.num_hidden = len(groups) - len(shown)
+        self.problems = [self._build_problem(place, errors) for _, place, errors in shown] + self.problems
         return None
 
     def _find_place(self, error: ErrorDetails) -> Place:
@@ -125,7 +155,7 @@ class _Reader:
 
     def _build_problem(self, place: Place, errors: list[ErrorDetails]) -> Problem:
         file, line = self._find_line(place)
-        dotted = ".".join(map(str, place))
+        dotted = shorten(".".join(map(str, place)))
         if errors[0]["type"] == "extra_forbidden":
             what = "no such field" if len(place) > 1 else "no such section"
             return Problem(file, line, f"{dotted}: {what}", suggest_name(str(place[-1]), _list_known(place)))

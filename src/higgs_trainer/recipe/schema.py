@@ -19,6 +19,14 @@ from pydantic import (
     model_validator,
 )
 
+from higgs_trainer.limits import (
+    LARGEST_COUNT,
+    LARGEST_EPOCHS,
+    LARGEST_RANK,
+    LARGEST_WEIGHT,
+    LONGEST_SPEECH_SECONDS,
+    MOST_WORKERS,
+)
 from higgs_trainer.recipe.consistency import list_contradictions
 from higgs_trainer.recipe.problems import raise_problems
 from higgs_trainer.recipe.training_fields import check_extra_arguments
@@ -33,6 +41,8 @@ from higgs_trainer.recipe.values import (
     Numbers,
     Scheduler,
     Section,
+    Seed,
+    Share,
     Steps,
     Text,
     When,
@@ -66,7 +76,7 @@ class WeightedFolder(Section):
 
     path: FilePath
     """Folder that `higgs-trainer prepare` wrote."""
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    weight: Annotated[float, Field(gt=0, le=LARGEST_WEIGHT)] = 1.0
     """How often each example is seen in an epoch, on average: 2 draws every example twice, 0.5 once in two epochs."""
 
 
@@ -103,7 +113,7 @@ class DataRecipe(Section):
     examples in a batch."""
     tokens_per_pack: Count = 4096
     """Maximum length of a pack: text tokens and audio columns together. Reduce it when memory runs out."""
-    code_noise: NotNegative = 0.0
+    code_noise: Share = 0.0
     """Share of the input codes that training replaces by random codes. Targets and evaluation are not changed."""
 
     @field_serializer("train", "eval")
@@ -119,11 +129,11 @@ class AdapterRecipe(Section):
     """LoRA. The fields are those of PEFT's `LoraConfig`; `bias` is not among them, since no linear layer of these
     models has one."""
 
-    r: Count = 16
+    r: Annotated[Count, Field(le=LARGEST_RANK)] = 16
     """Rank of the update matrices."""
     lora_alpha: Whole = 32
     """Numerator of the scale: updates are multiplied by lora_alpha / r."""
-    lora_dropout: NotNegative = 0.0
+    lora_dropout: Share = 0.0
     """Dropout on the input of the update matrices."""
     target_modules: Text | Names = "attention+audio_ffn"
     """Layers that get an adapter: a preset ("attention", "attention+audio_ffn", "all_linear") or names of modules."""
@@ -133,9 +143,11 @@ class AdapterRecipe(Section):
     """Names of modules that are trained in full and saved with the adapter."""
     layers_to_transform: Wholes | None = None
     """Indices of the decoder layers that get an adapter. null: all of them."""
-    rank_pattern: dict[str, int] = Field(default_factory=dict)
+    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=LARGEST_RANK)]] = Field(default_factory=dict)
     """Another rank for some modules: name or regular expression, and rank."""
-    alpha_pattern: dict[str, int] = Field(default_factory=dict)
+    alpha_pattern: dict[str, Annotated[int, Field(ge=-LARGEST_COUNT, le=LARGEST_COUNT)]] = Field(
+        default_factory=dict
+    )
     """Another lora_alpha for some modules: name or regular expression, and value."""
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(r) instead of lora_alpha / r."""
@@ -176,20 +188,20 @@ class TrainingRecipe(Section):
     """Steps of linear warm-up; below 1, a share of all steps."""
     optim: Text = "adamw_torch_fused"
     """Name of the optimizer."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """Weight decay of the optimizer."""
-    adam_beta1: float = 0.9
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay rate of Adam's first moment."""
-    adam_beta2: float = 0.999
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay rate of Adam's second moment."""
-    adam_epsilon: float = 1e-8
+    adam_epsilon: NotNegative = 1e-8
     """Constant that keeps Adam from dividing by zero."""
     max_grad_norm: float = 1.0
     """Norm to which the gradient is clipped. 0: no clipping."""
-    label_smoothing_factor: NotNegative = 0.0
+    label_smoothing_factor: Share = 0.0
     """Label smoothing in the training loss. The validation loss is never smoothed."""
 
-    num_train_epochs: float = 3.0
+    num_train_epochs: Annotated[float, Field(gt=0, le=LARGEST_EPOCHS)] = 3.0
     """Number of epochs, unless max_steps is set."""
     max_steps: Whole = -1
     """Number of optimizer steps. -1: as many as num_train_epochs takes."""
@@ -211,13 +223,13 @@ class TrainingRecipe(Section):
     ddp_find_unused_parameters: bool | None = False
     """Let DDP look for parameters that a step did not use."""
 
-    seed: NotNegativeWhole = 42
+    seed: Seed = 42
     """Random seed of initial adapter weights, dropout and, unless data_seed is set, the order of the data."""
-    data_seed: NotNegativeWhole | None = None
+    data_seed: Seed | None = None
     """Random seed of the order of the data. null: the same as seed."""
     full_determinism: bool = False
     """Use deterministic kernels only, which is slower."""
-    dataloader_num_workers: NotNegativeWhole = 0
+    dataloader_num_workers: Annotated[NotNegativeWhole, Field(le=MOST_WORKERS)] = 0
     """Processes that load data. 0: the main process does."""
     dataloader_pin_memory: bool = True
     """Put batches into pinned memory, which speeds up copies to a GPU."""
@@ -274,7 +286,18 @@ class TrainingRecipe(Section):
             return values
         own = {name: value for name, value in values.items() if name in cls.model_fields}
         extra = {name: value for name, value in values.items() if name not in own}
-        return own | {"extra_arguments": own.get("extra_arguments", {}) | extra} if extra else own
+        given = own.get("extra_arguments", {})
+        if not extra or not isinstance(given, dict):
+            return own
+        raise_problems(
+            "extra_arguments",
+            (
+                ((name,), "is given under extra_arguments too", "Keep one of them.")
+                for name in extra
+                if name in given
+            ),
+        )
+        return own | {"extra_arguments": given | extra}
 
     @field_validator("extra_arguments")
     @classmethod
@@ -302,7 +325,7 @@ class SamplesRecipe(Section):
     """Recording of the voice to imitate in texts."""
     ref_text: Text | None = None
     """Words that are spoken in ref_audio."""
-    max_seconds: Annotated[float, Field(ge=0.1)] = 10.0
+    max_seconds: Annotated[float, Field(ge=0.1, le=LONGEST_SPEECH_SECONDS)] = 10.0
     """Length at which a sample is cut (seconds)."""
     held_out: NotNegativeWhole = 0
     """Number of sentences from the start of data.eval to speak as well, each with its own references."""

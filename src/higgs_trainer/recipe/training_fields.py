@@ -5,6 +5,7 @@ The types need transformers itself; it is imported only for a recipe that sets s
 """
 
 import ast
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -17,6 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from higgs_trainer.errors import suggest_name
+from higgs_trainer.limits import LARGEST_COUNT, RECIPE_PROBLEMS_SHOWN
 from higgs_trainer.recipe.problems import Place, describe_wrong_value, raise_problems, show
 from higgs_trainer.recipe.values import resolve_text, unmark_texts
 
@@ -180,13 +182,16 @@ def check_extra_arguments(
 
 def _list_problems(arguments: Mapping[str, Any], own: Collection[str]) -> Iterator[tuple[Place, str, str]]:
     known = list_extra_names(own) if arguments else []
+    num_unknown = 0
     for name, value in arguments.items():
         if name in REFUSED:
             refusal = REFUSED[name]
             if refusal.fixed_value is ... or refusal.fixed_value != value:
                 yield (name,), f"is refused: {refusal.why}", refusal.what_to_do
         elif name not in known:
-            yield (name,), "no such field", suggest_name(name, [*own, *known])
+            num_unknown += 1
+            is_shown = num_unknown <= RECIPE_PROBLEMS_SHOWN
+            yield (name,), "no such field", suggest_name(name, [*own, *known]) if is_shown else LEAVE_OUT
         elif problem := _find_problem(name, value):
             yield ((name,), *problem)
 
@@ -196,6 +201,8 @@ def _find_problem(name: str, value: Any) -> tuple[str, str] | None:
         build_adapter(name).validate_python(value)
     except ValidationError as error:
         return describe_wrong_value(value, error.errors())
+    if (number := _find_wrong_number(value)) is not None:
+        return f"has the number {show(number)}", f"Write numbers from {-LARGEST_COUNT} to {LARGEST_COUNT}."
     if name != "accelerator_config" or value is None:
         return None
     if not isinstance(value, dict):
@@ -208,6 +215,16 @@ def _find_problem(name: str, value: Any) -> tuple[str, str] | None:
             f"Keep {' and '.join(ACCELERATOR_OPTIONS)} only, and set training.gradient_accumulation_steps.",
         )
     return None
+
+
+def _find_wrong_number(value: Any) -> int | float | None:
+    """Find a number in a value that is not finite, or a whole number that does not fit into 32 bits."""
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return next((found for found in map(_find_wrong_number, inner) if found is not None), None)
+    if isinstance(value, float):
+        return None if math.isfinite(value) else value
+    return value if isinstance(value, int) and abs(value) > LARGEST_COUNT else None
 
 
 def _resolve_file(name: str, value: Any, folder: Path | None) -> Any:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationInfo
 
+from higgs_trainer.limits import LARGEST_COUNT, SEEDS
 from higgs_trainer.recipe.problems import expect
 
 
@@ -85,11 +86,13 @@ def get_folder(info: ValidationInfo) -> Path | None:
 
 
 Text = Annotated[str, Field(pattern=r"\S")]
-Whole = Annotated[int, BeforeValidator(_make_whole)]
-Count = Annotated[int, Field(ge=1), BeforeValidator(_make_whole)]
+Whole = Annotated[int, Field(ge=-LARGEST_COUNT, le=LARGEST_COUNT), BeforeValidator(_make_whole)]
+Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT), BeforeValidator(_make_whole)]
 NotNegative = Annotated[float, Field(ge=0)]
-NotNegativeWhole = Annotated[int, Field(ge=0), BeforeValidator(_make_whole)]
-Steps = Annotated[int | float, BeforeValidator(_make_whole)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NotNegativeWhole = Annotated[int, Field(ge=0, le=LARGEST_COUNT), BeforeValidator(_make_whole)]
+Seed = Annotated[int, Field(ge=0, le=SEEDS[-1]), BeforeValidator(_make_whole)]
+Steps = Annotated[Whole | float, BeforeValidator(_make_whole)]
 """A number of steps or, below 1, a share of all steps."""
 NotNegativeSteps = Annotated[NotNegativeWhole | NotNegative, BeforeValidator(_make_whole)]
 Names = Annotated[tuple[Text, ...], Strict(False)]

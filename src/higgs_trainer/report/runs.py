@@ -11,7 +11,7 @@ from typing import Any
 from higgs_trainer.dataset.prepared import CARD_NAME
 from higgs_trainer.errors import UserError
 from higgs_trainer.evaluation.evaluation_folder import JudgedSets
-from higgs_trainer.recipe.yaml_file import YAMLError, list_folders, parse_yaml
+from higgs_trainer.recipe.yaml_file import WrongYAML, list_folders, parse_yaml
 from higgs_trainer.report.judged_sets import read_judged_sets
 from higgs_trainer.report.logs import Columns, read_logs
 from higgs_trainer.report.part import Part, read_object, read_text
@@ -127,7 +127,7 @@ def _parse_settings(recipe: str) -> dict[str, Any]:
     """Return the recipe's values, or {} if it is not valid YAML. The page shows its text in any case."""
     try:
         values = parse_yaml(recipe)
-    except YAMLError:
+    except WrongYAML:
         return {}
     return values if isinstance(values, dict) else {}
 

@@ -275,7 +275,10 @@ def test_an_override_may_drop_or_make_a_section(folder: Path) -> None:
 
 WRONG_OVERRIDES = {
     "list for a mapping": (["--adapter.rank_pattern", "[3]"], "Write names with values."),
-    "text in a mapping": (["--adapter.rank_pattern", "{q_proj: a}"], "Write names with values."),
+    "text in a mapping": (
+        ["--adapter.rank_pattern", "{q_proj: a}"],
+        "adapter.rank_pattern.q_proj: is 'a'. Write a whole number.",
+    ),
     "misspelt": (
         ["--learning_rte", "1"],
         '--learning_rte is not a field of a recipe. Did you mean "learning_rate"?',
