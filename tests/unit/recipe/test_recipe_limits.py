@@ -164,7 +164,7 @@ def test_only_a_small_regular_file_is_opened(
 
 def test_an_alias_is_a_copy_with_the_lines_of_what_it_stands_for(tmp_path: Path) -> None:
     text = SHORTEST + "samples:\n  texts: &t\n    - one\n    - 2\nadapter: {modules_to_save: *t}\n"
-    assert refuse(tmp_path, text).split("\n") == [
+    assert refuse(tmp_path, text).split("\n  ") == [
         "r.yaml:7: adapter.modules_to_save.1: is 2. Write text (put it in quotes).",
         "r.yaml:7: samples.texts.1: is 2. Write text (put it in quotes).",
     ]
@@ -234,7 +234,7 @@ def test_an_argument_is_given_once_under_either_name(tmp_path: Path) -> None:
 
 
 def test_a_message_lists_the_first_problems(tmp_path: Path) -> None:
-    found = refuse(tmp_path, SHORTEST + "".join(f"key{i}: 1\n" for i in range(50))).split("\n")
+    found = refuse(tmp_path, SHORTEST + "".join(f"key{i}: 1\n" for i in range(50))).split("\n  ")
     assert len(found) == RECIPE_PROBLEMS_SHOWN + 1
     assert found[0].startswith("r.yaml:4: key0: no such section.")
     assert found[-1] == f"... and {50 - RECIPE_PROBLEMS_SHOWN} more problems"
