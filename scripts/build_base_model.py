@@ -21,7 +21,7 @@ from higgs_trainer.audio.mel_codec import MelCodec
 from higgs_trainer.dataset.prepared_writer import write_encoded
 from higgs_trainer.demo.blank_model import write_blank_model
 from higgs_trainer.demo.muon import build_muon
-from higgs_trainer.model.loading import CODEC_FOLDER
+from higgs_trainer.model.model_files import CODEC_FOLDER
 from higgs_trainer.recipe.reading import read_recipe
 from higgs_trainer.run.train import train
 from higgs_trainer.run_folder import RECIPE_FILE

@@ -26,9 +26,9 @@ from higgs_trainer.audio.files import write_audio
 from higgs_trainer.audio.mel_codec import MelCodec
 from higgs_trainer.corpus.prepare import prepare
 from higgs_trainer.demo.blank_model import write_blank_model
-from higgs_trainer.model.loading import CODEC_FOLDER
+from higgs_trainer.model.model_files import CODEC_FOLDER
+from higgs_trainer.model.weight_files import ADAPTER_WEIGHTS
 from higgs_trainer.run_folder import LOG_FILE, RECIPE_FILE, TRAINER_STATE_FILE, UNFINISHED_FOLDER
-from higgs_trainer.sharing.merging import ADAPTER_WEIGHTS
 
 STEPS_PER_KILL, SAVE_STEPS = 12, 3
 RECIPE = """

@@ -94,7 +94,7 @@ def verify_checksums(folder: Path, names: Sequence[str], *, remedy: str) -> bool
             if hashes[name] != checksum["xxh3"]
         ]
     if problems:
-        raise DamageError(f"{list_first(problems, 3)}. {remedy}")
+        raise DamageError(list_first(problems, 3), remedy)
     return True
 
 
@@ -142,7 +142,8 @@ def _hash_readable(path: Path) -> str:
         return hash_file(path)
     except OSError as error:
         raise DamageError(
-            f"{path} cannot be read ({error.strerror}). Check its permissions and the disk, or copy it again."
+            f"{path} cannot be read ({error.strerror})",
+            "Check its permissions and the disk, or copy it again.",
         ) from error
 
 
@@ -181,9 +182,9 @@ def _read_checksums(folder: Path, remedy: str) -> dict[str, FileChecksum] | None
         )
         is_whole &= all(type(checksum["bytes"]) is int for checksum in files.values())
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise DamageError(f"{path} is damaged ({error}). {remedy}") from error
+        raise DamageError(f"{path} is damaged ({error})", remedy) from error
     if not is_whole:
-        raise DamageError(f"{path} is damaged, or was written by another version. {remedy}")
+        raise DamageError(f"{path} is damaged, or was written by another version", remedy)
     return files
 
 

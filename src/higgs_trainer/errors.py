@@ -81,6 +81,10 @@ class CheckpointError(UserError):
 class DamageError(CheckpointError):
     """A file that is not as it was written: missing, cut, changed, or added later."""
 
+    def __init__(self, what: str, what_to_do: str) -> None:
+        super().__init__(f"{what}. {what_to_do}")
+        self.what, self.what_to_do = what, what_to_do
+
 
 class VersionError(HiggsTrainerError):
     """A version of a library that calls our code in a way that was never tested."""

@@ -20,7 +20,7 @@ from transformers import (
 
 from higgs_trainer.audio.mel_codec import MelCodec
 from higgs_trainer.evaluation.normalized_text import DIGITS
-from higgs_trainer.model.loading import CODEC_FOLDER
+from higgs_trainer.model.model_files import CODEC_FOLDER
 from higgs_trainer.model.prompt import SYSTEM_MESSAGE
 
 VOCABULARY_SIZE = 512

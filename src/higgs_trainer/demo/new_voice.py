@@ -29,7 +29,7 @@ from higgs_trainer.demo.steps import (
 from higgs_trainer.evaluation.recogniser import load_recogniser
 from higgs_trainer.files import check_is_empty, write_json
 from higgs_trainer.manifest.rows import read_rows
-from higgs_trainer.model.loading import CODEC_FOLDER
+from higgs_trainer.model.model_files import CODEC_FOLDER
 from higgs_trainer.recipe.reading import read_recipe
 from higgs_trainer.run.check import check
 from higgs_trainer.run.train import train

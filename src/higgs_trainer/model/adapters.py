@@ -1,20 +1,36 @@
-"""Add LoRA adapters to a model, by PEFT.
+"""Add LoRA adapters to a model, and load them, by PEFT.
 
 Adapters have ``task_type=None``, because PEFT's ``CAUSAL_LM`` class adds ``labels=None`` to every call of the model.
 Every name in the configuration must match a module; PEFT accepts names that match nothing if another one matches.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
-from higgs_trainer.errors import RecipeError, suggest_name
+from higgs_trainer.errors import CheckpointError, DamageError, RecipeError, list_first, suggest_name
 from higgs_trainer.model.families import Family
+from higgs_trainer.model.model_files import verify_model
+from higgs_trainer.model.weight_files import (
+    ADAPTER_WEIGHTS,
+    COPY_AGAIN,
+    FLOATS,
+    describe_missing_weights,
+    list_not_finite,
+    read_headers,
+    read_tensors,
+)
+
+ADAPTER_CONFIG = "adapter_config.json"
+MODEL_CONFIG = "config.json"
+SAME_RUN = "Give the adapter and the base model of the same run."
 
 
 def add_lora(
@@ -66,6 +82,92 @@ def add_lora(
     _check_each_matches("rank_pattern", rank_pattern or {}, adapted, _matches_pattern)
     _check_each_matches("alpha_pattern", alpha_pattern or {}, adapted, _matches_pattern)
     return adapted_model
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """Load an adapter into a model. Its weights are frozen.
+
+    Raises:
+        CheckpointError: a file is missing, the adapter does not fit the model, or a weight is not finite.
+        DamageError: a file is not as it was written.
+    """
+    verify_model(folder)
+    read_base_name(folder)
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        config.inference_mode = True
+        adapted = PeftModel(model, config)
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, re.error) as error:
+        raise CheckpointError(
+            f"the adapter {folder} does not fit the base {model.name_or_path} ({error}). {SAME_RUN}"
+        ) from error
+    check_adapter_weights(adapted, folder)
+    adapted.load_adapter(str(folder), "default")
+    return adapted
+
+
+def check_adapter_weights(adapted: PeftModel, folder: Path) -> None:
+    """Check that the weights in the folder of an adapter are exactly those of the model, and finite.
+
+    PEFT ignores surplus weights, only warns of missing ones, and converts every dtype.
+
+    Raises:
+        CheckpointError: a weight is missing, surplus, of another shape, not a float, or not finite; names it.
+        DamageError: the file is damaged.
+    """
+    file = folder / ADAPTER_WEIGHTS
+    stored = read_headers([file])
+    wanted = get_peft_model_state_dict(adapted)
+    misshapen = [
+        f"{name} {list(stored[name].shape)} instead of {list(wanted[name].shape)}"
+        for name in sorted(stored.keys() & wanted.keys())
+        if stored[name].shape != tuple(wanted[name].shape)
+    ]
+    problems = {
+        "lacks": sorted(wanted.keys() - stored.keys()),
+        "has weights that the model does not have:": sorted(stored.keys() - wanted.keys()),
+        "has weights of another shape than the model:": misshapen,
+        "has weights that are not floats:": [
+            f"{name} {tensor.dtype}" for name, tensor in sorted(stored.items()) if tensor.dtype not in FLOATS
+        ],
+    }
+    for what, names in problems.items():
+        if names:
+            raise CheckpointError(f"{file} {what} {list_first(names)}. {SAME_RUN}")
+    if bad := list_not_finite((name, tensor.to(wanted[name].dtype)) for name, tensor in read_tensors(file)):
+        raise CheckpointError(
+            f"{file} has weights that are not finite: {list_first(bad)}. Use an earlier checkpoint of the run."
+        )
+
+
+def read_base_name(adapter: Path) -> str:
+    """Read the name of the base model from an adapter folder.
+
+    Raises:
+        CheckpointError: this is no adapter folder, it has no weights, or it names no base model.
+        DamageError: the configuration is damaged.
+    """
+    config = adapter / ADAPTER_CONFIG
+    if not config.is_file() and (adapter / MODEL_CONFIG).is_file():
+        raise CheckpointError(
+            f"{adapter} holds a whole model, not an adapter (no {ADAPTER_CONFIG}). It can be used as it is: there is "
+            "nothing to merge."
+        )
+    if not config.is_file():
+        raise CheckpointError(
+            f"{adapter} is not an adapter folder: {ADAPTER_CONFIG} is missing. Give the folder that training wrote."
+        )
+    if not (adapter / ADAPTER_WEIGHTS).is_file():
+        raise CheckpointError(describe_missing_weights(adapter, ADAPTER_WEIGHTS))
+    try:
+        name = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise DamageError(f"{config} is damaged ({error})", COPY_AGAIN) from error
+    if not name or not isinstance(name, str):
+        raise CheckpointError(
+            f'{config}: "base_model_name_or_path" is missing. Name the base model with --base.'
+        )
+    return name
 
 
 def resolve_targets(model: nn.Module, family: Family, targets: str | Sequence[str]) -> list[str]:

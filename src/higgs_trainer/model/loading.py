@@ -4,23 +4,32 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import safe_open
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from higgs_trainer.audio.codec import Codec, load_codec
-from higgs_trainer.errors import CheckpointError
+from higgs_trainer.errors import CheckpointError, DamageError, list_first
 
 # This import registers "packed_sdpa".
 from higgs_trainer.model import attention as attention
+from higgs_trainer.model.adapters import ADAPTER_CONFIG, load_adapter, read_base_name
 from higgs_trainer.model.families import Family, SequenceFormat, StreamIds, family_of, find_family
+from higgs_trainer.model.families.layouts import COMPUTED
+from higgs_trainer.model.model_files import CODEC_FOLDER, HUB_FILES, list_model_files, verify_model
+from higgs_trainer.model.weight_files import (
+    COPY_AGAIN,
+    FLOATS,
+    StoredTensor,
+    find_weight_files,
+    list_not_finite,
+    read_headers,
+)
 
-ADAPTER_CONFIG = "adapter_config.json"
-CODEC_FOLDER = "codec"
 COMPANIONS = (CODEC_FOLDER, "preprocessor_config.json", "processor_config.json")
-HUB_FILES = ["*.safetensors", "*.json", "*.jinja", f"{CODEC_FOLDER}/*"]
+NOT_LOADABLE = "Give the folder or the hub name of a Higgs Audio checkpoint."
 
 
 @dataclass(frozen=True)
@@ -69,18 +78,32 @@ def load_checkpoint(
             leaves it out; code that saves the model again needs it.
 
     Raises:
-        CheckpointError: there is no such model, it is of another kind, weights are missing, or the ids of stream tokens
-            do not fit into the codebook.
+        CheckpointError: there is no such model, it is of another kind, weights are missing, surplus, of another shape
+            or not finite, or the ids of stream tokens do not fit into the codebook.
+        DamageError: a file is not as it was written.
     """
     name = str(name_or_path)
+    folder = find_folder(name)
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(
+            f"{name} contains an adapter ({ADAPTER_CONFIG}), not a model. Merge it into its base first (higgs-trainer "
+            "merge), or give the base."
+        )
+    verify_model(folder)
+    _check_json(folder)
     try:
-        config, _ = PreTrainedConfig.get_config_dict(name)
-        family = find_family(str(config.get("model_type")))
+        values, _ = PreTrainedConfig.get_config_dict(name)
+        family = find_family(str(values.get("model_type")))
         if family.import_model_class is None:
             raise CheckpointError(
                 f"{name} is in the layout of {family.name}. Convert it first: higgs-trainer convert"
             )
-        model, found = family.import_model_class().from_pretrained(
+        headers = read_headers(find_weight_files(folder))
+        model_class = family.import_model_class()
+        with torch.device("meta"):
+            planned = model_class(model_class.config_class.from_pretrained(name), use_text_head=use_text_head)
+        _check_stored(name, planned, headers)
+        model, found = model_class.from_pretrained(
             name,
             dtype=getattr(torch, dtype),
             attn_implementation=attn_implementation,
@@ -88,18 +111,12 @@ def load_checkpoint(
             use_text_head=use_text_head,
             output_loading_info=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"{name} cannot be loaded as a Higgs Audio model ({error}). "
-            "Give the folder or the hub name of a Higgs Audio checkpoint."
+            f"{name} cannot be loaded as a Higgs Audio model ({_join_lines(error)}). {NOT_LOADABLE}"
         ) from error
-    # transformers initializes missing weights at random.
-    if missing := sorted(found["missing_keys"]):
-        raise CheckpointError(
-            f"{name} lacks weights of a Higgs Audio model: {', '.join(missing)}. Copy or download it again."
-        )
-    checkpoint = Checkpoint(name, model, tokenizer)
+    _check_loaded(name, model, found)
+    checkpoint = Checkpoint(name, model, _load_tokenizer(name))
     begin, end = checkpoint.stream_ids.begin, checkpoint.stream_ids.end
     if model.config.codebook_size <= max(begin, end):
         raise CheckpointError(
@@ -109,18 +126,83 @@ def load_checkpoint(
     return checkpoint
 
 
+def _check_json(folder: Path) -> None:
+    """Check that every JSON file of a model can be parsed. Libraries fail on a damaged one in many ways."""
+    for name in list_model_files(folder):
+        if not name.endswith(".json"):
+            continue
+        try:
+            json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise DamageError(f"{folder / name} is damaged ({error})", COPY_AGAIN) from error
+
+
+def _check_stored(name: str, planned: PreTrainedModel, headers: dict[str, StoredTensor]) -> None:
+    """Check the dtypes and shapes of stored weights against the model's, before memory for them is allocated.
+
+    Args:
+        planned: the model on the meta device.
+
+    Raises:
+        CheckpointError: a weight does not fit; names it.
+    """
+    expected = planned.state_dict()
+    problems = [
+        f"{key} {stored.dtype} {list(stored.shape)} instead of {list(expected[key].shape)}"
+        for key, stored in headers.items()
+        if key in expected and (stored.dtype not in FLOATS or stored.shape != tuple(expected[key].shape))
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{name} has weights of another type or shape than its config.json says: {list_first(problems)}. "
+            + COPY_AGAIN
+        )
+
+
+def _check_loaded(name: str, model: PreTrainedModel, found: dict[str, Any]) -> None:
+    """Raise CheckpointError if weights were missing or surplus in the files, or are not finite."""
+    # transformers initializes missing weights at random, and ignores surplus ones.
+    if missing := sorted(found["missing_keys"]):
+        raise CheckpointError(
+            f"{name} lacks weights of a Higgs Audio model: {list_first(missing)}. {COPY_AGAIN}"
+        )
+    if surplus := sorted(key for key in found["unexpected_keys"] if not key.endswith(COMPUTED)):
+        raise CheckpointError(
+            f"{name} has weights that a Higgs Audio model does not have: {list_first(surplus)}. {COPY_AGAIN}"
+        )
+    if bad := list_not_finite(model.state_dict()):
+        raise CheckpointError(
+            f"{name} has weights that are not finite in {str(model.dtype).removeprefix('torch.')}: "
+            f"{list_first(bad)}. {COPY_AGAIN}"
+        )
+
+
+def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    # tokenizers raises a plain Exception for every mistake in its file.
+    except Exception as error:
+        raise CheckpointError(
+            f"the tokenizer of {name} cannot be loaded ({_join_lines(error)}). {COPY_AGAIN}"
+        ) from error
+
+
+def _join_lines(error: Exception) -> str:
+    """Return the message of an error in one line."""
+    return " ".join(str(error).split())
+
+
 def load_trained(folder: str | Path, *, dtype: str = "float32") -> Checkpoint:
     """Load what training wrote: a model, or an adapter on its base model.
 
     Raises:
-        CheckpointError: the model, or the base model that the adapter names, cannot be loaded (`load_checkpoint`).
+        CheckpointError: the model, or the base model that the adapter names, cannot be loaded (`load_checkpoint`), or
+            the adapter does not fit (`load_adapter`).
     """
     if not (Path(folder) / ADAPTER_CONFIG).is_file():
         return load_checkpoint(folder, dtype=dtype)
-    from peft import PeftModel
-
-    base = load_checkpoint(_read_base_name(Path(folder)), dtype=dtype)
-    return Checkpoint(str(folder), PeftModel.from_pretrained(base.model, str(folder)), base.tokenizer)
+    base = load_checkpoint(read_base_name(Path(folder)), dtype=dtype)
+    return Checkpoint(str(folder), load_adapter(base.model, Path(folder)), base.tokenizer)
 
 
 def find_folder(name_or_path: str | Path) -> Path:
@@ -137,15 +219,6 @@ def find_folder(name_or_path: str | Path) -> Path:
         raise CheckpointError(
             f"{name_or_path} is neither a folder nor a model on the hub ({error}). Correct the name."
         ) from error
-
-
-def list_weights(folder: Path) -> frozenset[str]:
-    """List the names of all weights in the safetensors files of a folder."""
-    names: set[str] = set()
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            names.update(file.keys())
-    return frozenset(names)
 
 
 def copy_companions(source: str, target: Path) -> None:
@@ -176,7 +249,7 @@ def find_codec(model: str | Path) -> Path:
     if (folder / CODEC_FOLDER).is_dir():
         return folder / CODEC_FOLDER
     if (folder / ADAPTER_CONFIG).is_file():
-        base = _open_without_weights(_read_base_name(folder))
+        base = _open_without_weights(read_base_name(folder))
         if (base / CODEC_FOLDER).is_dir():
             return base / CODEC_FOLDER
     raise CheckpointError(
@@ -195,10 +268,6 @@ def _open_without_weights(model: str | Path) -> Path:
             f"the codec of {model} cannot be found ({error}); name the codec with --codec or, in a recipe, with "
             "model.codec"
         ) from error
-
-
-def _read_base_name(adapter: Path) -> str:
-    return str(json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"])
 
 
 def load_codec_of(checkpoint: Checkpoint, name: str | None = None) -> Codec:

@@ -17,6 +17,7 @@ from higgs_trainer.files import (
     write_json,
 )
 from higgs_trainer.model.loading import copy_companions
+from higgs_trainer.model.model_files import write_model_checksums
 from higgs_trainer.model.parameters import count_trainable, format_trainable
 from higgs_trainer.run_folder import (
     DATA_SUMMARY_FILE,
@@ -75,6 +76,7 @@ def write_result(
             write_json(result / DATA_SUMMARY_FILE, summary)
             write_json(result / METRICS_FILE, metrics)
             write_model_card(result, record=output_dir, name=trainer.args.hub_model_id)
+            write_model_checksums(result)
             flush_to_disk(result)
             for path in sorted(result.iterdir(), key=lambda path: path.name == METRICS_FILE):
                 move_into_place(path, output_dir / path.name)

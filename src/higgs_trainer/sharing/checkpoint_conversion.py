@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, cat
 
-from higgs_trainer.errors import CheckpointError
+from higgs_trainer.errors import CheckpointError, list_first
 from higgs_trainer.files import new_folder, write_json, write_text
 from higgs_trainer.model.families.layouts import (
     BOSON_MODEL_TYPE,
@@ -31,6 +30,14 @@ from higgs_trainer.model.families.layouts import (
     build_native_config,
     list_native_weights,
     rename_to_boson,
+)
+from higgs_trainer.model.model_files import verify_model, write_model_checksums
+from higgs_trainer.model.weight_files import (
+    COPY_AGAIN,
+    MODEL_WEIGHTS,
+    describe_missing_weights,
+    list_not_finite,
+    read_headers,
 )
 
 CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
@@ -117,6 +124,7 @@ def convert_checkpoint(
         )
         if to_native:
             _write_native_companions(folder, native)
+        write_model_checksums(folder)
     return ConversionResult(written["model_type"], len(renamed), tuple(left_out))
 
 
@@ -155,21 +163,15 @@ def _join_split(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read_weights(source: Path) -> dict[str, Tensor]:
+    """Read all weights. Raise ``CheckpointError`` if they are damaged or not finite."""
+    verify_model(source)
     files = sorted(source.glob("*.safetensors"))
     if not files:
-        raise CheckpointError(f"{source} holds no weights in safetensors format. Other formats are not read.")
-    weights: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            found = load_file(file)
-        except SafetensorError as error:
-            raise CheckpointError(f"{file} is damaged ({error}). Copy it again.") from error
-        if twice := sorted(found.keys() & weights.keys()):
-            raise CheckpointError(
-                f"{file} contains weights that another file also contains: {', '.join(twice)}. "
-                "Remove the file that does not belong to the checkpoint."
-            )
-        weights |= found
+        raise CheckpointError(describe_missing_weights(source, MODEL_WEIGHTS))
+    read_headers(files)
+    weights = {name: weight for file in files for name, weight in load_file(file).items()}
+    if bad := list_not_finite(weights):
+        raise CheckpointError(f"{source} has weights that are not finite: {list_first(bad)}. {COPY_AGAIN}")
     return weights
 
 

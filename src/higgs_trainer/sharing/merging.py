@@ -3,33 +3,25 @@
 The sum is computed in float32 and rounded once, to the dtype of the new folder. docs/merge.md has what rounding costs.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
-from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
-from higgs_trainer.errors import CheckpointError
+from higgs_trainer.errors import CheckpointError, list_first
 from higgs_trainer.evaluation.evaluation_folder import add_note
 from higgs_trainer.files import new_folder
-from higgs_trainer.model.loading import (
-    ADAPTER_CONFIG,
-    copy_companions,
-    find_folder,
-    list_weights,
-    load_checkpoint,
-)
+from higgs_trainer.model.adapters import load_adapter, read_base_name
+from higgs_trainer.model.loading import copy_companions, find_folder, load_checkpoint
+from higgs_trainer.model.model_files import write_model_checksums
+from higgs_trainer.model.weight_files import find_weight_files, list_not_finite, read_headers
 from higgs_trainer.run_folder import RUN_RECORD
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TEXT_HEAD = "text_lm_head.weight"
-MODEL_CONFIG = "config.json"
 NOTE = "Measured with the adapter before it was merged. Merging rounded the weights once, to {dtype}."
 
 
@@ -75,7 +67,7 @@ def merge_adapter(
     base_name = str(base) if base is not None else read_base_name(adapter)
     with new_folder(output) as folder:
         base_folder = find_folder(base_name)
-        in_files = list_weights(base_folder)
+        in_files = read_headers(find_weight_files(base_folder)).keys()
         checkpoint = load_checkpoint(base_folder, use_text_head=TEXT_HEAD in in_files)
         left_out = sorted(in_files - checkpoint.model.state_dict().keys())
         if dtype is None:
@@ -89,35 +81,8 @@ def merge_adapter(
         copy_record(adapter, folder)
         add_note(folder, NOTE.format(dtype=dtype))
         write_card(folder)
+        write_model_checksums(folder)
     return MergeResult(dtype, tuple(left_out))
-
-
-def read_base_name(adapter: Path) -> str:
-    """Read the name of the base model from an adapter folder.
-
-    Raises:
-        CheckpointError: this is no adapter folder, it has no weights, or it names no base model.
-    """
-    config = adapter / ADAPTER_CONFIG
-    if not config.is_file() and (adapter / MODEL_CONFIG).is_file():
-        raise CheckpointError(
-            f"{adapter} holds a whole model, not an adapter (no {ADAPTER_CONFIG}). It can be used as it is: there is "
-            "nothing to merge."
-        )
-    if not config.is_file():
-        raise CheckpointError(
-            f"{adapter} is not an adapter folder: {ADAPTER_CONFIG} is missing. Give the folder that training wrote."
-        )
-    if not (adapter / ADAPTER_WEIGHTS).is_file():
-        raise CheckpointError(
-            f"{adapter}: {ADAPTER_WEIGHTS} is missing. Copy the whole folder; only safetensors files are read."
-        )
-    name = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not name:
-        raise CheckpointError(
-            f'{config}: "base_model_name_or_path" is missing. Name the base model with --base.'
-        )
-    return str(name)
 
 
 def copy_record(source: Path, target: Path) -> None:
@@ -132,19 +97,7 @@ def copy_record(source: Path, target: Path) -> None:
 def _merge(base: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     """Merge into ``base`` in place, and remove PEFT's layers from it."""
     names = _shapes(base)
-    try:
-        adapted = PeftModel.from_pretrained(base, str(adapter))
-    except KeyError as error:
-        raise CheckpointError(
-            f"{adapter / ADAPTER_WEIGHTS} lacks the weight {error}. Copy the whole folder of the run again."
-        ) from error
-    # torch and PEFT raise these if shapes or names do not fit.
-    except (RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f"the adapter {adapter} does not fit the base {base.name_or_path} ({error}). "
-            "Name the base model of the run with --base."
-        ) from error
-    _check_all_loaded(adapted, adapter)
+    adapted = load_adapter(base, adapter)
     try:
         merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
     except ValueError as error:
@@ -162,24 +115,9 @@ def _shapes(model: nn.Module) -> Mapping[str, tuple[int, ...]]:
     return {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
 
 
-def _check_all_loaded(adapted: PeftModel, adapter: Path) -> None:
-    """Check that adapter and base have the same weights. PEFT ignores surplus ones and only warns of missing ones."""
-    with safe_open(adapter / ADAPTER_WEIGHTS, framework="pt") as file:
-        saved = set(file.keys())
-    wanted = set(get_peft_model_state_dict(adapted))
-    problems = [("lacks", wanted - saved), ("has weights that the model does not have:", saved - wanted)]
-    for what, names in problems:
-        if names:
-            raise CheckpointError(
-                f"{adapter / ADAPTER_WEIGHTS} {what} {', '.join(sorted(names))}. "
-                "Give the adapter and the base model of the same run."
-            )
-
-
 def _check_finite(model: nn.Module, dtype: str) -> None:
-    weights: Mapping[str, Tensor] = model.state_dict()
-    if bad := [name for name, weight in weights.items() if not weight.isfinite().all()]:
+    if bad := list_not_finite(model.state_dict()):
         raise CheckpointError(
-            f"merged weights are not finite in {dtype}: {', '.join(bad)}. Try --dtype float32. If that fails as "
+            f"merged weights are not finite in {dtype}: {list_first(bad)}. Try --dtype float32. If that fails as "
             "well, the adapter is damaged."
         )

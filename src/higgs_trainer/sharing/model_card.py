@@ -16,7 +16,7 @@ from higgs_trainer.audio.codec import HUB_NAME
 from higgs_trainer.errors import UserError
 from higgs_trainer.evaluation.evaluation_folder import JudgedSet, JudgedSets, Score, read_evaluation
 from higgs_trainer.files import read_json_object, write_text
-from higgs_trainer.model.loading import ADAPTER_CONFIG
+from higgs_trainer.model.adapters import ADAPTER_CONFIG
 from higgs_trainer.recipe.yaml_file import read_yaml
 from higgs_trainer.run_folder import (
     AFTER,

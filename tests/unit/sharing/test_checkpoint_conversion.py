@@ -211,7 +211,11 @@ SPOILT = {
     "no config": (BOSON, lambda f: (f / "config.json").unlink(), "cannot be read"),
     "another model": (BOSON, lambda f: edit_config(f, model_type="gpt2"), "is a gpt2 model"),
     "a field short": (NATIVE, lambda f: drop_field(f, "codebook_size"), r"config\.json lacks codebook_size"),
-    "no weights": (BOSON, lambda f: (f / "model.safetensors").unlink(), "holds no weights in safetensors"),
+    "no weights": (
+        BOSON,
+        lambda f: (f / "model.safetensors").unlink(),
+        "has no weights: model.safetensors is missing",
+    ),
 }
 
 

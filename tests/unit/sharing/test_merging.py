@@ -327,10 +327,10 @@ INCOMPLETE = {
         lambda a: edit_weights(a, lambda w: w.pop(sorted(n for n in w if "lora_A" in n)[0])),
         r"lacks .*lora_A",
     ),
-    "another rank": (lambda a: edit_config(a, r=3), "does not fit the base"),
+    "another rank": (lambda a: edit_config(a, r=3), "of another shape than the model"),
     "not a number": (
         lambda a: edit_weights(a, lambda w: w[sorted(w)[0]].fill_(float("nan"))),
-        "not finite in float32: audio_lm_head",
+        "has weights that are not finite: base_model.model.audio_lm_head",
     ),
 }
 

@@ -1,0 +1,139 @@
+"""Find and check the weights of a model or an adapter, before anything is loaded. Only safetensors are read."""
+
+import json
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from higgs_trainer.errors import CheckpointError, DamageError, list_first
+
+MODEL_WEIGHTS = "model.safetensors"
+MODEL_WEIGHTS_INDEX = "model.safetensors.index.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+MAX_HEADER_BYTES = 2**24
+"""A header of a hundred thousand tensors fits. safetensors itself accepts 100 MB, which take seconds to read."""
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+"""The dtypes that weights may have in a file."""
+COPY_AGAIN = "Copy or download it again."
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor as the header of its file describes it. ``dtype`` is a name of safetensors, such as "BF16"."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def find_weight_files(folder: Path) -> list[Path]:
+    """Find the files from which the weights of a model are loaded: one file, or those that an index lists.
+
+    Raises:
+        CheckpointError: there are none, or only pickles.
+        DamageError: the index is damaged, or a file that it lists is missing.
+    """
+    if (folder / MODEL_WEIGHTS).is_file():
+        return [folder / MODEL_WEIGHTS]
+    index = folder / MODEL_WEIGHTS_INDEX
+    if not index.is_file():
+        raise CheckpointError(describe_missing_weights(folder, MODEL_WEIGHTS))
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        files = sorted(folder / name for name in names)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise DamageError(f"{index} is damaged ({error})", COPY_AGAIN) from error
+    for file in files:
+        if file.parent != folder:
+            raise DamageError(f"{index} names {file}, which is outside the folder", COPY_AGAIN)
+        if not file.is_file():
+            raise DamageError(f"{file} is missing, but {index.name} lists it", COPY_AGAIN)
+    return files
+
+
+def describe_missing_weights(folder: Path, expected: str) -> str:
+    """Describe that a folder has no weights, and what to do. Pickles are named, because they are not loaded."""
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        return (
+            f"{folder} has no {expected}, but {list_first(pickles)}, which is not loaded, because a pickle can run "
+            "code. Convert it where you trust it: load it with transformers or PEFT and call save_pretrained, which "
+            "writes safetensors."
+        )
+    return f"{folder} has no weights: {expected} is missing. Copy the whole folder."
+
+
+def read_headers(files: Iterable[Path]) -> dict[str, StoredTensor]:
+    """Read the names, dtypes and shapes of all tensors in safetensors files, by name.
+
+    Raises:
+        DamageError: a file is damaged, or a name is there twice.
+    """
+    found: dict[str, StoredTensor] = {}
+    for file in files:
+        for name, tensor in _read_header(file).items():
+            if name in found:
+                raise DamageError(
+                    f"{file} contains {name}, which {found[name].file.name} also contains",
+                    "Remove the file that does not belong to the model.",
+                )
+            found[name] = tensor
+    return found
+
+
+def _read_header(file: Path) -> dict[str, StoredTensor]:
+    try:
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            if length > MAX_HEADER_BYTES:
+                raise ValueError(f"its header would have {length:,} bytes")
+            # safetensors checks sizes, offsets and shapes, but keeps the last of two equal names.
+            with safe_open(file, framework="pt"):
+                header = json.loads(opened.read(length), object_pairs_hook=_refuse_duplicates)
+    except (OSError, SafetensorError, ValueError, struct.error, RecursionError) as error:
+        raise DamageError(f"{file} is damaged ({error})", COPY_AGAIN) from error
+    return {
+        name: StoredTensor(file, tensor["dtype"], tuple(tensor["shape"]))
+        for name, tensor in header.items()
+        if name != "__metadata__"
+    }
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it contains {next(name for name in names if names.count(name) > 1)!r} twice")
+    return made
+
+
+def read_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a safetensors file with their names, one at a time."""
+    with safe_open(file, framework="pt") as opened:
+        for name in opened.keys():  # noqa: SIM118
+            yield name, opened.get_tensor(name)
+
+
+def list_not_finite(weights: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> list[str]:
+    """List the names of tensors that contain NaN or infinity.
+
+    The extremes of a tensor are infinite or NaN if one of its elements is. Computing them takes a thirtieth of the time
+    of ``isfinite`` (on a CPU with AVX-512).
+    """
+    pairs = weights.items() if isinstance(weights, Mapping) else weights
+    return [name for name, weight in pairs if not _is_finite(weight)]
+
+
+def _is_finite(weight: Tensor) -> bool:
+    if not weight.is_floating_point() or not weight.numel():
+        return True
+    # torch has no extremes of 8-bit floats.
+    wide = weight.float() if weight.element_size() == 1 else weight
+    return bool(torch.stack(torch.aminmax(wide)).isfinite().all())

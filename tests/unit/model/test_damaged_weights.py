@@ -1,0 +1,283 @@
+"""Damaged models and adapters are refused by everything that loads one, with the name of the file or of the weight."""
+
+import json
+import pickle
+import shutil
+import struct
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from higgs_trainer.audio.mel_codec import MelCodec
+from higgs_trainer.demo.blank_model import write_blank_model
+from higgs_trainer.errors import CheckpointError
+from higgs_trainer.model.adapters import add_lora
+from higgs_trainer.model.families import HIGGS_AUDIO_V2
+from higgs_trainer.model.loading import load_checkpoint, load_trained
+from higgs_trainer.model.model_files import fingerprint_model, write_model_checksums
+from higgs_trainer.model.weight_files import list_not_finite
+from higgs_trainer.sharing.merging import merge_adapter
+from higgs_trainer.speech.speech_model import load_speech_model
+
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_layers": 1, "num_heads": 2}
+WEIGHTS = {"base": "model.safetensors", "adapter": "adapter_model.safetensors"}
+CONFIG = {"base": "config.json", "adapter": "adapter_config.json"}
+TENSOR = {
+    "base": "model.layers.0.self_attn.q_proj.weight",
+    "adapter": "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+}
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("originals")
+    codec = MelCodec.fit([torch.randn(24_000) * 0.1], codebook_size=8, seed=0)
+    write_blank_model(folder / "base", codec, seed=0, **SIZES)
+    adapted = add_lora(load_checkpoint(folder / "base").model, HIGGS_AUDIO_V2, target_modules=["q_proj"], r=4)
+    adapted.peft_config["default"].base_model_name_or_path = "BASE"
+    adapted.save_pretrained(folder / "adapter")
+    return folder
+
+
+@pytest.fixture
+def folders(originals, tmp_path):
+    """Copies of both folders, without checksums."""
+    for name in ("base", "adapter"):
+        shutil.copytree(originals / name, tmp_path / name)
+    edit_json(tmp_path / "adapter" / CONFIG["adapter"], base_model_name_or_path=str(tmp_path / "base"))
+    return tmp_path
+
+
+def edit_json(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def edit_weights(path, change):
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def replace(value):
+    """Return a change of the weights' file that replaces the tensor of its kind by ``value`` of it."""
+
+    def change(path):
+        kind = "adapter" if path.name == WEIGHTS["adapter"] else "base"
+        edit_weights(path, lambda weights: weights.update({TENSOR[kind]: value(weights[TENSOR[kind]])}))
+
+    return change
+
+
+def fill(value):
+    def set_last(weight):
+        weight[-1, -1] = value
+        return weight
+
+    return replace(set_last)
+
+
+def write_header(header, content=b"", length=None):
+    def change(path):
+        encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(encoded) if length is None else length) + encoded + content)
+
+    return change
+
+
+def write_pickle(path):
+    path.unlink()
+    path.with_name("adapter_model.bin" if "adapter" in path.name else "pytorch_model.bin").write_bytes(
+        pickle.dumps({"weight": 3})
+    )
+
+
+def tensor(shape, begin, end):
+    return {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+
+
+TWICE = b'{"a": %b, "a": %b}' % ((json.dumps(tensor([2], 0, 8)).encode(),) * 2)
+WEIGHT_DAMAGES = {
+    "deleted": (lambda path: path.unlink(), "has no weights: .* is missing"),
+    "a pickle instead": (write_pickle, "bin, which is not loaded, because a pickle can run code"),
+    "emptied": (lambda path: path.write_bytes(b""), "is damaged"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is damaged"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "is missing"),
+    "a weight short": (lambda path: edit_weights(path, lambda w: w.pop(min(w))), "lacks"),
+    "a weight too many": (
+        lambda path: edit_weights(path, lambda w: w.update(more=torch.zeros(1))),
+        "does not have: more",
+    ),
+    "another shape": (replace(lambda w: w.flatten()), "instead of"),
+    "another size": (replace(lambda w: w[:-1].clone()), "instead of"),
+    "integers": (replace(lambda w: w.to(torch.int32)), "q_proj.* I32"),
+    "NaN": (fill(float("nan")), "not finite.*q_proj"),
+    "infinity": (fill(float("-inf")), "not finite.*q_proj"),
+    "beyond float32": (replace(lambda w: w.double() * 1e300), "not finite.*q_proj"),
+    "a huge header": (
+        write_header(b"{}", length=2**62),
+        "its header would have 4,611,686,018,427,387,904 bytes",
+    ),
+    "a header of other text": (write_header(b"hello"), "is damaged"),
+    "a deep header": (write_header(b"[" * 100_000), "is damaged"),
+    "the same name twice": (write_header(TWICE, bytes(8)), "contains 'a' twice"),
+    "overlapping": (write_header({"a": tensor([2], 0, 8), "b": tensor([2], 4, 12)}, bytes(12)), "is damaged"),
+    "an absurd shape": (write_header({"a": tensor([2**40, 2**40], 0, 8)}, bytes(8)), "is damaged"),
+    "a negative shape": (write_header({"a": tensor([-2], 0, 8)}, bytes(8)), "is damaged"),
+}
+CONFIG_DAMAGES = {
+    "cut": (lambda path: path.write_text(path.read_text()[:-9]), "is damaged"),
+    "emptied": (lambda path: path.write_text(""), "is damaged"),
+    "a list": (lambda path: path.write_text("[]"), "is damaged|cannot be loaded"),
+    "not UTF-8": (lambda path: path.write_bytes(b"\xff\xfe"), "is damaged"),
+}
+
+
+def check_refused(load, message):
+    with pytest.raises(CheckpointError, match=message) as raised:
+        load()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("damage", WEIGHT_DAMAGES)
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_damaged_weights_are_refused(folders, kind, damage):
+    change, message = WEIGHT_DAMAGES[damage]
+    change(folders / kind / WEIGHTS[kind])
+    check_refused(lambda: load_trained(folders / kind), message)
+
+
+@pytest.mark.parametrize("damage", CONFIG_DAMAGES)
+@pytest.mark.parametrize("kind", CONFIG)
+def test_a_damaged_configuration_is_refused(folders, kind, damage):
+    change, message = CONFIG_DAMAGES[damage]
+    change(folders / kind / CONFIG[kind])
+    check_refused(lambda: load_trained(folders / kind), message)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"model": {"type": "BPE"}}'])
+def test_a_damaged_tokenizer_is_refused(folders, content):
+    (folders / "base" / "tokenizer.json").write_text(content)
+    check_refused(lambda: load_checkpoint(folders / "base"), "tokenizer.* (is damaged|cannot be loaded)")
+
+
+ADAPTER_CONFIGS = {
+    "another rank": ({"r": 3}, "of another shape than the model"),
+    "another target": ({"target_modules": ["k_proj"]}, "lacks"),
+    "no such target": ({"target_modules": ["a"]}, "does not fit the base"),
+    "another method": ({"peft_type": "a"}, "does not fit the base"),
+    "a rank of another type": ({"r": "4"}, "does not fit the base"),
+    "no base": ({"base_model_name_or_path": None}, "Name the base model"),
+    "a base that is a number": ({"base_model_name_or_path": 3}, "Name the base model"),
+}
+
+
+@pytest.mark.parametrize("edit", ADAPTER_CONFIGS)
+def test_an_adapter_whose_configuration_does_not_fit_is_refused(folders, edit):
+    values, message = ADAPTER_CONFIGS[edit]
+    edit_json(folders / "adapter" / CONFIG["adapter"], **values)
+    check_refused(lambda: load_trained(folders / "adapter"), message)
+
+
+READERS = {
+    "generate and evaluate": lambda folders: load_speech_model(folders / "adapter", device="cpu"),
+    "merge": lambda folders: merge_adapter(folders / "adapter", folders / "merged"),
+}
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+@pytest.mark.parametrize("reader", READERS)
+def test_every_reader_refuses_damaged_weights_and_changed_files(folders, reader, kind):
+    write_model_checksums(folders / kind)
+    path = folders / kind / WEIGHTS[kind]
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    check_refused(lambda: READERS[reader](folders), f"{WEIGHTS[kind]} has changed since it was written")
+    (folders / kind / "checksums.json").unlink()
+    fill(float("nan"))(path)
+    check_refused(lambda: READERS[reader](folders), "not finite")
+    assert not (folders / "merged").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "chat_template.jinja", "codec/codec_config.json"]
+)
+def test_a_bit_is_flipped_in_another_file_of_a_model(folders, name):
+    write_model_checksums(folders / "base")
+    assert load_checkpoint(folders / "base")
+    path = folders / "base" / name
+    path.write_bytes(path.read_bytes().replace(b"a", b"b", 1))
+    check_refused(lambda: load_checkpoint(folders / "base"), f"{name} has changed since it was written")
+
+
+def test_a_file_that_would_change_a_model_may_not_be_added(folders):
+    write_model_checksums(folders / "base")
+    (folders / "base" / "added_tokens.json").write_text("{}")
+    check_refused(lambda: load_checkpoint(folders / "base"), "added_tokens.json was added")
+
+
+def test_files_of_the_run_may_change_in_the_folder_of_its_adapter(folders):
+    (folders / "adapter" / "metrics.json").write_text("{}")
+    write_model_checksums(folders / "adapter")
+    (folders / "adapter" / "metrics.json").write_text('{"loss": 3}')
+    (folders / "adapter" / "README.md").write_text("another card")
+    (folders / "adapter" / "environment.json").write_text("{}")
+    assert load_trained(folders / "adapter")
+
+
+def test_an_adapter_in_the_folder_of_a_model_is_refused(folders):
+    shutil.copy(folders / "adapter" / "adapter_config.json", folders / "base")
+    check_refused(lambda: load_checkpoint(folders / "base"), "contains an adapter .* not a model")
+
+
+SHARD_DAMAGES = {
+    "index cut": (lambda folder: (folder / INDEX).write_text("{"), "index.json is damaged"),
+    "index without a map": (lambda folder: (folder / INDEX).write_text("{}"), "index.json is damaged"),
+    "map of numbers": (
+        lambda folder: edit_json(folder / INDEX, weight_map={"a": 3}),
+        "index.json is damaged",
+    ),
+    "map leads out": (
+        lambda folder: edit_json(folder / INDEX, weight_map={"a": "../a"}),
+        "outside the folder",
+    ),
+    "shard deleted": (lambda folder: max(folder.glob("model-*")).unlink(), "is missing, but .* lists it"),
+    "shard twice": (
+        lambda folder: shutil.copy(min(folder.glob("model-*")), max(folder.glob("model-*"))),
+        "also contains",
+    ),
+}
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.mark.parametrize("damage", SHARD_DAMAGES)
+def test_damaged_shards_are_refused(folders, damage):
+    model = load_checkpoint(folders / "base").model
+    (folders / "base" / "model.safetensors").unlink()
+    model.save_pretrained(folders / "base", max_shard_size="60KB")
+    change, message = SHARD_DAMAGES[damage]
+    change(folders / "base")
+    check_refused(lambda: load_checkpoint(folders / "base"), message)
+
+
+def test_the_fingerprint_of_a_model_does_not_depend_on_its_checksums_or_its_run(folders):
+    base = folders / "base"
+    before = fingerprint_model(base)
+    write_model_checksums(base)
+    (base / "metrics.json").write_text("{}")
+    assert fingerprint_model(base) == before
+    edit_json(base / "generation_config.json", top_k=3)
+    assert fingerprint_model(base) != before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e5m2])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_one_value_that_is_not_finite_is_found_wherever_it_is(dtype, value):
+    weight = torch.linspace(-3, 3, 1000).to(dtype)
+    weights = {"a": weight, "empty": weight[:0], "integers": torch.arange(3)}
+    assert list_not_finite(weights) == []
+    for place in (0, 517, 999):
+        spoilt = weight.clone()
+        spoilt[place] = value
+        assert list_not_finite(weights | {"b": spoilt}) == ["b"]
