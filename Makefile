@@ -4,6 +4,7 @@
 # make lint         only check style, types and import directions
 # make format       format the code, and fix what ruff can fix
 # make test-boson   test the guard and the loss on Boson's own model, in .venv-boson with its older libraries
+# make torture      disturb the commands with 30 faults drawn at random
 # make docs         build the documentation site in build/site, offline
 # make wheels       build the wheels of the three packages in dist
 # make constraints  resolve all dependencies again and rewrite constraints.txt
@@ -18,7 +19,7 @@ DEMO   ?=
 PACKAGES := packages/label-guard packages/higgs-trainer-demo
 EXTRAS := demo,dev,docs,evaluate,numbers
 
-.PHONY: setup demo test test-boson docs wheels lint format constraints clean
+.PHONY: setup demo test test-boson torture docs wheels lint format constraints clean
 
 setup: $(STAMP)
 
@@ -62,6 +63,10 @@ test-boson: $(BOSON)/.installed
 	$(BOSON)/bin/pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --force-reinstall \
 	  ./packages/label-guard
 	PYTHONPATH=src $(BOSON)/bin/python -m pytest -n 2 tests/boson packages/label-guard/tests
+
+# `scripts/torture.py --seed S --minutes 60` draws other faults.
+torture: setup
+	$(BIN)/python scripts/torture.py --seed 1 --cases 30
 
 # A warning is an error. To read the site while you write: .venv/bin/mkdocs serve
 docs: setup

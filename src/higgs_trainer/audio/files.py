@@ -1,5 +1,6 @@
 """Read and write audio files. A waveform is float32, mono, 24 kHz, in [-1, 1]."""
 
+import io
 import math
 import os
 import re
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from higgs_trainer.errors import AudioError
-from higgs_trainer.files import whole_file
+from higgs_trainer.files import write_bytes
 
 SAMPLE_RATE_HZ = 24_000
 CUT_OFF = re.compile(r"^ *(?:data|SSND) *: *(\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -161,6 +162,7 @@ def write_audio(path: str | Path, waveform_S: Tensor) -> None:
     samples = waveform_S.detach().to("cpu", torch.float32).numpy()
     if not np.isfinite(samples).all():
         raise ValueError(f"the waveform for {path} contains NaN or infinity")
-    with whole_file(path) as unfinished:
-        # libsndfile clips.
-        soundfile.write(unfinished, samples, SAMPLE_RATE_HZ)
+    encoded = io.BytesIO()
+    # libsndfile clips. Where it writes to the disk itself, it does not say why that fails.
+    soundfile.write(encoded, samples, SAMPLE_RATE_HZ, format=path.suffix[1:].upper())
+    write_bytes(path, encoded.getvalue())
