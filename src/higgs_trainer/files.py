@@ -8,7 +8,8 @@ transformers uploads nothing of that kind to the hub.
     read_json_object                                                      what `write_json` wrote
     new_folder                                                            a folder that must not exist yet
     whole_folder, move_into_place                                         a folder that may replace another
-    remove_folder, restore_folders                                        deletion, and recovery after a kill
+    restore_replaced, restore_folders                                     recovery after a kill
+    remove_folder                                                         deletion
 """
 
 import json
@@ -29,6 +30,7 @@ WRITE_ERRORS: tuple[type[Exception], ...] = (OSError, SafetensorError)
 TORCH_WRITE_ERRORS: tuple[type[Exception], ...] = (*WRITE_ERRORS, RuntimeError)
 
 UNFINISHED, REPLACED, REMOVED = "_unfinished-", "_replaced-", "_removed-"
+REPLACE_ATTEMPTS = 3
 
 
 @contextmanager
@@ -110,6 +112,7 @@ def check_is_empty(folder: str | Path) -> None:
         UserError: ``folder`` is a file, or a folder that is not empty.
     """
     folder = Path(folder)
+    restore_replaced(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not empty; give another folder")
 
@@ -169,15 +172,40 @@ def whole_folder(output: Path) -> Iterator[Path]:
 def move_into_place(whole: Path, target: Path) -> None:
     """Rename a complete file or folder to ``target``, replacing what is there.
 
-    A folder cannot be replaced in one step. So the old folder is renamed to ``_replaced-NAME`` first and deleted last;
-    if the process is killed in between, `restore_folders` (or the next call for the same target) renames it back.
+    A folder cannot be replaced in one step. So the old folder is renamed to ``_replaced-NAME`` first and deleted last.
+    If the second rename fails, the old folder gets its name back. If the process is killed in between, the next reader
+    (`restore_replaced`), `restore_folders` or the next call for the same target renames it back.
     """
-    _restore(target)
-    replaced = target.with_name(REPLACED + target.name)
-    if target.is_dir():
-        os.replace(target, replaced)
-    os.replace(whole, target)
+    replaced = name_replaced(target)
+    for attempt in range(REPLACE_ATTEMPTS):
+        _restore(target)
+        if target.is_dir():
+            os.replace(target, replaced)
+        try:
+            os.replace(whole, target)
+            break
+        except OSError:
+            # A reader in another process may have renamed the old folder back.
+            was_restored = target.is_dir() and whole.is_dir()
+            restore_replaced(target)
+            if not was_restored or attempt == REPLACE_ATTEMPTS - 1:
+                raise
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def name_replaced(target: Path) -> Path:
+    """Return the name of a folder while another one takes its place."""
+    return target.with_name(REPLACED + target.name)
+
+
+def restore_replaced(target: str | Path) -> None:
+    """Give a folder its name back if a process was killed while it replaced the folder. Readers call this first."""
+    target = Path(target).absolute()
+    replaced = name_replaced(target)
+    if replaced.is_dir() and not os.path.lexists(target):
+        # Another reader may be faster, and the folder may be read-only.
+        with suppress(OSError):
+            os.replace(replaced, target)
 
 
 def remove_folder(folder: Path) -> None:
@@ -201,7 +229,7 @@ def restore_folders(parent: Path) -> None:
 
 
 def _restore(target: Path) -> None:
-    replaced = target.with_name(REPLACED + target.name)
+    replaced = name_replaced(target)
     if replaced.is_dir() and not target.exists():
         os.replace(replaced, target)
     else:

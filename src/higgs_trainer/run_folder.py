@@ -92,6 +92,25 @@ RUN_RECORD = (
 )
 """The files and folders that describe a run. `merge` copies them next to the merged weights."""
 
+TRAINING_WRITES = (
+    *RUN_RECORD,
+    MODEL_CARD_FILE,
+    REPORT_FILE,
+    TRAINER_STATE_FILE,
+    RECORDINGS_FOLDER,
+    CHECKSUMS_FILE,
+    "codec",
+    "*.jinja",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "adapter_config.json",
+    "config.json",
+    "generation_config.json",
+    "*processor_config.json",
+    "tokenizer*",
+)
+"""Patterns of what a run writes into its folder, without checkpoints."""
+
 # Training writes these, and nothing else does. A recipe alone is no sign: users keep theirs anywhere.
 SIGNS_OF_A_RUN = (ENVIRONMENT_FILE, PARAMETERS_FILE, LOG_FILE, METRICS_FILE, GUARD_REPORT_FILE)
 

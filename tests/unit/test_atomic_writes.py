@@ -150,7 +150,7 @@ def test_a_file_is_moved_onto_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(("step", "kept"), [(1, "old"), (2, "old"), (3, "new")])
-@pytest.mark.parametrize("recover", ["restore", "replace once more"])
+@pytest.mark.parametrize("recover", ["read", "restore", "replace once more"])
 def test_a_process_killed_while_it_replaces_a_folder_loses_neither(
     tmp_path, monkeypatch, step, kept, recover
 ):
@@ -173,6 +173,10 @@ def test_a_process_killed_while_it_replaces_a_folder_loses_neither(
         with pytest.raises(Killed):
             files.move_into_place(whole, target)
     assert len(calls) == step
+    if recover == "read":
+        files.restore_replaced(target)
+        assert (target / "file").read_text() == kept
+        return
     if recover == "restore":
         files.restore_folders(target.parent)
         assert (target / "file").read_text() == kept
@@ -180,6 +184,35 @@ def test_a_process_killed_while_it_replaces_a_folder_loses_neither(
         files.move_into_place(make_folder(tmp_path / "c", "third"), target)
         assert (target / "file").read_text() == "third"
     assert list_names(target.parent) == ["target"]
+
+
+def test_a_folder_that_cannot_be_replaced_keeps_its_name(tmp_path):
+    target = make_folder(tmp_path / "target", "old")
+    with pytest.raises(FileNotFoundError):
+        files.move_into_place(tmp_path / "does not exist", target)
+    assert (list_names(tmp_path), (target / "file").read_text()) == (["target"], "old")
+
+
+def test_a_reader_that_restores_the_old_folder_meanwhile_does_not_stop_the_replacement(tmp_path, monkeypatch):
+    target, whole = make_folder(tmp_path / "target", "old"), make_folder(tmp_path / "whole", "new")
+    replace, calls = os.replace, []
+
+    def read_between(source, place):
+        calls.append(place)
+        replace(source, place)
+        if len(calls) == 1:
+            files.restore_replaced(target)
+
+    monkeypatch.setattr(os, "replace", read_between)
+    files.move_into_place(whole, target)
+    assert (list_names(tmp_path), (target / "file").read_text()) == (["target"], "new")
+
+
+def test_a_reader_restores_nothing_that_has_a_successor(tmp_path):
+    make_folder(tmp_path / "_replaced-out", "old")
+    make_folder(tmp_path / "out", "new")
+    files.restore_replaced(tmp_path / "out")
+    assert (tmp_path / "out" / "file").read_text() == "new"
 
 
 def test_a_folder_loses_its_name_before_its_files(tmp_path, monkeypatch):

@@ -179,7 +179,10 @@ def prepare(
     from higgs_trainer.corpus.prepare import prepare
     from higgs_trainer.dataset.prepared import REJECTED_NAME
     from higgs_trainer.manifest.text import TextRules, read_tags
+    from higgs_trainer.outputs import Input, check_apart
 
+    inputs = [("the recipe", recipe), ("the model", model), ("the tags", tags)]
+    check_apart("--output", output, [Input(what, path) for what, path in inputs if path is not None])
     done = prepare(
         manifest,
         output,

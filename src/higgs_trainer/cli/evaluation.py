@@ -31,6 +31,7 @@ from higgs_trainer.cli.voice_options import (
     read_texts,
 )
 from higgs_trainer.errors import UserError
+from higgs_trainer.outputs import is_unfinished
 from higgs_trainer.run_folder import EVALUATION_FOLDER, FIGURES_FILE, ROWS_FILE, is_run
 from higgs_trainer.terminal import echo, open_console
 
@@ -124,7 +125,7 @@ def evaluate(
     output = _choose_output(models) if output is None else output
     script = [] if text_file is None else read_texts(None, text_file)
     voice = build_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
-    from higgs_trainer.evaluation.comparison import EvaluationSettings, evaluate_models
+    from higgs_trainer.evaluation.comparison import EvaluationSettings, check_output, evaluate_models
     from higgs_trainer.evaluation.judging import load_judges
     from higgs_trainer.evaluation.tables import build_tables
     from higgs_trainer.speech.sampling import Sampling
@@ -148,6 +149,7 @@ def evaluate(
         device=device,
         batch_size=batch_size,
     )
+    check_output(models, settings, output, other_voice=other_voice or ())
     judges = load_judges(asr, language=language, with_quality=quality, digits_spelled=spell_digits)
     report = evaluate_models(models, settings, judges, output, other_voice=other_voice or (), seed=seed)
     console = open_console()
@@ -162,7 +164,7 @@ def _choose_output(models: Sequence[str]) -> Path:
     """Return ``RUN/evaluation`` for one run folder, else 'evaluation', 'evaluation-2' ... in the working directory."""
     if len(models) == 1 and is_run(Path(models[0])):
         output = Path(models[0]) / EVALUATION_FOLDER
-        if output.exists():
+        if output.exists() and not is_unfinished(output):
             raise UserError(
                 f"{output} exists. Remove or rename it to replace this run's figures, or name another folder with "
                 "--output."
@@ -171,4 +173,4 @@ def _choose_output(models: Sequence[str]) -> Path:
     names = (
         EVALUATION_FOLDER if number == 1 else f"{EVALUATION_FOLDER}-{number}" for number in itertools.count(1)
     )
-    return next(path for path in map(Path, names) if not path.exists())
+    return next(path for path in map(Path, names) if not path.exists() or is_unfinished(path))

@@ -74,11 +74,17 @@ def generate(
     """
     script = read_texts(text, text_file)
     voice = build_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
-    from higgs_trainer.files import check_is_empty
+    from higgs_trainer.model.loading import list_inputs
+    from higgs_trainer.outputs import Input, check_apart, check_can_fill
     from higgs_trainer.speech.sampling import Sampling
     from higgs_trainer.speech.speech_model import generate_into_folder, load_speech_model
 
-    check_is_empty(output)
+    files = [clip.audio for line in script for clip in line.clips] + (ref_audio or [])
+    files += [] if text_file is None else [text_file]
+    check_apart(
+        "--output", output, [*list_inputs(model, codec), *(Input("an input", file) for file in files)]
+    )
+    check_can_fill(output)
     speech_model = load_speech_model(
         model,
         codec=codec,

@@ -62,7 +62,17 @@ def _print_check(report: "CheckReport") -> None:
 
 
 @app.command(rich_help_panel=TRAINING_PANEL, context_settings=OVERRIDES)
-def train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
+def train(
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Start anew although the output folder holds a run. The old run is kept as NAME.replaced-1.",
+        ),
+    ] = False,
+) -> None:
     """Train a model as RECIPE describes.
 
     For example **higgs-trainer train recipe.yaml --learning_rate 1e-4** or, on several GPUs,
@@ -75,7 +85,7 @@ def train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     settings = read_recipe(recipe, overrides or ())
     from higgs_trainer.run.train import train
 
-    summary = train(settings)
+    summary = train(settings, overwrite=overwrite)
     if summary.is_main:
         echo(summary.cascade)
         echo(f"{summary.output_dir}: done")

@@ -10,6 +10,7 @@ with the data and a killed run can be resumed.
 5. write the dataset             _write_dataset
 """
 
+import os
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ from higgs_trainer.manifest.row_checker import RowRules
 from higgs_trainer.manifest.rows import check_rows
 from higgs_trainer.manifest.text import TextRules
 from higgs_trainer.manifest.utterance import Utterance
+from higgs_trainer.outputs import Input, check_apart, check_page
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def prepare(
 
     Raises:
         ManifestError: lists all problems of rows and recordings; nothing was written.
-        UserError: the data cannot be read, ``output`` is not empty, or another run is preparing it.
+        UserError: the data cannot be read, ``output`` is not empty or overlaps the data or the codec, ``report`` is a
+            file that is no page, or another run is preparing the data.
         CheckpointError: the codec cannot be loaded.
 
     Example:
@@ -110,6 +113,7 @@ def prepare(
         ```
     """
     manifest, output = Path(manifest), Path(output)
+    _check_apart(manifest, output, codec, report)
     encoder = Encoder(_load_codec(codec), loudness_lufs)
     work = WorkDirectory(output)
     source = open_source(manifest, audio_folder=work.audio_folder)
@@ -150,6 +154,18 @@ def prepare(
         processes.wait()
         card = processes.share(lambda: _write_dataset(work, encoder, store, manifest.name))
     return PreparedSummary(output, card, resumed, tuple(notes), processes.index)
+
+
+def _check_apart(manifest: Path, output: Path, codec: Codec | str | Path, report: str | Path | None) -> None:
+    """Check that neither the dataset nor the page overlaps the data or the codec."""
+    data = [Input("the data", manifest)]
+    if os.path.isfile(manifest):
+        data.append(Input("the folder of the data", manifest.parent, may_contain_output=True))
+    name = codec if isinstance(codec, str | Path) else codec.name
+    check_apart("--output", output, [*data, Input("the codec", name)])
+    if report is not None:
+        check_page("--report", report)
+        check_apart("--report", report, [Input("the dataset", output)])
 
 
 def _load_codec(codec: Codec | str | Path) -> Codec:

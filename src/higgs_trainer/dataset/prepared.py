@@ -14,6 +14,7 @@ from torch import Tensor
 
 from higgs_trainer.audio.codec import Codec
 from higgs_trainer.errors import CheckpointError
+from higgs_trainer.files import restore_replaced
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -153,6 +154,7 @@ def read_prepared(folder: str | Path) -> PreparedDataset:
     from datasets import load_from_disk
 
     folder = Path(folder)
+    restore_replaced(folder)
     remedy = f"Create one with: higgs-trainer prepare MANIFEST -o {folder} --codec CODEC"
     if not (folder / CARD_NAME).is_file():
         raise CheckpointError(f"{folder} is not a prepared dataset (no {CARD_NAME}). {remedy}")

@@ -15,7 +15,7 @@ import numpy as np
 from higgs_trainer.audio.codec import Codec
 from higgs_trainer.dataset.prepared import CARD_NAME, REJECTED_NAME, DatasetCard, build_features
 from higgs_trainer.errors import UserError
-from higgs_trainer.files import new_folder, write_json
+from higgs_trainer.files import new_folder, restore_replaced, write_json
 from higgs_trainer.version import __version__
 
 # The files of a prepared dataset, with the *.arrow files.
@@ -149,6 +149,7 @@ def write_encoded(
 
 def check_output(output: Path, *, overwrite: bool) -> None:
     """Raise UserError unless ``output`` is new, empty, or only a prepared dataset that may be overwritten."""
+    restore_replaced(output)
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not overwrite:

@@ -32,7 +32,7 @@ from higgs_trainer.demo.steps import (
     quiet_transformers,
 )
 from higgs_trainer.evaluation.recogniser import load_recogniser
-from higgs_trainer.files import check_is_empty, write_json
+from higgs_trainer.files import write_json
 from higgs_trainer.recipe.reading import read_recipe
 from higgs_trainer.run.check import check
 from higgs_trainer.run.train import train
@@ -48,12 +48,11 @@ def train_from_scratch(output: Path) -> None:
     """Train the model into ``output``, judge its speech, and print the path of the page with the result.
 
     Raises:
-        UserError: ``output`` is not empty, or the recogniser is not installed.
+        UserError: the recogniser is not installed.
     """
     started = time.perf_counter()
     console = open_console(to_stderr=True)
     quiet_transformers()
-    check_is_empty(output)
     # Loaded first, so that a missing package is reported before training.
     recogniser = load_recogniser()
     output.mkdir(parents=True, exist_ok=True)

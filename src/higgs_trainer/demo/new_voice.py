@@ -27,7 +27,7 @@ from higgs_trainer.demo.steps import (
     quiet_transformers,
 )
 from higgs_trainer.evaluation.recogniser import load_recogniser
-from higgs_trainer.files import check_is_empty, write_json
+from higgs_trainer.files import write_json
 from higgs_trainer.manifest.rows import read_rows
 from higgs_trainer.model.model_files import CODEC_FOLDER
 from higgs_trainer.recipe.reading import read_recipe
@@ -43,12 +43,11 @@ def train_a_new_voice(output: Path) -> None:
     """Run the demo into ``output``, and print the path of the page with the result.
 
     Raises:
-        UserError: ``output`` is not empty, or the recogniser is not installed.
+        UserError: the recogniser is not installed.
     """
     started = time.perf_counter()
     console = open_console(to_stderr=True)
     quiet_transformers()
-    check_is_empty(output)
     # Loaded first, so that a missing package is reported before training.
     recogniser = load_recogniser()
     base, voice = output / "base", output / "recordings"

@@ -1,7 +1,7 @@
 """Evaluate one model, or compare two: each generates the same sentences, and the same judges score the clips."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from higgs_trainer.evaluation.figures import (
 from higgs_trainer.evaluation.judging import ClipToJudge, JudgedClip, Judges, judge_clips_with_progress
 from higgs_trainer.evaluation.sentences import EvaluationSentence, build_sentences, read_sentences
 from higgs_trainer.evaluation.voices import embed_voices
-from higgs_trainer.files import check_is_empty
 from higgs_trainer.manifest.utterance import Utterance, Voice
+from higgs_trainer.model.loading import list_inputs
+from higgs_trainer.outputs import Input, check_apart, check_can_fill, fill_folder
 from higgs_trainer.recipe.yaml_file import read_yaml
 from higgs_trainer.run_folder import AFTER, BEFORE, EVALUATION_FOLDER, RECIPE_FILE, name_clip
 from higgs_trainer.speech.generate import Request
@@ -98,7 +99,8 @@ def evaluate_models(
 
     Args:
         models: adapter folders, models or hub names; or `RECORDINGS`.
-        output: a folder that does not exist or is empty. Written to ``RUN/evaluation``, the evaluation belongs to the
+        output: a folder that does not exist or is empty. What an earlier evaluation left unfinished in it is renamed to
+            ``NAME.unfinished-N``. Written to ``RUN/evaluation``, the evaluation belongs to the
             run: its model is shown as "after" and its base model as "before".
         other_voice: recordings of another person, to compare the voice with.
 
@@ -106,7 +108,8 @@ def evaluate_models(
         The content of ``figures.json``.
 
     Raises:
-        UserError: ``output`` is not empty, a sentence cannot be judged, or a model cannot be loaded.
+        UserError: ``output`` is not empty or overlaps an input, a sentence cannot be judged, or a model cannot be
+            loaded.
 
     Example:
         ```python
@@ -123,19 +126,43 @@ def evaluate_models(
         print(report["models"][0]["wer"])
         ```
     """
-    check_is_empty(output)
+    check_output(models, settings, output, other_voice=other_voice)
     other_recordings = [read_audio(path) for path in other_voice]
     all_rows: list[list[JudgedClip]] = []
     figures: list[ModelFigures] = []
-    for number, (name, model) in enumerate(zip(_number_repeated(models), models, strict=True), start=1):
-        folder = output / f"{number}-{Path(model).name}"
-        rows, speed = _judge_model(name, model, settings, judges, folder, other_recordings)
-        all_rows.append(rows)
-        figures.append(compute_figures(rows, speed=speed, role=_find_role(model, output), seed=seed))
-    differences = compute_differences(*all_rows, seed=seed) if len(all_rows) == 2 else None
-    report = build_report(figures, differences, digits_spelled=judges.digits_spelled, seed=seed)
-    write_evaluation(output, report, [row for rows in all_rows for row in rows])
+    with fill_folder(output):
+        for number, (name, model) in enumerate(zip(_number_repeated(models), models, strict=True), start=1):
+            folder = output / f"{number}-{Path(model).name}"
+            rows, speed = _judge_model(name, model, settings, judges, folder, other_recordings)
+            all_rows.append(rows)
+            figures.append(compute_figures(rows, speed=speed, role=_find_role(model, output), seed=seed))
+        differences = compute_differences(*all_rows, seed=seed) if len(all_rows) == 2 else None
+        report = build_report(figures, differences, digits_spelled=judges.digits_spelled, seed=seed)
+        write_evaluation(output, report, [row for rows in all_rows for row in rows])
     return report
+
+
+def check_output(
+    models: Sequence[str], settings: EvaluationSettings, output: Path, *, other_voice: Sequence[Path] = ()
+) -> None:
+    """Check, before anything is loaded, that the evaluation folder can be filled and overlaps no input.
+
+    Raises:
+        UserError: ``output`` is not empty, or it is, contains or lies in an input. ``RUN/evaluation`` is allowed.
+    """
+    inputs: list[Input] = []
+    for model in models:
+        if model != RECORDINGS:
+            is_own = Path(output).resolve() == Path(model).resolve() / EVALUATION_FOLDER
+            own, *others = list_inputs(model, settings.codec)
+            inputs += [replace(own, may_contain_output=is_own), *others]
+    if settings.prepared is not None:
+        inputs.append(Input("the prepared dataset", settings.prepared))
+    rows = [line.audio for line in settings.script if line.audio is not None]
+    clips = [clip.audio for line in settings.script for clip in line.clips]
+    files = [*rows, *clips, *(clip.audio for clip in settings.voice.references), *other_voice]
+    check_apart("--output", output, [*inputs, *(Input("a recording", file) for file in files)])
+    check_can_fill(output)
 
 
 def _judge_model(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 
 from higgs_trainer.audio.codec import Codec, load_codec
 from higgs_trainer.errors import CheckpointError, DamageError, list_first
+from higgs_trainer.files import restore_replaced
 
 # This import registers "packed_sdpa".
 from higgs_trainer.model import attention as attention
@@ -27,6 +29,7 @@ from higgs_trainer.model.weight_files import (
     list_not_finite,
     read_headers,
 )
+from higgs_trainer.outputs import Input
 
 COMPANIONS = (CODEC_FOLDER, "preprocessor_config.json", "processor_config.json")
 NOT_LOADABLE = "Give the folder or the hub name of a Higgs Audio checkpoint."
@@ -199,10 +202,25 @@ def load_trained(folder: str | Path, *, dtype: str = "float32") -> Checkpoint:
         CheckpointError: the model, or the base model that the adapter names, cannot be loaded (`load_checkpoint`), or
             the adapter does not fit (`load_adapter`).
     """
+    restore_replaced(folder)
     if not (Path(folder) / ADAPTER_CONFIG).is_file():
         return load_checkpoint(folder, dtype=dtype)
     base = load_checkpoint(read_base_name(Path(folder)), dtype=dtype)
     return Checkpoint(str(folder), load_adapter(base.model, Path(folder)), base.tokenizer)
+
+
+def list_inputs(model: str | Path, codec: str | Path | None = None) -> list[Input]:
+    """List the folders that a command with this model reads: the model, the base model of an adapter, and the codec.
+
+    Nothing is loaded. Names on the hub are listed too.
+    """
+    restore_replaced(model)
+    inputs = [Input("the model", model)]
+    # Without an adapter, or with a damaged one, which loading reports, there is no base model to list.
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        config = json.loads((Path(model) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        inputs.append(Input("the base model of the adapter", str(config["base_model_name_or_path"])))
+    return inputs + ([] if codec is None else [Input("the codec", codec)])
 
 
 def find_folder(name_or_path: str | Path) -> Path:
@@ -211,6 +229,7 @@ def find_folder(name_or_path: str | Path) -> Path:
     Raises:
         CheckpointError: there is no such folder, and no such model on the hub.
     """
+    restore_replaced(name_or_path)
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
     try:

@@ -1,8 +1,10 @@
 """List and copy the recipes that come with the package."""
 
+import os
 from pathlib import Path
 
 from higgs_trainer.errors import RecipeError, suggest_name
+from higgs_trainer.files import write_text
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PLACES = (PACKAGE / "recipes", PACKAGE.parents[1] / "recipes")
@@ -35,20 +37,17 @@ def copy_recipe(name: str, output: Path | None = None) -> Path:
         output: the new file. None: the file name of the recipe, in the working directory.
 
     Raises:
-        RecipeError: there is no such recipe, or the file exists already or cannot be written.
+        RecipeError: there is no such recipe, the file exists already, or its folder does not exist.
+        SaveError: the file cannot be written.
     """
     recipes = find_recipes()
     name = name.removesuffix(".yaml")
     if name not in recipes:
         raise RecipeError(f"{name} is not a shipped recipe. {suggest_name(name, list(recipes))}")
     output = Path(recipes[name].name) if output is None else output
-    try:
-        with output.open("x", encoding="utf-8") as file:
-            file.write(recipes[name].read_text(encoding="utf-8"))
-    except FileExistsError as error:
-        raise RecipeError(f"{output} exists already. Choose another file with -o FILE.") from error
-    except OSError as error:
-        raise RecipeError(
-            f"{output} cannot be written ({error.strerror}). Choose another file with -o FILE."
-        ) from error
+    if os.path.lexists(output):
+        raise RecipeError(f"{output} exists already. Choose another file with -o FILE.")
+    if not output.parent.is_dir():
+        raise RecipeError(f"{output} cannot be written (no such folder). Choose another file with -o FILE.")
+    write_text(output, recipes[name].read_text(encoding="utf-8"), remedy="choose another file with -o FILE")
     return output

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from higgs_trainer.errors import UserError
+from higgs_trainer.outputs import check_page
 from higgs_trainer.page.document import PLAYERS_SCRIPT, read_script, write_document
 from higgs_trainer.report.clips import Budget, find_longest, group_by_run, show_sentences
 from higgs_trainer.report.listening import find_sentences
 from higgs_trainer.report.logs import choose_charts
 from higgs_trainer.report.runs import RunContents, find_setting, flatten, read_runs
 from higgs_trainer.report.scores import build_table, build_tiles
-from higgs_trainer.run_folder import REPORT_FILE
 from higgs_trainer.version import __version__
 
 HERE = Path(__file__).parent
@@ -44,7 +43,8 @@ def write_report(
         facts: further facts by name, shown below the scores.
 
     Raises:
-        UserError: a folder is not a run folder or is given twice, or there are too many; or ``path`` is a folder.
+        UserError: a folder is not a run folder or is given twice, or there are too many; or ``path`` is a folder or
+            a file that is no HTML page.
 
     Example:
         ```python
@@ -54,8 +54,7 @@ def write_report(
         print(page.path, page.size_bytes)
         ```
     """
-    if Path(path).is_dir():
-        raise UserError(f"{path} is a folder; give a file, such as {Path(path) / REPORT_FILE}")
+    check_page("--output", path)
     folders = read_runs(runs)
     found, notes = find_sentences(folders)
     sentences, left_out = show_sentences(found, Budget())

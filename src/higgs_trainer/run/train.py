@@ -6,6 +6,7 @@ One training step is drawn in ``training/trainer.py``.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +16,12 @@ from higgs_trainer.files import explain_failed_write
 from higgs_trainer.recipe.reading import write_recipe
 from higgs_trainer.recipe.schema import EarlyStoppingRecipe, Recipe
 from higgs_trainer.report.run_page import write_report
-from higgs_trainer.run.assembly import BuildOptimizer, build_run
+from higgs_trainer.run.assembly import BuildOptimizer, Run, build_run
 from higgs_trainer.run.output import write_plan, write_result
+from higgs_trainer.run.output_folder import check_output_folder, replace_earlier_run
 from higgs_trainer.run_folder import LOG_FILE, RECIPE_FILE, REPORT_FILE
 from higgs_trainer.speech.real_recordings import write_recordings
 from higgs_trainer.training.callbacks import MetricsFile, ReadableProgress
-from higgs_trainer.training.checkpoints import find_start
 from higgs_trainer.training.environment import describe_environment
 from higgs_trainer.training.stopping import StopOnRequest
 from higgs_trainer.training.trainer import HiggsAudioTrainer
@@ -48,6 +49,7 @@ def train(
     *,
     callbacks: Sequence[TrainerCallback] = (),
     build_optimizer: BuildOptimizer | None = None,
+    overwrite: bool = False,
 ) -> TrainingSummary:
     """Train, and write the run folder: adapter or model, recipe, logs, samples, model card and page.
 
@@ -55,9 +57,12 @@ def train(
         recipe: the recipe, read by `read_recipe` or built in Python.
         callbacks: additional callbacks for Trainer.
         build_optimizer: builds the optimizer from the model and the arguments, in place of ``training.optim``.
+        overwrite: replace an earlier run in the output folder. It is kept as ``NAME.replaced-N``.
 
     Raises:
-        RecipeError: something in the recipe does not fit the model or the data.
+        RecipeError: something in the recipe does not fit the model or the data, or the output folder holds a finished
+            run or foreign files.
+        UserError: the output folder is, contains or lies in an input.
         LossError: the loss or a gradient is not finite, or nothing is supervised.
         SaveError: a file could not be written.
         Terminated: SIGTERM arrived; a checkpoint has been saved.
@@ -70,12 +75,19 @@ def train(
         print(summary.output_dir, summary.metrics["train_loss"])
         ```
     """
-    output_dir, resume = recipe.training.output_dir, recipe.training.resume_from_checkpoint
     # Raises before a large model is loaded.
-    find_start(output_dir, resume)
+    check_output_folder(recipe, overwrite=overwrite)
     run = build_run(recipe, build_optimizer=build_optimizer)
-    trainer = run.trainer
+    is_main = run.trainer.is_world_process_zero()
+    with replace_earlier_run(recipe.training.output_dir) if overwrite and is_main else nullcontext():
+        return _train(recipe, run, callbacks)
 
+
+def _train(recipe: Recipe, run: Run, callbacks: Sequence[TrainerCallback]) -> TrainingSummary:
+    output_dir, resume = recipe.training.output_dir, recipe.training.resume_from_checkpoint
+    trainer = run.trainer
+    # Until the main process has moved an earlier run away.
+    trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         with explain_failed_write(output_dir, "make room, or choose another folder"):
             output_dir.mkdir(parents=True, exist_ok=True)

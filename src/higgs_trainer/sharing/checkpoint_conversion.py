@@ -39,6 +39,7 @@ from higgs_trainer.model.weight_files import (
     list_not_finite,
     read_headers,
 )
+from higgs_trainer.outputs import Input, check_apart
 
 CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
 COPIED = ("codec", "generation_config.json", "preprocessor_config.json", "special_tokens_map.json", TOKENIZER)
@@ -84,7 +85,7 @@ def convert_checkpoint(
     Raises:
         CheckpointError: ``source`` is in neither layout; a file, a field or a token is missing; or weights are missing,
             surplus, or have another shape than the configuration says. The message lists all such weights.
-        UserError: ``output`` is not empty.
+        UserError: ``output`` is not empty, or overlaps ``source``.
 
     Example:
         ```python
@@ -94,6 +95,7 @@ def convert_checkpoint(
         ```
     """
     source = Path(source)
+    check_apart("--output", output, [Input("the checkpoint", source)])
     config = _read_json(source / CONFIG)
     token_id = _open_tokenizer(source)
     if config.get("model_type") == BOSON_MODEL_TYPE:

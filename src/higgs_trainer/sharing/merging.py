@@ -16,9 +16,10 @@ from higgs_trainer.errors import CheckpointError, list_first
 from higgs_trainer.evaluation.evaluation_folder import add_note
 from higgs_trainer.files import new_folder
 from higgs_trainer.model.adapters import load_adapter, read_base_name
-from higgs_trainer.model.loading import copy_companions, find_folder, load_checkpoint
+from higgs_trainer.model.loading import copy_companions, find_folder, list_inputs, load_checkpoint
 from higgs_trainer.model.model_files import write_model_checksums
 from higgs_trainer.model.weight_files import find_weight_files, list_not_finite, read_headers
+from higgs_trainer.outputs import check_apart
 from higgs_trainer.run_folder import RUN_RECORD
 
 TEXT_HEAD = "text_lm_head.weight"
@@ -54,7 +55,7 @@ def merge_adapter(
 
     Raises:
         CheckpointError: a file is missing, adapter and base do not fit, or a merged weight is not finite.
-        UserError: ``output`` is not empty.
+        UserError: ``output`` is not empty, or overlaps ``adapter`` or ``base``.
 
     Example:
         ```python
@@ -64,6 +65,8 @@ def merge_adapter(
         ```
     """
     adapter = Path(adapter)
+    inputs = list_inputs(adapter) + ([] if base is None else list_inputs(base))
+    check_apart("--output", output, inputs)
     base_name = str(base) if base is not None else read_base_name(adapter)
     with new_folder(output) as folder:
         base_folder = find_folder(base_name)

@@ -12,9 +12,9 @@ from higgs_trainer.audio.codec import Codec
 from higgs_trainer.audio.files import read_audio, write_audio
 from higgs_trainer.dataset.context import Context, PromptClip
 from higgs_trainer.errors import UserError
-from higgs_trainer.files import check_is_empty
 from higgs_trainer.manifest.utterance import Clip, Utterance, Voice
 from higgs_trainer.model.loading import Checkpoint, load_codec_of, load_trained
+from higgs_trainer.outputs import fill_folder
 from higgs_trainer.run_folder import name_clip
 from higgs_trainer.speech.clip_folder import ClipFolder, GeneratedCodes, decode_generated
 from higgs_trainer.speech.generate import Request, generate_codes
@@ -170,6 +170,8 @@ def generate_into_folder(
 ) -> GeneratedFolder:
     """Generate a clip for each request into ``NNNN.wav`` and ``index.jsonl``, with a progress bar.
 
+    What an earlier call left unfinished in ``output`` is renamed to ``NAME.unfinished-N``.
+
     Args:
         on_clip: called after each clip is written, with its index in ``requests``, the clip and its waveform (S,).
 
@@ -178,11 +180,11 @@ def generate_into_folder(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    check_is_empty(output)
     clips = generate_codes(model.checkpoint, requests, sampling=model.sampling, batch_size=batch_size)
     started, audio_seconds, at_limit = time.perf_counter(), 0.0, []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
+        fill_folder(output),
         ClipFolder(output, model.codec) as folder,
         Progress(*columns, console=open_console(to_stderr=True), transient=True) as progress,
     ):

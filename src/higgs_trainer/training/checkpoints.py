@@ -83,7 +83,8 @@ def find_start(output_dir: str | Path, resume_from_checkpoint: str | Path | bool
     ]:
         raise RecipeError(
             f"training.output_dir: {output_dir} has {later[-1].name} of an earlier run. Resume it with "
-            "--resume_from_checkpoint true, choose another folder, or move that checkpoint away."
+            "--resume_from_checkpoint true, choose another folder, or pass --overwrite, which keeps the earlier "
+            "run under another name."
         )
     return start
 

@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from higgs_trainer.cli import application, main
 from higgs_trainer.errors import CheckpointError, LossError
+from higgs_trainer.outputs import IN_PROGRESS
 from higgs_trainer.version import __version__
 from label_guard.leak import LabelLeakError
 
@@ -151,7 +152,8 @@ def test_train_applies_the_overrides(
 ) -> None:
     seen = []
 
-    def train(settings: Any) -> SimpleNamespace:
+    def train(settings: Any, *, overwrite: bool) -> SimpleNamespace:
+        assert not overwrite
         seen.append(settings.training)
         return SimpleNamespace(cascade="the cascade", output_dir="o", is_main=True)
 
@@ -367,6 +369,7 @@ def test_evaluate_compares_two_models(
         monkeypatch,
         "evaluation.comparison",
         EvaluationSettings=lambda *given, **options: SimpleNamespace(given=given, **options),
+        check_output=lambda *given, **options: None,
         evaluate_models=evaluate_models,
     )
     stub(monkeypatch, "evaluation.tables", build_tables=lambda report: ["a table"])
@@ -425,6 +428,7 @@ def test_the_figures_of_one_run_go_into_its_folder_and_are_never_overwritten(
         monkeypatch,
         "evaluation.comparison",
         EvaluationSettings=lambda *given, **options: None,
+        check_output=lambda *given, **options: None,
         evaluate_models=lambda models, settings, judges, output, **options: outputs.append(output),
     )
     stub(monkeypatch, "evaluation.tables", build_tables=lambda report: [])
@@ -441,6 +445,9 @@ def test_the_figures_of_one_run_go_into_its_folder_and_are_never_overwritten(
     assert run("evaluate", "run", "--text-file", "t.txt") == 2
     assert "run/evaluation exists. Remove or rename it" in capsys.readouterr().err
     assert len(outputs) == 4
+    # What an evaluation that failed has left does not block the next one.
+    Path("run/evaluation", IN_PROGRESS).touch()
+    assert run("evaluate", "run", "--text-file", "t.txt") == 0
 
 
 def test_demo_passes_its_options(monkeypatch: pytest.MonkeyPatch) -> None:

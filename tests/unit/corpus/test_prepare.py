@@ -1,6 +1,7 @@
 """`prepare` turns a manifest into a complete dataset, or writes nothing."""
 
 import json
+import os
 import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -122,6 +123,37 @@ def test_a_codec_of_another_rate_is_refused(manifest: Path, tmp_path: Path) -> N
         prepare(manifest, tmp_path / "out", codec=CountingCodec(sample_rate_hz=16_000), progress=quiet)
 
 
+@pytest.mark.parametrize("rename", range(1, 12))
+def test_a_kill_at_any_rename_leaves_the_old_dataset_or_the_new_one(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rename: int
+) -> None:
+    out = tmp_path / "out"
+    prepare(manifest, out, codec=CountingCodec(fingerprint="old"), progress=quiet)
+    replace, calls = os.replace, 0
+
+    def kill_at_the_rename(*paths: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls >= rename:
+            raise KeyboardInterrupt
+        replace(*paths)
+
+    was_killed = False
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", kill_at_the_rename)
+        try:
+            prepare(manifest, out, codec=CountingCodec(fingerprint="new"), overwrite=True, progress=quiet)
+        except KeyboardInterrupt:
+            was_killed = True
+    assert was_killed == (calls >= rename)
+    found = read_prepared(out)
+    assert (found.card.codec_fingerprint == "new") >= (not was_killed)
+    assert found.rows[0]["text"] == "one"
+    again = prepare(manifest, out, codec=CountingCodec(fingerprint="new"), overwrite=True, progress=quiet)
+    assert read_prepared(out).card == again.card
+    assert not list(tmp_path.glob("_*"))
+
+
 def test_an_output_is_replaced_only_with_overwrite(manifest: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -135,9 +167,11 @@ def test_an_output_is_replaced_only_with_overwrite(manifest: Path, tmp_path: Pat
 
 
 def test_overwriting_deletes_nothing_else(manifest: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+    out, other = tmp_path / "out", tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="not a prepared dataset"):
-        prepare(manifest, tmp_path, codec=CountingCodec(), overwrite=True, progress=quiet)
+        prepare(manifest, other, codec=CountingCodec(), overwrite=True, progress=quiet)
     prepare(manifest, out, codec=CountingCodec(), progress=quiet)
     (out / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"notes\.txt"):

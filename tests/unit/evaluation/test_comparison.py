@@ -195,7 +195,7 @@ def test_the_model_of_the_run_is_after_and_its_base_before(
     settings = EvaluationSettings(script[:1], sampling=Sampling(max_seconds=0.2))
     for models, output, roles in (
         (["base", "run"], run / "evaluation", ["before", "after"]),
-        ([str(run)], run / "other", [None]),
+        ([str(run)], tmp_path / "other", [None]),
         (["run", "other"], tmp_path / "evaluation", [None, None]),
     ):
         judges = judges_of(*["one two"] * len(models))
@@ -237,7 +237,9 @@ def test_obstacles_are_found_before_a_model_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not empty"):
         evaluate_models(["m"], EvaluationSettings([Utterance("one")]), judges_of(), tmp_path)
     with pytest.raises(UserError, match="--codec"):
-        evaluate_models(["recordings"], EvaluationSettings(prepared=tmp_path), judges_of(), tmp_path / "out")
+        evaluate_models(
+            ["recordings"], EvaluationSettings(prepared=tmp_path / "held_out"), judges_of(), tmp_path / "out"
+        )
 
 
 @pytest.mark.slow

@@ -1,7 +1,10 @@
 """Each format is detected by its content, and gives the rows that our own format would give."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Audio, Dataset, DatasetDict, Features, Value
@@ -148,6 +151,48 @@ def test_a_folder_of_texts(tmp_path: Path) -> None:
         ("c.wav", 0, "the recording has no text file"),
         ("README.txt", 0, "the text file has no recording"),
     ]
+
+
+@pytest.mark.parametrize("kind", ["folder", "transcript", "metadata"])
+def test_what_cannot_be_read_is_named_and_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Root may read everything, so the system's refusal is simulated."""
+    (tmp_path / "locked").mkdir()
+    for name in ("a", "locked/b"):
+        (tmp_path / f"{name}.wav").touch()
+        (tmp_path / f"{name}.txt").write_text("one")
+    locked = {"folder": "locked", "transcript": "locked/b.txt", "metadata": "metadata.csv"}[kind]
+    scandir, stat, open_file = os.scandir, os.stat, Path.open
+
+    def refuse(path: Any) -> None:
+        if str(path) == str(tmp_path / locked):
+            raise PermissionError(13, "Permission denied", str(path))
+
+    def guard(call: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda path, *args, **kwargs: refuse(path) or call(path, *args, **kwargs)
+
+    if kind == "folder":
+        monkeypatch.setattr(os, "scandir", guard(scandir))
+    elif kind == "transcript":
+        monkeypatch.setattr(Path, "open", guard(open_file))
+    else:
+        monkeypatch.setattr(os, "stat", guard(stat))
+    with pytest.raises(UserError, match=rf"{tmp_path}/{locked} cannot be read \(Permission denied\)"):
+        read_rows(tmp_path)
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    """A linked folder outside the data is a problem of its rows, and is not left out."""
+    data, other = tmp_path / "data", tmp_path / "other"
+    for folder in (data, other):
+        folder.mkdir()
+        (folder / "a.wav").touch()
+        (folder / "a.txt").write_text("one")
+    (data / "again").symlink_to(data)
+    assert read(data) == ("folder of texts", [{"audio": "a.wav", "text": "one"}])
+    (data / "linked").symlink_to(other)
+    assert [(name, "outside" in what) for name, _, what in find_problems(data)] == [("a.txt", True)]
 
 
 def sample(name: str, **fields: object) -> dict[str, object]:

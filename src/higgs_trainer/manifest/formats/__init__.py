@@ -21,7 +21,7 @@ from higgs_trainer.manifest.formats import (
     text_folder,
     train_higgs_audio,
 )
-from higgs_trainer.manifest.formats.source import DataSource, RawRow
+from higgs_trainer.manifest.formats.source import DataSource, RawRow, raise_unreadable
 
 __all__ = ["FORMATS", "DataSource", "Format", "RawRow", "detect_format", "open_sentences", "open_source"]
 
@@ -79,10 +79,14 @@ def open_sentences(path: str | Path) -> DataSource:
 
 def detect_format(path: Path) -> Format:
     """Detect the format of a file, a folder or the name of a dataset. Raises UserError as `open_source` does."""
-    for known in FORMATS:
-        if known.matches(path):
-            return known
-    if not path.exists():
+    try:
+        for known in FORMATS:
+            if known.matches(path):
+                return known
+        is_there = path.exists()
+    except OSError as error:
+        raise_unreadable(error)
+    if not is_there:
         raise UserError(
             f"{path} cannot be read (No such file or directory). Give a file or a folder with data."
         )

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from higgs_trainer.errors import Problem
+from higgs_trainer.errors import Problem, UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,14 @@ def build_bad_row(file: Path, line: int, number: int, what: str, what_to_do: str
     return RawRow(file, line, number, None, (Problem(file, line, what, what_to_do),))
 
 
+def raise_unreadable(error: OSError) -> NoReturn:
+    """Raise a UserError that names what cannot be read. Without it, its recordings would be left out silently."""
+    raise UserError(
+        f"{error.filename} cannot be read ({error.strerror}), so a part of the data would be missing. "
+        "Give yourself the permission to read it, or move it away."
+    ) from error
+
+
 @dataclass
 class DataSource:
     """A file, a folder or the name of a dataset, in a known format. Iteration reads it row by row.
@@ -55,5 +63,13 @@ class DataSource:
         return self.path if self.path.is_dir() else self.path.parent
 
     def __iter__(self) -> Iterator[RawRow]:
+        """Yield the rows.
+
+        Raises:
+            UserError: a file or a folder of the source cannot be read.
+        """
         self.unused.clear()
-        return self.read_rows(self)
+        try:
+            yield from self.read_rows(self)
+        except OSError as error:
+            raise_unreadable(error)

@@ -4,13 +4,14 @@ Subfolders are read too. A recording without a text and a text without a recordi
 and which files are not data would be a guess.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from higgs_trainer.errors import Problem
 from higgs_trainer.manifest.formats.columns import AUDIO_SUFFIXES
 from higgs_trainer.manifest.formats.json_lines import read_lines
-from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row
+from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row, raise_unreadable
 
 
 def matches(path: Path) -> bool:
@@ -61,11 +62,23 @@ def read_text(path: Path) -> str | Problem:
 
 
 def _find(folder: Path, suffixes: frozenset[str] | set[str]) -> Iterator[Path]:
-    """Find the files with these suffixes in either case, except hidden files."""
-    for path in folder.rglob("*"):
-        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in suffixes and not is_hidden and path.is_file():
-            yield path
+    """Find the files with these suffixes in either case, except hidden files. Links to folders are followed.
+
+    Raises:
+        UserError: a subfolder or a file cannot be read.
+    """
+    seen: set[tuple[int, int]] = set()
+    for parent, subfolders, names in os.walk(folder, onerror=raise_unreadable, followlinks=True):
+        found = os.stat(parent)
+        if (found.st_dev, found.st_ino) in seen:
+            # A link back to a folder above.
+            subfolders.clear()
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for path in (Path(parent, name) for name in names if not name.startswith(".")):
+            if path.suffix.lower() in suffixes and path.is_file():
+                yield path
 
 
 def _with_capitals(suffixes: frozenset[str]) -> list[str]:

@@ -1,0 +1,197 @@
+"""Training overwrites nothing: no input, no foreign file, and no earlier run before the new one has a whole output."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from higgs_trainer.errors import UserError
+from higgs_trainer.recipe.schema import Recipe
+from higgs_trainer.run.output_folder import check_output_folder, replace_earlier_run, settle_earlier_run
+
+
+def build_recipe(folder: Path, output: str | Path = "out", **training) -> Recipe:
+    return Recipe(
+        model={"name_or_path": str(folder / "base"), "codec": str(folder / "codec")},
+        data={"train": [str(folder / "train"), str(folder / "more")], "eval": str(folder / "held_out")},
+        samples={"texts": ["one"], "ref_audio": str(folder / "voice" / "a.wav"), "ref_text": "one"},
+        training={"output_dir": str(folder / output), **training},
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("base", "codec", "train", "more", "held_out", "voice"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "voice" / "a.wav").write_text("RIFF")
+    return tmp_path
+
+
+def write_run(folder: Path, content: str, *, finished: bool = True, checkpoint: int | None = None) -> Path:
+    """Write the files of a run by which it is recognised."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "environment.json").write_text("{}")
+    (folder / "weights").write_text(content)
+    if finished:
+        (folder / "metrics.json").write_text("{}")
+    if checkpoint is not None:
+        (folder / f"checkpoint-{checkpoint}").mkdir()
+        (folder / f"checkpoint-{checkpoint}" / "trainer_state.json").write_text("{}")
+        (folder / f"checkpoint-{checkpoint}" / "optimizer.pt").write_text("")
+    return folder
+
+
+def train_until(error: type[BaseException], folder: Path, **written) -> None:
+    """Replace the run in a folder by a new one that fails."""
+    with replace_earlier_run(folder):
+        write_run(folder, "new", finished=False, **written)
+        raise error
+
+
+def list_names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("base", "is the model"),
+        ("base/adapter", "lies in the model"),
+        ("codec", "is the codec"),
+        ("more/out", "lies in the training data"),
+        ("held_out", "is the evaluation data"),
+        ("voice", "contains the recording samples.ref_audio"),
+        (".", "contains the model"),
+    ],
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_output_folder_that_overlaps_an_input_is_refused(folder, output, message, overwrite):
+    with pytest.raises(UserError, match=f"training.output_dir: .* {message}"):
+        check_output_folder(build_recipe(folder, output), overwrite=overwrite)
+
+
+def test_a_checkpoint_of_another_run_is_an_input(folder):
+    write_run(folder / "first", "first", checkpoint=3)
+    start = folder / "first" / "checkpoint-3"
+    for output, relation in (("first/checkpoint-3/more", "lies in"), ("", "contains")):
+        with pytest.raises(UserError, match=f"{relation} the "):
+            check_output_folder(build_recipe(folder, output, resume_from_checkpoint=start), overwrite=False)
+    second = build_recipe(folder, "second", resume_from_checkpoint=start)
+    assert check_output_folder(second, overwrite=False) == start
+    own = build_recipe(folder, "first", resume_from_checkpoint=start)
+    assert check_output_folder(own, overwrite=False) == start
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["recipe.yaml", "README.md", "model.safetensors", "tokenizer.json", "dataset_card.json", "data-0.arrow"],
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_that_no_run_wrote_are_not_overwritten(folder, name, overwrite):
+    (folder / "out").mkdir()
+    (folder / "out" / name).write_text("mine")
+    with pytest.raises(UserError, match=f"is not the folder of a run but contains {name}"):
+        check_output_folder(build_recipe(folder), overwrite=overwrite)
+
+
+def test_a_folder_with_a_log_or_an_unfinished_run_is_accepted(folder):
+    (folder / "out").mkdir()
+    (folder / "out" / "slurm-17.log").write_text("")
+    assert check_output_folder(build_recipe(folder), overwrite=False) is None
+    write_run(folder / "out", "", finished=False)
+    assert check_output_folder(build_recipe(folder), overwrite=False) is None
+
+
+@pytest.mark.parametrize("resume", [None, True])
+def test_a_finished_run_is_refused_unless_it_is_to_be_overwritten(folder, resume):
+    write_run(folder / "out", "old")
+    recipe = build_recipe(folder, resume_from_checkpoint=resume)
+    with pytest.raises(UserError, match=r"holds a finished run.*--overwrite.*out.replaced-1"):
+        check_output_folder(recipe, overwrite=False)
+    check_output_folder(build_recipe(folder), overwrite=True)
+
+
+def test_to_overwrite_and_to_resume_are_not_asked_for_at_once(folder):
+    write_run(folder / "out", "old", checkpoint=3)
+    recipe = build_recipe(folder, resume_from_checkpoint=True)
+    assert check_output_folder(recipe, overwrite=False) == folder / "out" / "checkpoint-3"
+    with pytest.raises(UserError, match="Give one of the two"):
+        check_output_folder(recipe, overwrite=True)
+    with pytest.raises(UserError, match=r"has checkpoint-3 of an earlier run.*--overwrite"):
+        check_output_folder(build_recipe(folder), overwrite=False)
+    assert check_output_folder(build_recipe(folder), overwrite=True) is None
+
+
+@pytest.mark.parametrize("first_output", [{"finished": True}, {"finished": False, "checkpoint": 1}])
+def test_an_earlier_run_is_kept_under_another_name(folder, first_output, capsys):
+    out = write_run(folder / "out", "old", checkpoint=9)
+    with replace_earlier_run(out):
+        assert not out.exists()
+        write_run(out, "new", **first_output)
+    assert (out / "weights").read_text() == "new"
+    assert (folder / "out.replaced-1" / "weights").read_text() == "old"
+    assert (folder / "out.replaced-1" / "checkpoint-9").is_dir()
+    assert f"the earlier run is now {folder}/out.replaced-1" in capsys.readouterr().out
+    assert not [name for name in list_names(folder) if name.startswith("_")]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_new_run_that_fails_before_its_first_output_restores_the_earlier_one(folder, error):
+    out = write_run(folder / "out", "old")
+    with pytest.raises(error):
+        train_until(error, out)
+    assert (out / "weights").read_text() == "old"
+    assert [name for name in list_names(folder) if "out" in name] == ["held_out", "out"]
+
+
+def test_a_new_run_that_fails_after_its_first_checkpoint_keeps_both(folder):
+    out = write_run(folder / "out", "old")
+    with pytest.raises(RuntimeError):
+        train_until(RuntimeError, out, checkpoint=3)
+    assert (out / "weights").read_text() == "new"
+    assert (folder / "out.replaced-1" / "weights").read_text() == "old"
+
+
+class Killed(BaseException):
+    """The process dies: nothing after this call happens."""
+
+
+@pytest.mark.parametrize("step", range(1, 8))
+def test_a_kill_at_any_rename_loses_no_run(folder, monkeypatch, step):
+    """Also while the earlier run is restored, and while it is kept under another name."""
+    out = write_run(folder / "out", "old")
+    calls = 0
+    replace = os.replace
+
+    def count(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls >= step:
+            raise Killed
+        replace(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", count)
+        for is_whole in (False, True):
+            try:
+                with replace_earlier_run(out):
+                    write_run(out, "new", finished=is_whole)
+            except Killed:
+                break
+    contents = {
+        path.name: (path / "weights").read_text() for path in folder.iterdir() if (path / "weights").is_file()
+    }
+    assert "old" in contents.values()
+    settle_earlier_run(out)
+    found = {path.parent.name: path.read_text() for path in folder.glob("*/weights")}
+    assert found in ({"out": "old"}, {"out": "new", "out.replaced-1": "old"})
+
+
+def test_the_next_run_restores_what_a_killed_one_left(folder):
+    write_run(folder / "_earlier-out", "old")
+    write_run(folder / "out", "new", finished=False)
+    with pytest.raises(UserError, match="holds a finished run"):
+        check_output_folder(build_recipe(folder), overwrite=False)
+    assert (folder / "out" / "weights").read_text() == "old"
+    assert json.loads((folder / "out" / "metrics.json").read_text()) == {}
