@@ -9,7 +9,6 @@ find_free_name                   the first unused name for a folder that is move
 import itertools
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from filelock import FileLock, Timeout
 from higgs_trainer.errors import UserError
 from higgs_trainer.files import check_is_empty, explain_failed_write
 from higgs_trainer.run_folder import REPORT_FILE
+from higgs_trainer.terminal import echo
 
 IN_PROGRESS = "_in_progress"
 """The file in a folder that a command fills. The command locks it, and deletes it when the folder is whole."""
@@ -228,9 +228,7 @@ def _move_away(output: Path) -> None:
     moved = find_free_name(output, "unfinished")
     os.replace(output, moved)
     (moved / IN_PROGRESS).unlink(missing_ok=True)
-    print(
-        f"note: {output} held what an earlier command had not finished. It is now {moved}.", file=sys.stderr
-    )
+    echo(f"note: {output} held what an earlier command had not finished. It is now {moved}.", to_stderr=True)
 
 
 def _has_content(folder: Path) -> bool:

@@ -18,6 +18,7 @@ from higgs_trainer.model.loading import list_inputs
 from higgs_trainer.outputs import Input, check_apart, find_free_name
 from higgs_trainer.recipe.schema import Recipe
 from higgs_trainer.run_folder import METRICS_FILE, TRAINING_WRITES, is_run
+from higgs_trainer.terminal import echo
 from higgs_trainer.training.checkpoints import find_start, list_checkpoints
 
 EARLIER = "_earlier-"
@@ -115,7 +116,7 @@ def settle_earlier_run(output_dir: Path) -> None:
         if (output_dir / METRICS_FILE).is_file() or list_checkpoints(output_dir):
             kept = find_free_name(output_dir, "replaced")
             os.replace(earlier, kept)
-            print(f"the earlier run is now {kept}", flush=True)
+            echo(f"the earlier run is now {kept}")
             return
         if output_dir.is_dir():
             remove_folder(output_dir)
