@@ -6,7 +6,6 @@ under another name, flushed to disk, and then renamed. After that the older ones
 """
 
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,8 @@ from torch import nn
 from transformers import TrainerState
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from higgs_trainer.errors import RecipeError, SaveError
+from higgs_trainer.checksums import write_checksums
+from higgs_trainer.errors import DamageError, RecipeError, SaveError
 from higgs_trainer.files import (
     TORCH_WRITE_ERRORS,
     explain_failed_write,
@@ -26,6 +26,7 @@ from higgs_trainer.files import (
     restore_folders,
 )
 from higgs_trainer.run_folder import TRAINER_STATE_FILE, UNFINISHED_FOLDER
+from higgs_trainer.training.checkpoint_damage import check_checkpoint, read_step
 
 if TYPE_CHECKING:
     from transformers import Trainer as TrainerBase
@@ -40,15 +41,8 @@ RESUME_REMEDY = "make room and resume with --resume_from_checkpoint true"
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
     """List the complete checkpoints of a run, the oldest first."""
-    found = [
-        path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir() and _read_step(path) >= 0
-    ]
-    return sorted(found, key=_read_step)
-
-
-def _read_step(checkpoint: Path) -> int:
-    match = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
-    return int(match[1]) if match else -1
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir() and read_step(path) >= 0]
+    return sorted(found, key=read_step)
 
 
 def find_start(output_dir: str | Path, resume_from_checkpoint: str | Path | bool | None) -> Path | None:
@@ -59,6 +53,7 @@ def find_start(output_dir: str | Path, resume_from_checkpoint: str | Path | bool
             there is none.
 
     Raises:
+        DamageError: a file of the checkpoint is not as it was written.
         RecipeError: the folder is no checkpoint; it has no optimizer state, so that Trainer would silently start with a
             new optimizer; or ``output_dir`` has later checkpoints, which would be mistaken for those of this run.
     """
@@ -67,6 +62,8 @@ def find_start(output_dir: str | Path, resume_from_checkpoint: str | Path | bool
         start = complete[-1] if complete else None
     else:
         start = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+    if start is not None:
+        _check_whole(start)
     if start is not None and not (start / TRAINER_STATE_FILE).is_file():
         raise RecipeError(
             f"training.resume_from_checkpoint: {start} is not a checkpoint of a training run. "
@@ -78,15 +75,18 @@ def find_start(output_dir: str | Path, resume_from_checkpoint: str | Path | bool
             "cannot be resumed. Start a new run with this folder as model.name_or_path."
         )
     is_own = start is not None and start.resolve().parent == Path(output_dir).resolve()
-    if later := [
-        path for path in complete if not (is_own and start and _read_step(path) <= _read_step(start))
-    ]:
+    if later := [path for path in complete if not (is_own and start and read_step(path) <= read_step(start))]:
         raise RecipeError(
             f"training.output_dir: {output_dir} has {later[-1].name} of an earlier run. Resume it with "
             "--resume_from_checkpoint true, choose another folder, or pass --overwrite, which keeps the earlier "
             "run under another name."
         )
     return start
+
+
+def _check_whole(checkpoint: Path) -> None:
+    others = [path for path in list_checkpoints(checkpoint.parent) if path.name != checkpoint.name]
+    check_checkpoint(checkpoint, others)
 
 
 class CompleteCheckpoints(TrainerBase):
@@ -145,6 +145,7 @@ class CompleteCheckpoints(TrainerBase):
                 if self.args.should_save:
                     # Trainer has saved the state with the unfinished name of the best checkpoint.
                     state.save_to_json(str(unfinished / TRAINER_STATE_FILE))
+                    write_checksums(unfinished)
                     flush_to_disk(unfinished)
                     move_into_place(unfinished, target)
                     self._remove_oldest(target.parent)
@@ -152,6 +153,17 @@ class CompleteCheckpoints(TrainerBase):
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
         self.accelerator.wait_for_everyone()
+
+    def _load_best_model(self) -> None:
+        """Load the best checkpoint. Raise ``DamageError`` if it is missing or damaged; Trainer would only warn."""
+        best = Path(self.state.best_model_checkpoint)
+        if not best.is_dir():
+            raise DamageError(
+                f"{best}, the best checkpoint, is missing",
+                "Set training.load_best_model_at_end to false and resume with --resume_from_checkpoint true.",
+            )
+        _check_whole(best)
+        super()._load_best_model()
 
     def _remove_oldest(self, folder: Path) -> None:
         """Keep ``save_total_limit`` checkpoints, always including the best and the newest."""

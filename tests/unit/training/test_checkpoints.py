@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from higgs_trainer.checksums import write_checksums
 from higgs_trainer.errors import RecipeError
 from higgs_trainer.training.checkpoints import find_start, list_checkpoints
 
@@ -14,6 +15,7 @@ def make_checkpoint(folder, step, *, optimizer="optimizer.pt"):
     (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
     if optimizer:
         (checkpoint / optimizer).write_text("")
+    write_checksums(checkpoint)
     return checkpoint
 
 
