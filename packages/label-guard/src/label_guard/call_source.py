@@ -3,56 +3,35 @@
 from __future__ import annotations
 
 import inspect
-import os
-import sys
 from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
-from itertools import takewhile
-from pathlib import Path
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 import torch
 from torch.nn.modules import module as torch_module
 
+from label_guard.batch_source import find_batch_source as find_source_in_trainer
+from label_guard.code_reading import (
+    Evidence,
+    Scope,
+    find_method,
+    name_place,
+    qualify,
+    read_use,
+    read_variables,
+)
+from label_guard.frames import is_training_loop, iterate_frames, read_module_name
 from label_guard.leak import KeySource
+from label_guard.loader_source import find_loader, find_loader_suspects
+from label_guard.remedies import find_remedy
+from label_guard.suspect import Suspect, choose, judge, judge_scope
 
-# Finds the source of a key that came with a batch, given the functions on the stack that may have edited the batch.
-FindBatchSource = Callable[[str, list[str]], KeySource]
+# Finds the source of a key that came with a batch, given a `Suspect` for each function on the stack that holds it.
+FindBatchSource = Callable[[str, list[Any]], KeySource]
 
 _TORCH_CALL = torch_module.__file__
-_TORCH = Path(torch.__file__).parent
-# Code that only passes a call on: the guard itself and the compiler.
-_PASSES_ON = (
-    str(Path(__file__).parent) + os.sep,
-    str(_TORCH / "_dynamo") + os.sep,
-    str(_TORCH / "_compile.py"),
-)
-
-# Remedies for known sources: the key, or a part of the source's name, and the sentence.
-REMEDIES = (
-    (
-        "peft/peft_model.py",
-        "PEFT's task classes pass arguments of their own to any model: make the adapter with task_type=None",
-    ),
-    (
-        "default_data_collator",
-        "It renames label and label_ids to labels: use a collator of your own, or keep them for the loss",
-    ),
-    (
-        "num_items_in_batch",
-        "A (**kwargs) wrapper made Trainer pass it: set trainer.model_accepts_loss_kwargs = False",
-    ),
-    ("pre-hook", "Change the hook so that it does not add keyword arguments, or remove it"),
-    (
-        "from the collator",
-        "Leave it out in the collator, or keep it for the loss: the guard passes it there",
-    ),
-    (
-        "from the dataset",
-        "Remove the column from the dataset, or keep it for the loss: the guard passes it there",
-    ),
-)
+_MISSING = object()
 
 
 def find_call_source(
@@ -63,85 +42,95 @@ def find_call_source(
     Args:
         key: the key to explain.
         value: its value.
-        find_batch_source: asked when these frames end in a training loop, which only passed a batch on.
+        find_batch_source: asked when these frames end in a training loop, which only passed a batch on. If it is None,
+            a trainer is looked for on the stack.
         by_position: whether the value came without its name, so that the value itself must be looked for.
     """
-    frames = list(_iterate_frames())
-    holders = list(takewhile(lambda frame: _holds(frame, key, value, by_position), frames))
-    outermost = holders[-1] if holders else frames[0]
+    frames = list(iterate_frames())
+    holders = _find_holders(frames, key, value, by_position)
+    if holders and is_training_loop(holders[-1]) and not _has_batch(holders[-1], key, value):
+        # The loop has the key as a variable of its own, so a frame further in put it into the batch or the call.
+        entries = [index for index, frame in enumerate(holders) if _has_batch(frame, key, value)]
+        outermost = holders[entries[-1] if entries else -1]
+    else:
+        outermost = holders[-1] if holders else frames[0]
+        find = find_batch_source or _find_trainer(frames)
+        if is_training_loop(outermost) and find is not None:
+            editors = [frame for frame in holders if not _passes_on(frame)]
+            return find(key, [_judge_frame(frame, key) for frame in editors])
+    holders = holders[: holders.index(outermost) + 1] if holders else []
     if outermost.f_code.co_filename == _TORCH_CALL:
-        return _make_source(_name_caller_or_hooks(frames, outermost, key), key)
-    if find_batch_source is not None and _is_training_loop(outermost):
-        editors = [
-            frame for frame in holders if not _is_training_loop(frame) and _code_mentions(frame.f_code, key)
-        ]
-        return find_batch_source(key, [_name_frame(frame) for frame in editors])
+        return _make_source(_name_caller_or_hooks(frames, outermost, key, by_position), key)
+    if read_module_name(outermost) == "accelerate.hooks":
+        return _make_source(_name_accelerate_hooks(outermost, key), key)
     outward = frames[len(holders) :]
-    if holders and outward and _only_received(outermost, key) and _code_mentions(outward[0].f_code, key):
+    if holders and outward and _only_received(outermost, key) and _mentions(outward[0], key):
         # The caller wrote the key into the call.
         outermost = outward[0]
-    return _make_source(_name_frame(outermost), key)
-
-
-def name_function(function: Any) -> str:
-    """Name a function or callable object as ``name (file:line)``."""
-    code = _read_code(function)
-    name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    return str(name) if code is None else f"{name} ({_name_place(code, code.co_firstlineno)})"
-
-
-def mentions(function: Any, key: str) -> bool:
-    """Whether a key is among the constants of a function's code, as in code that adds the key."""
-    code = _read_code(function)
-    return code is not None and _code_mentions(code, key)
-
-
-def find_remedy(name: str, key: str = "") -> str:
-    """Return the remedy for a known source, in one sentence; empty for an unknown one."""
-    return next((remedy for part, remedy in REMEDIES if part == key or part in name), "")
-
-
-def _read_code(function: Any) -> CodeType | None:
-    """Return the code of a function, a method, or an object with ``__call__``."""
-    code = getattr(function, "__code__", None) or getattr(
-        vars(type(function)).get("__call__"), "__code__", None
-    )
-    return code if isinstance(code, CodeType) else None
+    return _add_loader(holders, outermost, key)
 
 
 def _make_source(name: str, key: str) -> KeySource:
     return KeySource(name, find_remedy(name, key))
 
 
-def _iterate_frames() -> Iterator[FrameType]:
-    """Iterate over the stack outward, without frames of the guard and of the compiler."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if not frame.f_code.co_filename.startswith(_PASSES_ON):
-            yield frame
-        frame = frame.f_back
+# Frames
+
+
+def _find_holders(frames: list[FrameType], key: str, value: Any, by_position: bool) -> list[FrameType]:
+    """Return the consecutive frames, from the call outward, that hold the key.
+
+    The compiler keeps values where they cannot be seen. So a frame of compiled code counts as holding the key if a
+    frame further out does.
+    """
+    holders: list[FrameType] = []
+    compiled: list[FrameType] = []
+    for frame in frames:
+        if _holds(frame, key, value, by_position):
+            holders += [*compiled, frame]
+            compiled = []
+        elif _is_compiled(frame):
+            compiled.append(frame)
+        else:
+            break
+    return holders
+
+
+def _is_compiled(frame: FrameType) -> bool:
+    """Whether a frame runs code that torch.compile has made from a function."""
+    names = frame.f_code.co_names
+    return any(
+        name.startswith(("__compiled_fn", "__resume_at", "__import_torch_dot__dynamo")) for name in names
+    )
 
 
 def _holds(frame: FrameType, key: str, value: Any, by_position: bool) -> bool:
     """Whether a frame holds the key: as a variable, in a mapping or batch, or its value as a positional argument."""
-    for name, local in list(frame.f_locals.items()):
-        if name == key and local is value:
-            return True
-        if isinstance(local, (dict, UserDict)) and key in local and _looks_same(local[key], value):
-            return True
-        if value is not None and _has_field(local, key, value):
-            return True
-        if by_position and (
-            local is value or (isinstance(local, tuple) and any(item is value for item in local))
-        ):
-            return True
-    return False
+    values = frame.f_locals
+    if values.get(key, _MISSING) is value or _has_batch(frame, key, value):
+        return True
+    return by_position and any(
+        local is value or (isinstance(local, tuple) and any(item is value for item in local))
+        for local in values.values()
+    )
 
 
-def _has_field(local: Any, key: str, value: Any) -> bool:
-    if isinstance(local, (Mapping, type, torch.nn.Module, torch.Tensor)) or not hasattr(local, "__dict__"):
+def _has_batch(frame: FrameType, key: str, value: Any) -> bool:
+    """Whether a local variable of a frame, or an item of its ``*args``, is a mapping or an object with the key."""
+    return any(
+        _has_entry(local, key, value)
+        or (isinstance(local, tuple) and any(_has_entry(item, key, value) for item in local))
+        for local in list(frame.f_locals.values())
+    )
+
+
+def _has_entry(local: Any, key: str, value: Any) -> bool:
+    if isinstance(local, (dict, UserDict)):
+        return key in local and _looks_same(local[key], value)
+    if value is None or isinstance(local, (Mapping, type, torch.nn.Module, torch.Tensor)):
         return False
-    return key in vars(local) and _looks_same(vars(local)[key], value)
+    own = read_variables(local)
+    return key in own and _looks_same(own[key], value)
 
 
 def _looks_same(left: Any, right: Any) -> bool:
@@ -151,62 +140,107 @@ def _looks_same(left: Any, right: Any) -> bool:
     return left is right
 
 
-def _is_training_loop(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__", "")).startswith(("transformers.trainer", "accelerate."))
+def _passes_on(frame: FrameType) -> bool:
+    """Whether a frame only passes a call on."""
+    return is_training_loop(frame) or read_module_name(frame).partition(".")[0] in ("torch", "accelerate")
 
 
 def _only_received(frame: FrameType, key: str) -> bool:
     """Whether a frame received the key in its own ``**kwargs`` and its code does not mention it."""
     code = frame.f_code
-    if not code.co_flags & inspect.CO_VARKEYWORDS or _code_mentions(code, key):
+    if not code.co_flags & inspect.CO_VARKEYWORDS or _mentions(frame, key):
         return False
     index = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)
     return key in frame.f_locals.get(code.co_varnames[index], {})
 
 
-def _name_caller_or_hooks(frames: list[FrameType], outermost: FrameType, key: str) -> str:
+def _mentions(frame: FrameType, key: str) -> bool:
+    return read_use(Scope.of_frame(frame), key).evidence >= Evidence.MENTIONS
+
+
+def _name_frame(frame: FrameType) -> str:
+    name = qualify(frame.f_code, Scope.of_frame(frame).owner)
+    return f"{name} ({name_place(frame.f_code, frame.f_lineno)})"
+
+
+def _judge_frame(frame: FrameType, key: str) -> Suspect:
+    return judge_scope(Scope.of_frame(frame), key, _name_frame(frame))
+
+
+# Hooks
+
+
+def _name_caller_or_hooks(frames: list[FrameType], outermost: FrameType, key: str, by_position: bool) -> str:
     """Name the code that added a key to torch's call of a module: a pre-hook, or else the caller."""
     outward = (
         frame for frame in frames[frames.index(outermost) :] if frame.f_code.co_filename != _TORCH_CALL
     )
-    hooks = _name_hooks(outermost.f_locals.get("self"), key)
+    hooks = _name_hooks(outermost.f_locals.get("self"), key, by_position)
     if hooks and outermost.f_code.co_name != "_wrapped_call_impl":
         return hooks
     return _name_frame(next(outward, outermost))
 
 
-def _name_hooks(module: Any, key: str) -> str:
-    """Name the forward pre-hooks that may have added the key: those that mention it, or all if none does."""
-    hooks = [
-        *torch_module._global_forward_pre_hooks.values(),
-        *getattr(module, "_forward_pre_hooks", {}).values(),
-    ]
-    suspects = [hook for hook in hooks if mentions(hook, key)] or hooks
-    where = type(module).__name__
-    return " or ".join(f"pre-hook {name_function(hook)} on {where}" for hook in suspects)
+def _name_hooks(module: Any, key: str, by_position: bool) -> str:
+    """Name the forward pre-hooks that may have added the key. Only some hooks get the arguments by name."""
+    own = getattr(module, "_forward_pre_hooks", {})
+    takes_names = getattr(module, "_forward_pre_hooks_with_kwargs", {})
+    hooks = [hook for number, hook in own.items() if by_position or number in takes_names]
+    if by_position:
+        hooks += torch_module._global_forward_pre_hooks.values()
+    where = f" on {type(module).__name__}"
+    return _choose_names([judge(hook, key, "pre-hook") for hook in hooks], where)
 
 
-def _code_mentions(code: CodeType, key: str) -> bool:
-    for constant in code.co_consts:
-        if constant == key or (isinstance(constant, tuple) and key in constant):
-            return True
-        if isinstance(constant, CodeType) and _code_mentions(constant, key):
-            return True
-    return False
+def _name_accelerate_hooks(frame: FrameType, key: str) -> str:
+    """Name the hooks of accelerate that may have added the key."""
+    module = frame.f_locals.get("module")
+    hook = read_variables(module).get("_hf_hook")
+    methods = [find_method(hook, "pre_forward").__get__(hook) for hook in _iterate_hooks(hook)]
+    where = f" on {type(module).__name__}"
+    return _choose_names([judge(method, key, "accelerate hook") for method in methods], where)
 
 
-def _name_frame(frame: FrameType) -> str:
-    code = frame.f_code
-    # Python 3.10 has no co_qualname, so there the class of a method is not named.
-    name = getattr(code, "co_qualname", code.co_name)
-    return f"{name} ({_name_place(code, frame.f_lineno)})"
+def _iterate_hooks(hook: Any) -> Iterator[Any]:
+    inner = read_variables(hook).get("hooks")
+    if inner is None:
+        yield hook
+    else:
+        for other in inner:
+            yield from _iterate_hooks(other)
 
 
-def _name_place(code: CodeType, line: int) -> str:
-    """Return file and line. The path starts at the installed package, or at the working directory, or is absolute."""
-    path = code.co_filename
-    for root in ("site-packages" + os.sep, "dist-packages" + os.sep):
-        if root in path:
-            return f"{path.rpartition(root)[2]}:{line}"
-    relative = os.path.relpath(path) if os.path.isabs(path) else path
-    return f"{path if relative.startswith('..') else relative}:{line}"
+def _choose_names(suspects: list[Suspect], where: str) -> str:
+    chosen = choose([lambda: suspects]) or suspects
+    return " or ".join(f"{suspect.name}{where}" for suspect in chosen)
+
+
+# Batches
+
+
+def _find_trainer(frames: list[FrameType]) -> FindBatchSource | None:
+    """Return what finds the source of a key in the batches of the trainer that is running, if there is one."""
+    for frame in frames:
+        trainer = frame.f_locals.get("self")
+        if read_module_name(frame).startswith("transformers.trainer") and hasattr(
+            trainer, "callback_handler"
+        ):
+            return lambda key, editors: find_source_in_trainer(trainer, key, editors)
+    return None
+
+
+def _add_loader(holders: list[FrameType], outermost: FrameType, key: str) -> KeySource:
+    """Name the line that called the model, and the collator or the dataset if its batch came from a loader."""
+    name = _name_frame(outermost)
+    editors = choose([lambda: [_judge_frame(frame, key) for frame in holders if not _passes_on(frame)]])
+    if not any(suspect.evidence >= Evidence.MENTIONS for suspect in editors):
+        loaders = [find_loader(value) for value in outermost.f_locals.values()]
+        suspects = [
+            suspect
+            for loader in loaders
+            if loader is not None
+            for suspect in find_loader_suspects(loader, key)
+        ]
+        if origins := " or from ".join(dict.fromkeys(suspect.name for suspect in suspects)):
+            name += f", with a batch that already held it, from {origins}"
+    return _make_source(name, key)
