@@ -4,6 +4,8 @@
 # make lint         only check style, types and import directions
 # make format       format the code, and fix what ruff can fix
 # make test-boson   test the guard and the loss on Boson's own model, in .venv-boson with its older libraries
+# make test-newest  run a part of the tests with the newest transformers, peft and accelerate that pyproject.toml allows
+# make test-guard-versions   test the guard with transformers from 4.46 to the newest; VERSIONS=newest: only with that
 # make torture      disturb the commands with 30 faults drawn at random
 # make docs         build the documentation site in build/site, offline
 # make wheels       build the wheels of the three packages in dist
@@ -16,10 +18,11 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 BOSON  := .venv-boson
 DEMO   ?=
+VERSIONS ?=
 PACKAGES := packages/label-guard packages/higgs-trainer-demo
 EXTRAS := demo,dev,docs,evaluate,numbers
 
-.PHONY: setup demo test test-boson torture docs wheels lint format constraints clean
+.PHONY: setup demo test test-boson test-guard-versions test-newest torture docs wheels lint format constraints clean
 
 setup: $(STAMP)
 
@@ -67,6 +70,12 @@ test-boson: $(BOSON)/.installed
 # `scripts/torture.py --seed S --minutes 60` draws other faults.
 torture: setup
 	$(BIN)/python scripts/torture.py --seed 1 --cases 30
+
+test-guard-versions: setup
+	$(BIN)/python scripts/library_versions.py guard $(VERSIONS)
+
+test-newest: setup
+	$(BIN)/python scripts/library_versions.py newest
 
 # A warning is an error. To read the site while you write: .venv/bin/mkdocs serve
 docs: setup

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import peft
 import pytest
 import transformers
 from catalogue import COLUMNS, ROUTES, Route, expected_cell, run
 from distributed import DDP_ROUTES, SHARDED, run_distributed
+from packaging.version import Version
 from table import PAGE, read_table
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 Table = dict[tuple[str, str], list[str]]
 
@@ -19,6 +22,8 @@ CASES = [
 # compared, and the peft of that time cannot wrap a wrapper in its SEQ_2_SEQ_LM class.
 OLD = transformers.__version__.startswith("4.")
 NOT_IN_OLD = {"PEFT SEQ_2_SEQ_LM, outside a wrapper"}
+# transformers refuses to attach an adapter itself if peft is older than this; 5.24 asks for one that is not released.
+ADD_ADAPTER_REFUSES = Version(peft.__version__) < Version(MIN_PEFT_VERSION)
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +37,8 @@ def test_each_layer_stops_a_route_as_the_table_says(
 ) -> None:
     if OLD and route.name in NOT_IN_OLD:
         pytest.skip("peft 0.13 cannot build this model")
+    if ADD_ADAPTER_REFUSES and route.name == "`model.add_adapter`":
+        pytest.skip("transformers requires a newer peft to add an adapter")
     columns = [column for column in COLUMNS if not (OLD and column == "none")]
     outcomes = {column: run(route, stage, column, tmp_path) for column in columns}
     cells = {column: outcome.cell for column, outcome in outcomes.items()}
