@@ -31,7 +31,8 @@ LARGEST_EPOCHS = 1_000_000.0
 MOST_WORKERS = 1_024
 """Processes that load data. More are a mistake, and would exhaust the machine."""
 LONGEST_SPEECH_SECONDS = 3_600.0
-"""The length at which generated speech may be cut. A model that never ends would otherwise run for days."""
+"""The length at which generated speech may be cut, and of a clip that is read again. A model that never ends would
+otherwise run for days."""
 LARGEST_BATCH = 65_536
 """Texts that are generated at once."""
 SEEDS = range(2**32)
@@ -47,6 +48,8 @@ LINE_BYTES = 2**24
 """A row with 800 texts of `LONGEST_TEXT` characters. Without a limit, a file without a line end is read whole."""
 FIELDS_IN_ROW = 100
 """A row has at most 13 fields, and a table from elsewhere a few dozen. More are another kind of file."""
+MOST_CLIPS = 1_000
+"""References or earlier turns of a row. A prompt with more is longer than the context of the model."""
 DOCUMENT_BYTES = 2**29
 """A file that is one JSON document is read whole. 512 MB hold a million samples of train-higgs-audio."""
 TABLE_OF_TAGS_BYTES = 1_000_000
@@ -62,6 +65,10 @@ SHORTEST_SECONDS = 0.1
 """Less than three codec frames, too short for a word."""
 LONGEST_REFERENCE_SECONDS = 600.0
 """A reference has some seconds, and a recording to judge some minutes. A megabyte of FLAC can hold ten hours."""
+MOST_SAMPLES = 2**27
+"""Samples of all channels: 512 MB. Only recordings with hundreds of kHz reach it before the limit of their length."""
+USUAL_RATE_HZ = 48_000
+"""A recording may have as many samples as its longest length has in stereo at this rate, if that is more."""
 MOST_CHANNELS = 2
 """Averaging the channels is right for stereo, but not for 5.1."""
 SAMPLE_RATES_HZ = range(1_000, 768_001)

@@ -1,10 +1,7 @@
 """Read and write audio files. A waveform is float32, mono, 24 kHz, in [-1, 1]."""
 
 import io
-import math
-import os
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,25 +13,23 @@ from torch import Tensor
 
 from higgs_trainer.errors import AudioError
 from higgs_trainer.files import write_bytes
+from higgs_trainer.input_files import name_kind
+from higgs_trainer.limits import (
+    LONGEST_REFERENCE_SECONDS,
+    LONGEST_SPEECH_SECONDS,
+    MOST_CHANNELS,
+    MOST_SAMPLES,
+    SAMPLE_RATES_HZ,
+    SHORTEST_SECONDS,
+    USUAL_RATE_HZ,
+)
 
 SAMPLE_RATE_HZ = 24_000
 CUT_OFF = re.compile(r"^ *(?:data|SSND) *: *(\d+) \(should be (\d+)\)", re.MULTILINE)
 LENGTH_UNKNOWN = 2**31 - 2**16
-# 0.1 s is less than three codec frames, too short for a word.
-SHORTEST_SECONDS = 0.1
-# Averaging the channels is right for stereo, but not for 5.1.
-MOST_CHANNELS = 2
-# Any other sample rate means a damaged header.
-RATES_HZ = range(1_000, 768_001)
-
-KINDS = {
-    stat.S_IFREG: "a file",
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFSOCK: "a socket",
-}
+CUT_IT = "Cut it."
+# Samples of all channels that are decoded at once: 4 MB.
+BLOCK_SAMPLES = 2**20
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class Decoded:
         return len(self.samples_SC) / self.rate_hz
 
 
-def read_audio(path: str | Path) -> Tensor:
+def read_audio(path: str | Path, *, max_seconds: float = LONGEST_REFERENCE_SECONDS) -> Tensor:
     """Read any format that libsndfile supports (WAV, FLAC, OGG/Opus, MP3, ...), whatever the suffix.
 
     Returns:
@@ -58,7 +53,7 @@ def read_audio(path: str | Path) -> Tensor:
     Raises:
         AudioError: as `decode_file`, or the recording is shorter than `SHORTEST_SECONDS`.
     """
-    decoded = decode_file(path)
+    decoded = decode_file(path, max_seconds=max_seconds)
     if decoded.seconds < SHORTEST_SECONDS:
         raise AudioError(
             path,
@@ -68,12 +63,19 @@ def read_audio(path: str | Path) -> Tensor:
     return to_waveform(decoded)
 
 
-def decode_file(path: str | Path, *, max_seconds: float = math.inf) -> Decoded:
-    """Read the samples of a file. No more than `max_seconds` of it are held in memory.
+def decode_file(
+    path: str | Path, *, max_seconds: float = LONGEST_SPEECH_SECONDS, what_to_do: str = CUT_IT
+) -> Decoded:
+    """Read the samples of a file, in blocks: no more than `max_seconds` are decoded, whatever its header announces.
+
+    At extreme sample rates the limit is lower: `MOST_SAMPLES`, or those of `max_seconds` in stereo at 48 kHz.
+
+    Args:
+        what_to_do: the remedy for a recording that is too long, a sentence.
 
     Raises:
         AudioError: it is not a regular file, cannot be decoded, ends early, is not finite, is longer than
-            `max_seconds`, or has more than `MOST_CHANNELS` channels or a sample rate outside `RATES_HZ`.
+            `max_seconds`, or has more than `MOST_CHANNELS` channels or a sample rate outside `SAMPLE_RATES_HZ`.
     """
     try:
         # Opening a pipe or a device could block forever.
@@ -81,16 +83,17 @@ def decode_file(path: str | Path, *, max_seconds: float = math.inf) -> Decoded:
             raise AudioError(path, f"cannot be read as audio ({kind})", "Give a recording.")
         with soundfile.SoundFile(path) as file:
             rate_hz, announced_samples, log = file.samplerate, file.frames, file.extra_info
-            _check_header(path, file, max_seconds)
-            most = -1 if math.isinf(max_seconds) else int(max_seconds * rate_hz) + 1
-            samples_SC = file.read(most, dtype="float32", always_2d=True)
+            most_samples = max(MOST_SAMPLES, int(max_seconds * MOST_CHANNELS * USUAL_RATE_HZ))
+            most_seconds = min(max_seconds, most_samples / rate_hz / file.channels)
+            _check_header(path, file, most_seconds, what_to_do)
+            samples_SC = _read_samples(file, at_most=int(most_seconds * rate_hz) + 1)
     # soundfile raises TypeError for *.raw.
     except (soundfile.LibsndfileError, OSError, ValueError, TypeError) as error:
         raise AudioError(path, f"cannot be read as audio ({error})", "Convert it to WAV or FLAC.") from error
     decoded = Decoded(samples_SC, rate_hz)
     # The header may have announced less, or nothing.
-    if decoded.seconds > max_seconds:
-        raise AudioError(path, f"lasts more than {max_seconds:g} s", "Cut it, or raise --max-seconds.")
+    if decoded.seconds > most_seconds:
+        raise AudioError(path, f"lasts more than {most_seconds:g} s", what_to_do)
     if _is_cut_off(log) or announced_samples / rate_hz - decoded.seconds > SHORTEST_SECONDS:
         raise AudioError(path, f"ends early, after {decoded.seconds:.3f} s", "Copy or convert it again.")
     if not np.isfinite(samples_SC).all():
@@ -106,22 +109,20 @@ def to_waveform(decoded: Decoded) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(samples_S, dtype=np.float32))
 
 
-def name_kind(path: str | Path) -> str:
-    """Return what a path leads to: "a file", "a folder", "a pipe", ... or "no such file".
-
-    Raises:
-        OSError: the path cannot be resolved: a loop of links, a name that is too long, no permission.
-        ValueError: the path contains a NUL.
-    """
-    try:
-        mode = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return "no such file"
-    return KINDS.get(stat.S_IFMT(mode), "a special file")
+def _read_samples(file: soundfile.SoundFile, *, at_most: int) -> np.ndarray:
+    """Read samples (S, C) until the file ends. Memory grows with what is decoded, not with what is announced."""
+    block = max(1, min(at_most, BLOCK_SAMPLES // file.channels))
+    blocks: list[np.ndarray] = []
+    while at_most > 0 and len(read_SC := file.read(min(block, at_most), dtype="float32", always_2d=True)):
+        blocks.append(read_SC)
+        at_most -= len(read_SC)
+    if len(blocks) == 1:
+        return blocks[0]
+    return np.concatenate([np.empty((0, file.channels), np.float32), *blocks])
 
 
-def _check_header(path: str | Path, file: soundfile.SoundFile, max_seconds: float) -> None:
-    if file.samplerate not in RATES_HZ:
+def _check_header(path: str | Path, file: soundfile.SoundFile, max_seconds: float, what_to_do: str) -> None:
+    if file.samplerate not in SAMPLE_RATES_HZ:
         raise AudioError(
             path,
             f"has a sample rate of {file.samplerate} Hz",
@@ -134,7 +135,7 @@ def _check_header(path: str | Path, file: soundfile.SoundFile, max_seconds: floa
         raise AudioError(
             path,
             f"lasts {announced_seconds:.1f} s, more than {max_seconds:g} s",
-            "Cut it, or raise --max-seconds.",
+            what_to_do,
         )
 
 

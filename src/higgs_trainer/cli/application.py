@@ -14,7 +14,7 @@ from typer.main import get_command
 from higgs_trainer.cli.faults import TRACEBACK_VARIABLE, Ending, describe
 from higgs_trainer.cli.signals import raise_on_signals
 from higgs_trainer.distributed import leave_processes
-from higgs_trainer.errors import Terminated, UserError
+from higgs_trainer.errors import Terminated, UserError, shorten
 from higgs_trainer.terminal import echo, open_console, protect_terminal
 from higgs_trainer.version import __version__
 
@@ -93,7 +93,7 @@ def _call_command(arguments: Sequence[str]) -> int:
         # Without arguments, `make_context` has printed the help.
         if message := str(error.format_message()).strip():
             path = error.ctx.command_path if error.ctx is not None else PROGRAM
-            raise UserError(f"{message} ({path} --help lists the arguments)") from None
+            raise UserError(f"{shorten(message, 500)} ({path} --help lists the arguments)") from None
         return UserError.exit_code
     return 0
 

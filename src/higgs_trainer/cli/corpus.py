@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from higgs_trainer.cli.application import DATA_PANEL, app
+from higgs_trainer.cli.strict_command import StrictCommand
 from higgs_trainer.errors import UserError
 from higgs_trainer.terminal import echo
 
@@ -21,7 +22,7 @@ DataArgument = Annotated[
 ]
 
 
-@app.command(rich_help_panel=DATA_PANEL)
+@app.command(cls=StrictCommand, rich_help_panel=DATA_PANEL)
 def prepare(
     manifest: DataArgument,
     output: Annotated[
@@ -77,11 +78,12 @@ def prepare(
         ),
     ] = False,
     seed: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="Seed of the random choice that --pair-references makes.", rich_help_panel=REFERENCES
+            help="Seed of the random choice that --pair-references makes. Default: 0.",
+            rich_help_panel=REFERENCES,
         ),
-    ] = 0,
+    ] = None,
     allow_own_reference: Annotated[
         bool,
         typer.Option(
@@ -175,6 +177,15 @@ def prepare(
     with file and line, before anything is written. If a run was killed, the same command resumes it. Under
     **accelerate launch -m higgs_trainer prepare ...** each process encodes its share.
     """
+    if seed is not None and not pair_references:
+        raise UserError(
+            "--seed has an effect only with --pair-references. Add that option, or leave out --seed."
+        )
+    if min_seconds > max_seconds:
+        raise UserError(
+            f"--min-seconds {min_seconds:g} is more than --max-seconds {max_seconds:g}, so every recording would be "
+            "rejected. Lower it, or raise --max-seconds."
+        )
     from higgs_trainer.corpus.measurements import Limits
     from higgs_trainer.corpus.prepare import prepare
     from higgs_trainer.dataset.prepared import REJECTED_NAME
@@ -191,7 +202,7 @@ def prepare(
         allow_outside=allow_outside,
         allow_own_reference=allow_own_reference,
         text_rules=TextRules(expand_numbers, read_tags(tags) if tags else {}),
-        pair_seed=seed if pair_references else None,
+        pair_seed=(seed or 0) if pair_references else None,
         max_rejected=max_rejected,
         report=report,
         loudness_lufs=loudness_lufs,
@@ -243,7 +254,7 @@ def _choose_codec(codec: str | None, recipe: Path | None, model: str | None) -> 
     return str(find_codec(model))
 
 
-@app.command(rich_help_panel=DATA_PANEL)
+@app.command(cls=StrictCommand, rich_help_panel=DATA_PANEL)
 def convert_manifest(
     data: DataArgument,
     output: Annotated[

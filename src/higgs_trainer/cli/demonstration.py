@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from higgs_trainer.cli.application import DEMO_PANEL, app
+from higgs_trainer.cli.strict_command import StrictCommand
 
 
-@app.command(rich_help_panel=DEMO_PANEL)
+@app.command(cls=StrictCommand, rich_help_panel=DEMO_PANEL)
 def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Write everything to this folder.")

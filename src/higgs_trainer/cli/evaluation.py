@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from higgs_trainer.cli.application import SPEECH_PANEL, app
+from higgs_trainer.cli.strict_command import StrictCommand
 from higgs_trainer.cli.voice_options import (
     BatchSize,
     CodecName,
@@ -28,6 +29,7 @@ from higgs_trainer.cli.voice_options import (
     TopK,
     TopP,
     build_voice,
+    check_sampling,
     read_texts,
 )
 from higgs_trainer.errors import UserError
@@ -36,7 +38,7 @@ from higgs_trainer.run_folder import EVALUATION_FOLDER, FIGURES_FILE, ROWS_FILE,
 from higgs_trainer.terminal import echo, open_console
 
 
-@app.command(rich_help_panel=SPEECH_PANEL)
+@app.command(cls=StrictCommand, rich_help_panel=SPEECH_PANEL)
 def evaluate(
     models: Annotated[
         list[str],
@@ -122,6 +124,14 @@ def evaluate(
         raise UserError(
             "--data has the voice of each row. Leave out --scene, --ref-audio, --ref-text and --reference-in-system."
         )
+    check_sampling(
+        greedy=greedy,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        max_seconds=max_seconds,
+        part_seconds=part_seconds,
+    )
     output = _choose_output(models) if output is None else output
     script = [] if text_file is None else read_texts(None, text_file)
     voice = build_voice(scene, ref_audio or [], ref_text or [], reference_in_system)

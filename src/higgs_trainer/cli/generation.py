@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from higgs_trainer.cli.application import SPEECH_PANEL, app
+from higgs_trainer.cli.strict_command import StrictCommand
 from higgs_trainer.cli.voice_options import (
     BatchSize,
     CodecName,
@@ -25,13 +26,14 @@ from higgs_trainer.cli.voice_options import (
     TopK,
     TopP,
     build_voice,
+    check_sampling,
     read_texts,
 )
 from higgs_trainer.run_folder import CLIP_INDEX_FILE
 from higgs_trainer.terminal import echo
 
 
-@app.command(rich_help_panel=SPEECH_PANEL)
+@app.command(cls=StrictCommand, rich_help_panel=SPEECH_PANEL)
 def generate(
     model: Annotated[
         str,
@@ -72,6 +74,14 @@ def generate(
     text. The voice is that of the references if there are any, else that of the scene or the adapter. At the end, the
     command lists the clips that were cut at --max-seconds.
     """
+    check_sampling(
+        greedy=greedy,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        max_seconds=max_seconds,
+        part_seconds=part_seconds,
+    )
     script = read_texts(text, text_file)
     voice = build_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
     from higgs_trainer.model.loading import list_inputs

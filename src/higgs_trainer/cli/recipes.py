@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from higgs_trainer.cli.application import TRAINING_PANEL, app
+from higgs_trainer.cli.strict_command import StrictCommand
 from higgs_trainer.errors import UserError
 from higgs_trainer.terminal import echo, open_console
 
 
-@app.command(rich_help_panel=TRAINING_PANEL)
+@app.command(cls=StrictCommand, rich_help_panel=TRAINING_PANEL)
 def recipes(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="Recipe to copy.", show_default=False)
@@ -42,7 +43,7 @@ def recipes(
     open_console().print(table)
 
 
-@app.command(rich_help_panel=TRAINING_PANEL)
+@app.command(cls=StrictCommand, rich_help_panel=TRAINING_PANEL)
 def recipe_schema() -> None:
     """Print the JSON schema of recipes, with which an editor completes fields and marks mistakes.
 

@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from higgs_trainer.cli.application import SPEECH_PANEL, app
+from higgs_trainer.cli.strict_command import StrictCommand
 from higgs_trainer.errors import UserError
 from higgs_trainer.run_folder import REPORT_FILE
 from higgs_trainer.terminal import echo
 
 
-@app.command(rich_help_panel=SPEECH_PANEL)
+@app.command(cls=StrictCommand, rich_help_panel=SPEECH_PANEL)
 def report(
     runs: Annotated[
         list[Path],

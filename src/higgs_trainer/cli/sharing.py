@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from higgs_trainer.cli.application import SHARING_PANEL, Dtype, app
+from higgs_trainer.cli.strict_command import StrictCommand
 from higgs_trainer.run_folder import MODEL_CARD_FILE
 from higgs_trainer.terminal import echo
 
@@ -14,7 +15,7 @@ ShardSize = Annotated[
 ]
 
 
-@app.command(rich_help_panel=SHARING_PANEL)
+@app.command(cls=StrictCommand, rich_help_panel=SHARING_PANEL)
 def merge(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Output folder of a training run.")],
     output: Annotated[
@@ -49,7 +50,7 @@ def merge(
         echo(f"left out, because transformers' model has no such weights: {', '.join(merged.left_out)}")
 
 
-@app.command(rich_help_panel=SHARING_PANEL)
+@app.command(cls=StrictCommand, rich_help_panel=SHARING_PANEL)
 def card(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="Output folder of a training run or of merge.")
@@ -68,7 +69,7 @@ def card(
     echo(f"{folder / MODEL_CARD_FILE}: written")
 
 
-@app.command(rich_help_panel=SHARING_PANEL)
+@app.command(cls=StrictCommand, rich_help_panel=SHARING_PANEL)
 def convert(
     source: Annotated[
         Path, typer.Argument(metavar="SOURCE", help="Folder of a checkpoint in either layout.")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from higgs_trainer.cli.application import TRAINING_PANEL, app
+from higgs_trainer.cli.strict_command import StrictCommand
 from higgs_trainer.terminal import echo, open_console
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ OverridesArgument = Annotated[
 OVERRIDES = {"ignore_unknown_options": True}
 
 
-@app.command(rich_help_panel=TRAINING_PANEL, context_settings=OVERRIDES)
+@app.command(cls=StrictCommand, rich_help_panel=TRAINING_PANEL, context_settings=OVERRIDES)
 def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     """Check a recipe before training: run real batches through the model and test the labels and the loss.
 
@@ -61,7 +62,7 @@ def _print_check(report: "CheckReport") -> None:
         console.print(f"loss of the first batch: {report.loss:.4f}")
 
 
-@app.command(rich_help_panel=TRAINING_PANEL, context_settings=OVERRIDES)
+@app.command(cls=StrictCommand, rich_help_panel=TRAINING_PANEL, context_settings=OVERRIDES)
 def train(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,

@@ -8,6 +8,7 @@ import typer
 
 from higgs_trainer.cli.application import Dtype
 from higgs_trainer.errors import UserError
+from higgs_trainer.limits import GENERATOR_SEEDS, LARGEST_BATCH, LARGEST_COUNT, LONGEST_SPEECH_SECONDS
 
 if TYPE_CHECKING:
     from higgs_trainer.manifest.utterance import Utterance, Voice
@@ -67,6 +68,7 @@ Temperature = Annotated[
     float | None,
     typer.Option(
         min=0.01,
+        max=100.0,
         help="Sampling temperature; lower values are steadier. Default: the model's own.",
         rich_help_panel=SAMPLING_PANEL,
     ),
@@ -75,6 +77,7 @@ TopK = Annotated[
     int | None,
     typer.Option(
         min=0,
+        max=LARGEST_COUNT,
         help="Sample from the k likeliest codes; 0 samples from all. Default: the model's own.",
         rich_help_panel=SAMPLING_PANEL,
     ),
@@ -92,6 +95,7 @@ Seed = Annotated[
     int,
     typer.Option(
         min=0,
+        max=GENERATOR_SEEDS[-1],
         help="Seed of the sampling; the same seed generates the same speech.",
         rich_help_panel=SAMPLING_PANEL,
     ),
@@ -106,6 +110,7 @@ MaxSeconds = Annotated[
     float,
     typer.Option(
         min=0.1,
+        max=LONGEST_SPEECH_SECONDS,
         help="Cut a clip at this length if the model has not ended it (seconds).",
         rich_help_panel=SAMPLING_PANEL,
     ),
@@ -114,6 +119,7 @@ PartSeconds = Annotated[
     float | None,
     typer.Option(
         min=0.1,
+        max=LONGEST_SPEECH_SECONDS,
         help="Split a longer text into parts of about this length (seconds). Default: two thirds of --max-seconds.",
         rich_help_panel=SAMPLING_PANEL,
     ),
@@ -122,6 +128,7 @@ BatchSize = Annotated[
     int,
     typer.Option(
         min=1,
+        max=LARGEST_BATCH,
         help="Number of texts to generate at once. In float32 it does not change the result.",
         rich_help_panel=MACHINE_PANEL,
     ),
@@ -152,9 +159,50 @@ def read_texts(text: str | None, text_file: Path | None) -> "list[Utterance]":
 
     if text_file is not None:
         return read_rows(text_file, SENTENCES)
-    if text is None or not text.strip():
-        raise UserError("--text is empty; give it a sentence.")
+    assert text is not None
+    _check_text("--text", text)
     return [Utterance(text.strip())]
+
+
+def _check_text(option: str, text: str) -> None:
+    """Check a text as those of a manifest are checked.
+
+    Raises:
+        UserError: it is empty, has no word, or contains what cannot be in a prompt.
+    """
+    from higgs_trainer.manifest.text import TAGS, find_prompt_problem, has_words
+
+    if not text.strip():
+        raise UserError(f"{option} is empty. Give it a sentence.")
+    if problem := find_prompt_problem(text):
+        raise UserError(f"{option} {problem[0]}. {problem[1]}")
+    if not has_words(text) and not TAGS.search(text):
+        raise UserError(f"{option} contains no word. Write what is said, or a tag such as [laugh].")
+
+
+def check_sampling(
+    *,
+    greedy: bool,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    max_seconds: float,
+    part_seconds: float | None,
+) -> None:
+    """Check that no option makes another one ineffective.
+
+    Raises:
+        UserError: one does.
+    """
+    given = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p}
+    drawn = [option for option, value in given.items() if value is not None]
+    if greedy and drawn:
+        raise UserError(f"--greedy does not sample, so {drawn[0]} has no effect. Leave out one of them.")
+    if part_seconds is not None and part_seconds > max_seconds:
+        raise UserError(
+            f"--part-seconds {part_seconds:g} is more than --max-seconds {max_seconds:g}, so each part would be cut. "
+            "Lower it, or raise --max-seconds."
+        )
 
 
 def build_voice(
@@ -163,8 +211,12 @@ def build_voice(
     """Build the voice that the options describe, each reference with its transcript.
 
     Raises:
-        UserError: the numbers of recordings and transcripts differ, or the references need a scene.
+        UserError: the numbers of recordings and transcripts differ, the references need a scene, a text cannot be in a
+            prompt, or a recording is given twice with other words.
     """
+    for option, words in [("--scene", scene), *(("--ref-text", words) for words in ref_text)]:
+        if words is not None:
+            _check_text(option, words)
     if len(ref_audio) != len(ref_text) and (ref_text or not in_system):
         raise UserError(
             "Each --ref-audio needs its transcript in --ref-text; "
@@ -172,8 +224,12 @@ def build_voice(
         )
     if in_system and not (ref_audio and scene):
         raise UserError("--reference-in-system puts references after a scene; give --ref-audio and --scene.")
-    from higgs_trainer.manifest.utterance import Clip, Voice
+    from higgs_trainer.manifest.utterance import Clip, Voice, find_conflicting_clip
 
     texts: Sequence[str | None] = ref_text or [None] * len(ref_audio)
     references = tuple(Clip(audio, words) for audio, words in zip(ref_audio, texts, strict=True))
+    if (index := find_conflicting_clip(references)) is not None:
+        raise UserError(
+            f"--ref-audio {ref_audio[index]} is given twice, with other words. Correct one --ref-text."
+        )
     return Voice(scene, references, in_system)

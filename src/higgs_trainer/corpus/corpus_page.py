@@ -137,7 +137,7 @@ def _play_target(tables: CorpusTables, number: int, caption: str) -> PlayedRecor
         return NOT_PLAYED
     played = PlayedRecording(Path(target.path).name, target.text or "", caption)
     try:
-        waveform_S = to_waveform(decode_file(target.path))
+        waveform_S = to_waveform(decode_file(target.path, max_seconds=target.seconds + 1))
     except AudioError:
         # The file was moved since it was measured. The page shows it without a player.
         return played

@@ -39,13 +39,14 @@ class Encoder:
         """Everything that the codes of a recording depend on."""
         return json.dumps([FORMAT, self.codec.fingerprint, self.loudness_lufs])
 
-    def load_waveform(self, path: str, content_hash: str) -> Tensor:
-        """Load waveform_S of a file that was measured before.
+    def load_waveform(self, path: str, content_hash: str, seconds: float) -> Tensor:
+        """Load waveform_S of a file that was measured before and lasted this many seconds.
 
         Raises:
             AudioError: the file has changed since then.
         """
-        decoded = decode_file(path)
+        remedy = "It was changed after it was checked. Run again when no program writes to it."
+        decoded = decode_file(path, max_seconds=seconds + 1, what_to_do=remedy)
         if hash_content(decoded) != content_hash:
             raise AudioError(
                 path, "was changed after it was checked", "Run again when no program writes to it."
@@ -87,6 +88,7 @@ class PendingRecording:
 
     content_hash: str
     path: str
+    seconds: float
     num_frames: int
 
 
@@ -102,7 +104,7 @@ def plan_batches(
     for content_hash, path, seconds in tables.iterate_accepted_contents():
         # Without rounding, 7 frames could last 7.000000000000001 frames.
         num_frames = math.ceil(round(seconds * frames_per_second, 6))
-        pending = PendingRecording(content_hash, path, num_frames)
+        pending = PendingRecording(content_hash, path, seconds, num_frames)
         is_full = (len(batch) + 1) * seconds > batch_seconds
         if batch and (is_full or pending.num_frames != batch[0].num_frames):
             yield batch
@@ -129,6 +131,6 @@ def encode_recordings(
     missing = [[clip for clip in batch if clip.content_hash not in store] for batch in share]
     for batch in progress(filter(None, missing), "encoding", sum(map(bool, missing))):
         paths = [clip.path for clip in batch]
-        waveforms = [encoder.load_waveform(clip.path, clip.content_hash) for clip in batch]
+        waveforms = [encoder.load_waveform(clip.path, clip.content_hash, clip.seconds) for clip in batch]
         store.add([clip.content_hash for clip in batch], encoder.encode(paths, waveforms))
     return known

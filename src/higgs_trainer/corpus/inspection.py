@@ -18,7 +18,12 @@ from higgs_trainer.corpus.measurements import (
     measure_recording,
     name_recording,
 )
-from higgs_trainer.corpus.plausibility import find_duplicates, find_odd_paces, find_own_references
+from higgs_trainer.corpus.plausibility import (
+    find_duplicates,
+    find_odd_paces,
+    find_other_words,
+    find_own_references,
+)
 from higgs_trainer.corpus.progress import Progress
 from higgs_trainer.corpus.reference_pairing import pair_references
 from higgs_trainer.corpus.work_directory.corpus_tables import CorpusTables
@@ -96,7 +101,11 @@ def judge_corpus(
         for index in range(processes.count):
             with work.open_measurements(index) as part:
                 tables.add_all_from(part)
-        found = [*find_odd_paces(tables, limits), *find_duplicates(tables, limits)]
+        found = [
+            *find_odd_paces(tables, limits),
+            *find_duplicates(tables, limits),
+            *find_other_words(tables),
+        ]
         if not allow_own_reference:
             found += find_own_references(tables)
         for number, problem in found:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from higgs_trainer.audio.files import SHORTEST_SECONDS, Decoded, decode_file
+from higgs_trainer.audio.files import Decoded, decode_file
+from higgs_trainer.limits import SHORTEST_SECONDS
 
 # A larger sample counts as clipped.
 FULL_SCALE = 0.99
@@ -59,7 +60,7 @@ def measure_recording(path: str | Path, *, max_seconds: float) -> Measurement:
     Raises:
         AudioError: as `decode_file`.
     """
-    decoded = decode_file(path, max_seconds=max_seconds)
+    decoded = decode_file(path, max_seconds=max_seconds, what_to_do="Cut it, or raise --max-seconds.")
     magnitudes_SC = np.abs(decoded.samples_SC)
     mono_S = decoded.samples_SC.mean(axis=1)
     peak, loudest_channel = (float(values.max(initial=0.0)) for values in (np.abs(mono_S), magnitudes_SC))

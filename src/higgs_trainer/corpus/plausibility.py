@@ -1,5 +1,6 @@
 """Find problems that only the whole corpus shows: implausible transcripts and duplicate recordings."""
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import numpy as np
 from higgs_trainer.corpus.measurements import Limits, name_recording
 from higgs_trainer.corpus.work_directory.corpus_tables import CorpusTables, StoredRecording
 from higgs_trainer.errors import Problem
-from higgs_trainer.manifest.text import count_spoken
+from higgs_trainer.manifest.text import count_spoken, normalize_words
 
 # The pace of a language with fewer recordings is not judged.
 MIN_RECORDINGS = 30
@@ -86,6 +87,22 @@ def find_own_references(tables: CorpusTables) -> Iterator[tuple[int, Problem]]:
             "or pass --allow-own-reference."
         )
         yield clip.number, Problem(Path(clip.file), clip.line, what, what_to_do)
+
+
+def find_other_words(tables: CorpusTables) -> Iterator[tuple[int, Problem]]:
+    """Find references and earlier turns whose recording has other words elsewhere: (number of the row, problem)."""
+    for _, group in itertools.groupby(
+        tables.iterate_contents_with_several_texts(), key=lambda one: one.content_hash
+    ):
+        first: StoredRecording | None = None
+        for clip in group:
+            first = first or clip
+            if clip.place > 0 and normalize_words(clip.text or "") != normalize_words(first.text or ""):
+                what = (
+                    f"{name_recording(clip.path, clip.file)} is the same recording as in line {first.line}, "
+                    "but has other words"
+                )
+                yield clip.number, Problem(Path(clip.file), clip.line, what, "Correct the wrong transcript.")
 
 
 def find_duplicates(tables: CorpusTables, limits: Limits) -> Iterator[tuple[int, Problem]]:

@@ -11,35 +11,43 @@ Paths are relative to the folder of the manifest. Unless `RowRules.allow_outside
 links are resolved. Audio is not decoded here: see `corpus/inspection.py`.
 """
 
-import math
 import os
-import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from higgs_trainer.audio.files import name_kind
-from higgs_trainer.errors import Problem, suggest_name
+from higgs_trainer.errors import Problem, shorten, suggest_name
+from higgs_trainer.input_files import name_kind
+from higgs_trainer.limits import (
+    FIELDS_IN_ROW,
+    GENERATOR_SEEDS,
+    LARGEST_REWARD,
+    LONGEST_TEXT,
+    MOST_CLIPS,
+    SMALLEST_REWARD,
+)
 from higgs_trainer.manifest.audio_paths import find_real_path, is_same_content
 from higgs_trainer.manifest.formats import RawRow
 from higgs_trainer.manifest.numbers import find_language
 from higgs_trainer.manifest.tasks import choose_task, derive_task, find_task_problems
-from higgs_trainer.manifest.text import TAGS, TextRules, clean_text, find_special_tokens, has_words
-from higgs_trainer.manifest.utterance import Clip, Utterance
+from higgs_trainer.manifest.text import (
+    LONE_SURROGATE,
+    TAGS,
+    TextRules,
+    clean_text,
+    find_prompt_problem,
+    find_text_problem,
+    has_words,
+)
+from higgs_trainer.manifest.utterance import Clip, Utterance, find_conflicting_clip
 
 STRING_FIELDS = ("audio", "text", "speaker", "language", "scene", "task", "ref_audio", "ref_text")
 CLIP_LIST_FIELDS = ("references", "turns")
 FIELDS = (*STRING_FIELDS, *CLIP_LIST_FIELDS, "reward", "seed")
 CLIP_FIELDS = ("audio", "text", "speaker", "language")
+PROMPT_FIELDS = ("text", "ref_text", "scene")
 HOW_TO_FILL = {"audio": "Add the path of a recording.", "text": "Add the words that are spoken."}
-
-# In characters: about 15 minutes of fast speech.
-LONGEST_STRING = 20_000
-SEEDS = range(2**63)
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-# Control characters, and the replacement character that a wrong decoding leaves.
-NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]")
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,7 @@ class RowChecker:
             audio, references, "ref_audio" if "ref_audio" in fields else "references[{}].audio"
         )
         self._check_own_audio(audio, turns, "turns[{}].audio")
+        self._check_same_words(audio, text, [*references, *turns])
         derived = derive_task(text or "", len(references), len(turns))
         for problem in find_task_problems(fields, derived, text or "", references):
             self.add(*problem)
@@ -123,16 +132,29 @@ class RowChecker:
             self.add(
                 f'"reward" is of type {type(reward).__name__}, not a number', "Write a number without quotes."
             )
-        elif reward is not None and not math.isfinite(reward):
-            self.add(f'"reward" is {reward}', "Write a finite number.")
+        elif reward and not SMALLEST_REWARD <= abs(reward) <= LARGEST_REWARD:
+            self.add(
+                f'"reward" is {reward:g}, which float32 cannot hold',
+                f"Write 0, or a number between {SMALLEST_REWARD:g} and {LARGEST_REWARD:g} in magnitude.",
+            )
         seed = fields.get("seed")
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed not in SEEDS):
-            self.add(f'"seed" is {seed!r}', "Write a whole number, 0 or more, without quotes.")
+        is_whole = isinstance(seed, int) and not isinstance(seed, bool)
+        if seed is not None and not (is_whole and seed in GENERATOR_SEEDS):
+            self.add(
+                f'"seed" is {shorten(repr(seed))}',
+                f"Write a whole number from 0 to {GENERATOR_SEEDS[-1]}, without quotes.",
+            )
 
     def _check_names(self, place: str, fields: Mapping[str, Any], known: Sequence[str]) -> None:
+        if len(fields) > FIELDS_IN_ROW:
+            self.add(
+                f"{place or 'the row'} has {len(fields)} fields, more than {FIELDS_IN_ROW}",
+                f"Known: {', '.join(known)}.",
+            )
+            return
         for name in fields:
             if name not in known:
-                self.add(f'unknown field "{place}{name}"', suggest_name(name, known))
+                self.add(f'unknown field "{place}{shorten(name)}"', suggest_name(name, known))
 
     def _check_present(self, place: str, fields: Mapping[str, Any], required: Sequence[str]) -> None:
         for name in required:
@@ -153,36 +175,15 @@ class RowChecker:
                 self.add(f"{shown} is of type {type(value).__name__}, not a string", "Put it in quotes.")
             elif not value.strip():
                 self.add(f"{shown} is empty", HOW_TO_FILL.get(name, "Fill it in, or leave the field out."))
-            elif LONE_SURROGATE.search(value):
-                self.add(
-                    f"{shown} contains half of a surrogate pair", "Write the character itself, in UTF-8."
-                )
-            elif len(value) > LONGEST_STRING:
-                self.add(
-                    f"{shown} has {len(value)} characters, more than {LONGEST_STRING}", "Split the recording."
-                )
-            elif not name.endswith("audio") and (found := NOT_TEXT.search(value)):
-                self.add(
-                    f"{shown} contains U+{ord(found[0]):04X}, which is not a character of any text",
-                    "The text was decoded wrongly, or its file is damaged: write it again.",
-                )
-            elif name == "scene" and (tokens := find_special_tokens(value)):
-                self._add_special_token(shown, tokens[0])
-
-    def _add_special_token(self, shown: str, token: str) -> None:
-        self.add(
-            f'{shown} contains the special token "{token}"', "Remove it: the model would not read it as text."
-        )
+            elif problem := _find_string_problem(name, value):
+                self.add(f"{shown} {problem[0]}", problem[1])
 
     def _read_text(self, shown: str, value: object, language_name: object) -> str | None:
         """Return a clean transcript, or None if it is absent or has a problem."""
         if not _is_text(value):
             return None
         assert isinstance(value, str)
-        if tokens := find_special_tokens(value):
-            self._add_special_token(f'"{shown}"', tokens[0])
-            return None
-        if len(value) > LONGEST_STRING or LONE_SURROGATE.search(value) or NOT_TEXT.search(value):
+        if find_prompt_problem(value):
             # `_check_strings` has added the problem.
             return None
         if not has_words(value) and not TAGS.search(value):
@@ -196,7 +197,20 @@ class RowChecker:
                 return None
         clean = clean_text(value, self.rules.text_rules, language)
         self.text_changes.update(dict.fromkeys(clean.changes))
+        if clean.text != value and not self._check_cleaned(shown, clean.text):
+            return None
         return clean.text
+
+    def _check_cleaned(self, shown: str, text: str) -> bool:
+        """Check a text again after it was changed: --tags and --expand-numbers can make what was refused before."""
+        remedy = "Correct the text, or the table of --tags."
+        if problem := find_prompt_problem(text):
+            self.add(f'"{shown}" {problem[0]} after it was cleaned', remedy)
+            return False
+        if not has_words(text) and not TAGS.search(text):
+            self.add(f'"{shown}" contains no word after it was cleaned', remedy)
+            return False
+        return True
 
     def _add_no_language(self, shown: str, language_name: object) -> None:
         if language_name is None:
@@ -218,18 +232,19 @@ class RowChecker:
             reason = error.strerror if isinstance(error, OSError) else error
             self.add(f'"{shown}" is not a valid path ({reason})', "Write the path of a recording.")
             return None
+        named = shorten(str(value), 500)
         inside = any(real.startswith(os.path.join(place, "")) for place in (self.folder, *self.trusted))
         if not self.rules.allow_outside and not inside:
             self.add(
-                f'"{shown}" is outside the folder of the manifest: {value}',
+                f'"{shown}" is outside the folder of the manifest: {named}',
                 "Move the file into the folder, or pass --allow-outside.",
             )
             return None
         if kind == "no such file":
-            self.add(f'"{shown}" does not exist: {value}', f"Its path must be relative to {self.folder}.")
+            self.add(f'"{shown}" does not exist: {named}', f"Its path must be relative to {self.folder}.")
             return None
         if kind != "a file":
-            self.add(f'"{shown}" is {kind}, not a file: {value}', "Write the path of a recording.")
+            self.add(f'"{shown}" is {kind}, not a file: {named}', "Write the path of a recording.")
             return None
         return Path(path)
 
@@ -257,6 +272,9 @@ class RowChecker:
         if not isinstance(value, list) or not value or not all(isinstance(clip, dict) for clip in value):
             self.add(f'"{field}" is not a list of clips', 'Write [{"audio": ..., "text": ...}, ...].')
             return []
+        if len(value) > MOST_CLIPS:
+            self.add(f'"{field}" has {len(value)} clips, more than {MOST_CLIPS}', "Leave clips out.")
+            return []
         clips = [self._read_clip(f"{field}[{i}].", clip, text_required) for i, clip in enumerate(value)]
         return [clip for clip in clips if clip is not None]
 
@@ -279,6 +297,25 @@ class RowChecker:
                     "The model would hear its target in the prompt: give another recording, "
                     "or pass --allow-own-reference.",
                 )
+
+    def _check_same_words(self, audio: Path | None, text: str | None, clips: Sequence[Clip]) -> None:
+        target = [] if audio is None else [Clip(audio, text)]
+        if clips and (index := find_conflicting_clip([*target, *clips])) is not None:
+            path = clips[index - len(target)].audio
+            self.add(f"{path} occurs twice in the row, with other words", "Correct the wrong transcript.")
+
+
+def _find_string_problem(name: str, value: str) -> tuple[str, str] | None:
+    if name in PROMPT_FIELDS:
+        return find_prompt_problem(value)
+    if not name.endswith("audio"):
+        return find_text_problem(value)
+    # A path may contain what a text may not.
+    if LONE_SURROGATE.search(value):
+        return "contains half of a surrogate pair", "Write the character itself, in UTF-8."
+    if len(value) > LONGEST_TEXT:
+        return f"has {len(value)} characters, more than {LONGEST_TEXT}", "Write the path of a recording."
+    return None
 
 
 def _is_text(value: object) -> bool:

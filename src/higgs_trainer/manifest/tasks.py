@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from higgs_trainer.errors import suggest_name
+from higgs_trainer.errors import shorten, suggest_name
 from higgs_trainer.manifest.text import find_speakers
 from higgs_trainer.manifest.utterance import TASKS, Clip, Task
 
@@ -44,7 +44,7 @@ def find_task_problems(
             'Remove "task", or add the fields that the task needs (docs/tasks.md).',
         )
     else:
-        yield f'unknown task "{named}"', suggest_name(named, TASKS)
+        yield f'unknown task "{shorten(named)}"', suggest_name(named, TASKS)
 
 
 def _find_speaker_problems(text: str, references: Sequence[Clip]) -> Iterator[tuple[str, str]]:

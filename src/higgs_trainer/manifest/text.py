@@ -6,22 +6,26 @@ them. Numbers become words only on request, by the rules of the language of the 
 (docs/texts.md).
 """
 
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from higgs_trainer.errors import UserError
+from higgs_trainer.errors import Problem, UserError, shorten
+from higgs_trainer.input_files import read_text_file
+from higgs_trainer.limits import LARGEST_SPEAKER, LONGEST_TEXT, TABLE_OF_TAGS_BYTES
 from higgs_trainer.manifest.numbers import Language, expand_numbers
+from higgs_trainer.manifest.strict_json import build_decoder
 
 SPECIAL_TOKEN = re.compile(r"<\|[^<>|]*\|>")
 """The form of every special token of the model."""
 
 TAG = re.compile(r"(\[[^\[\]\n]*\]|<[^<>\n]*>)")
 """A control tag on one line. Of all rules, only `TextRules.tags` changes it."""
-SPEAKER_TAG = re.compile(r"\[SPEAKER(\d+)\]")
+SPEAKER_TAG = re.compile(r"\[SPEAKER([0-9]{1,4})\]")
+ANY_SPEAKER_TAG = re.compile(r"\[\s*SPEAKER[\s_-]*(\d+)\s*\]", re.IGNORECASE)
+"""Every spelling of a speaker's tag. The model knows only the first one, without leading zeros."""
 
 TAGS = re.compile(r"\[[^\]]*\]|<[^>]*>")
 """Like `TAG`, but also over several lines and with brackets inside: what does not count as a spoken word."""
@@ -31,6 +35,9 @@ UNSPACED = re.compile(
     "\U00020000-\U0003ffff]"
 )
 WORD = re.compile(r"[^\W_]")
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+# Control characters, and the replacement character that a wrong decoding leaves.
+NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]")
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,48 @@ class CleanText:
 
     text: str
     changes: tuple[str, ...]
+
+
+def find_text_problem(text: str) -> tuple[str, str] | None:
+    """Find what makes a text unusable: (problem, remedy). The problem continues a sentence that names the text."""
+    if LONE_SURROGATE.search(text):
+        return "contains half of a surrogate pair", "Write the character itself, in UTF-8."
+    if len(text) > LONGEST_TEXT:
+        return f"has {len(text)} characters, more than {LONGEST_TEXT}", "Split the recording, or the text."
+    found = NOT_TEXT.search(text)
+    wrong = _find_unassigned(text) if found is None else found[0]
+    if wrong is not None:
+        return (
+            f"contains U+{ord(wrong):04X}, which is not a character of any text",
+            "The text was decoded wrongly, or its file is damaged: write it again.",
+        )
+    return None
+
+
+def find_prompt_problem(text: str) -> tuple[str, str] | None:
+    """Like `find_text_problem`, for a text that becomes a part of a prompt."""
+    if problem := find_text_problem(text):
+        return problem
+    if tokens := find_special_tokens(text):
+        return (
+            f'contains the special token "{shorten(tokens[0])}"',
+            "Remove it: the model would not read it as text.",
+        )
+    for tag in ANY_SPEAKER_TAG.finditer(text):
+        if tag[0] != f"[SPEAKER{tag[1]}]" or (tag[1].startswith("0") and tag[1] != "0"):
+            what = f'contains "{shorten(tag[0])}", which the model does not know as the tag of a speaker'
+            return what, "Write [SPEAKER0], [SPEAKER1] and so on."
+        if not SPEAKER_TAG.fullmatch(tag[0]) or int(tag[1]) > LARGEST_SPEAKER:
+            what = f'contains "{shorten(tag[0])}"'
+            return what, f"Number the speakers from [SPEAKER0] to [SPEAKER{LARGEST_SPEAKER}]."
+    return None
+
+
+def _find_unassigned(text: str) -> str | None:
+    """Find a code point that is no character in the Unicode version of this Python."""
+    if text.isascii():
+        return None
+    return next((char for char in set(text) if unicodedata.category(char) == "Cn"), None)
 
 
 def find_special_tokens(text: str) -> list[str]:
@@ -116,22 +165,32 @@ def read_tags(path: Path) -> dict[str, str]:
     Raises:
         UserError: the file cannot be read, or an entry is not a control tag.
     """
+    problems: list[Problem] = []
+    text = read_text_file(path, at_most=TABLE_OF_TAGS_BYTES, what_to_do="Write a JSON object.")
     try:
-        tags = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+        tags = build_decoder(path, 0, problems).decode(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read as a table of tags ({error}). Write a JSON object."
         ) from error
+    if problems:
+        raise UserError(str(problems[0]))
     if not isinstance(tags, dict):
         raise UserError(f"{path} is not a table of tags. Write a JSON object.")
     for tag, replacement in tags.items():
         if not TAG.fullmatch(tag):
-            raise UserError(f'{path}: "{tag}" is not a tag. Write it like [laugh] or <SE>.')
+            raise UserError(f'{path}: "{shorten(tag)}" is not a tag. Write it like [laugh] or <SE>.')
         if not isinstance(replacement, str) or find_special_tokens(replacement):
             raise UserError(
-                f"{path}: the replacement of {tag} is {replacement!r}. Write a string without special tokens."
+                f"{path}: the replacement of {shorten(tag)} is {shorten(repr(replacement))}. "
+                "Write a string without special tokens."
             )
     return tags
+
+
+def normalize_words(text: str) -> str:
+    """Return the letters and digits of a text, without tags and case, to compare what is said."""
+    return "".join(WORD.findall(TAGS.sub(" ", text))).casefold()
 
 
 def count_spoken(text: str) -> tuple[int, str]:

@@ -1,9 +1,12 @@
 """A valid row: what is said, by whom, in which recording, and what precedes it in the prompt."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from higgs_trainer.manifest.text import normalize_words
 
 Task = Literal[
     "single_speaker",
@@ -26,6 +29,17 @@ class Clip:
     audio: Path
     text: str | None
     speaker: str | None = None
+
+
+def find_conflicting_clip(clips: Sequence[Clip]) -> int | None:
+    """Return the index of a clip that has the recording of an earlier clip, but other words. None if there is none."""
+    words_of: dict[Path, str] = {}
+    for index, clip in enumerate(clips):
+        if clip.text is not None:
+            words = normalize_words(clip.text)
+            if words_of.setdefault(clip.audio, words) != words:
+                return index
+    return None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import pytest
 import soundfile
 import torch
 
-from higgs_trainer.audio.files import SAMPLE_RATE_HZ, read_audio, write_audio
+from higgs_trainer.audio import files
+from higgs_trainer.audio.files import SAMPLE_RATE_HZ, decode_file, read_audio, write_audio
 from higgs_trainer.errors import AudioError, SaveError
 
 
@@ -134,3 +135,49 @@ def test_a_broken_file_is_named(tmp_path: Path, write: Callable[[Path], object],
     with pytest.raises(AudioError, match=message) as caught:
         read_audio(tmp_path / "a.wav")
     assert str(tmp_path / "a.wav") in str(caught.value)
+
+
+def test_no_more_is_decoded_than_the_longest_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header may announce no length, and a megabyte of FLAC can contain ten hours."""
+    soundfile.write(tmp_path / "a.flac", np.zeros(60 * 8_000, np.int16), 8_000)
+    read, decoded = soundfile.SoundFile.read, 0
+
+    def count(self: soundfile.SoundFile, *arguments: object, **options: object) -> np.ndarray:
+        nonlocal decoded
+        samples_SC: np.ndarray = read(self, *arguments, **options)
+        decoded += len(samples_SC)
+        return samples_SC
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", count)
+    with pytest.raises(AudioError, match=r"lasts 60\.0 s, more than 7 s. Cut it"):
+        decode_file(tmp_path / "a.flac", max_seconds=7)
+    assert decoded == 0, "the header announces the length"
+    monkeypatch.setattr(soundfile.SoundFile, "frames", 2**62)
+    with pytest.raises(AudioError, match=r"lasts more than 7 s. Cut it"):
+        decode_file(tmp_path / "a.flac", max_seconds=7)
+    assert decoded == 7 * 8_000 + 1
+
+
+def test_blocks_give_the_samples_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = np.random.default_rng(0).uniform(-1, 1, (4_801, 2)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", samples, 24_000, subtype="FLOAT")
+    for block in (2, 999, 2**20):
+        monkeypatch.setattr(files, "BLOCK_SAMPLES", block)
+        np.testing.assert_array_equal(decode_file(tmp_path / "a.wav").samples_SC, samples)
+
+
+def test_a_recording_of_many_samples_a_second_is_limited_by_their_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(tmp_path / "a.wav", np.full((384_000, 2), 0.1), 384_000)
+    assert decode_file(tmp_path / "a.wav", max_seconds=2).seconds == 1
+    monkeypatch.setattr(files, "MOST_SAMPLES", 1_000)
+    with pytest.raises(AudioError, match=r"lasts 1\.0 s, more than 0\.25 s"):
+        decode_file(tmp_path / "a.wav", max_seconds=2)
+
+
+def test_a_reference_has_at_most_ten_minutes(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", np.zeros(601 * 1_000, np.int16), 1_000)
+    with pytest.raises(AudioError, match=r"lasts 601\.0 s, more than 600 s. Cut it"):
+        read_audio(tmp_path / "a.flac")
+    assert len(read_audio(tmp_path / "a.flac", max_seconds=700)) == 601 * 24_000

@@ -1,6 +1,7 @@
 """The command line: fast help, one function call for each command, one message and an exit code for each error."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from higgs_trainer.cli import application, main
+from higgs_trainer.cli import app, application, main
+from higgs_trainer.cli.strict_command import StrictCommand
 from higgs_trainer.errors import CheckpointError, LossError
 from higgs_trainer.outputs import IN_PROGRESS
 from higgs_trainer.version import __version__
@@ -73,6 +75,34 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help(capsys: pytest.CaptureFixture[str], verb: str, option: str) -> None:
     assert run(verb, option) == 0
     assert "Usage:" in capsys.readouterr().out
+
+
+def test_every_command_is_strict() -> None:
+    assert all(command.cls is StrictCommand for command in app.registered_commands)
+
+
+CONTRADICTIONS = {
+    "a seed without a choice": (["--seed", "3"], "--seed has an effect only with --pair-references"),
+    "no length": (["--min-seconds", "9", "--max-seconds", "3"], "so every recording would be rejected"),
+    "a peak of nan": (["--min-peak-dbfs", "nan"], "--min-peak-dbfs is nan. Give a finite number."),
+    "a peak of -inf": (["--min-peak-dbfs", "-inf"], "--min-peak-dbfs is -inf. Give a finite number."),
+    "a huge rate": (["--min-sample-rate-hz", str(10**30)], "has more than 63 bits"),
+    "a switch twice": (["--overwrite", "--overwrite"], "--overwrite is given 2 times"),
+    "a codec twice": (["--codec", "x"], "--codec is given 2 times"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_prepare_refuses_options_without_effect_and_options_given_twice(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("prepare", "m.jsonl", "-o", tmp_path / "o", "--codec", "embedded", *options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_two_spellings_of_a_switch_contradict_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", "a", "--text-file", "t.txt", "--quality", "--no-quality") == 2
+    assert "--quality/--no-quality is given 2 times. Keep one of them." in capsys.readouterr().err
 
 
 def test_every_command_is_in_a_group_and_every_option_has_a_help_sentence() -> None:
@@ -337,6 +367,33 @@ WRONG_TEXTS = {
         "give --ref-audio and --scene",
     ),
     "an output folder that is not empty": (["--text", "a", "-o", "."], "not empty"),
+    "a special token": (["--text", "a <|eot_id|>"], '--text contains the special token "<|eot_id|>"'),
+    "no word": (["--text", "..."], "--text contains no word"),
+    "a control character": (["--text", "a\x07"], "--text contains U+0007"),
+    "half a surrogate pair": (["--text", "a\udcff"], "--text contains half of a surrogate pair"),
+    "1 MB": (["--text", "a" * 1_000_000], "--text has 1000000 characters"),
+    "a special token in the scene": (["--text", "a", "--scene", "<|x|>"], "--scene contains the special"),
+    "an empty transcript": (
+        ["--text", "a", "--ref-audio", "a.wav", "--ref-text", ""],
+        "--ref-text is empty",
+    ),
+    "one reference with two transcripts": (
+        ["--text", "a", *["--ref-audio", "a.wav"] * 2, "--ref-text", "a", "--ref-text", "b"],
+        "--ref-audio a.wav is given twice, with other words",
+    ),
+    "a file that is a pipe": (["--text-file", "pipe"], "pipe is a pipe, not a file"),
+    "a file that is a device": (["--text-file", "/dev/zero"], "/dev/zero is a device, not a file"),
+    "a file that is a folder": (["--text-file", "/"], "/ is a folder, not a file"),
+    "a text twice": (["--text", "a", "--text", "a"], "--text is given 2 times. Keep one of them."),
+    "an output twice": (["--text", "a", "--output", "p"], "--output/-o is given 2 times"),
+    "an empty output": (["--text", "a", "--ref-audio", ""], "--ref-audio is empty. Give a path."),
+    "greedy sampling": (["--text", "a", "--greedy", "--top-k", "3"], "so --top-k has no effect"),
+    "parts that are cut": (["--text", "a", "--part-seconds", "31"], "so each part would be cut"),
+    "a length of nan": (["--text", "a", "--max-seconds", "nan"], "--max-seconds"),
+    "an endless length": (["--text", "a", "--max-seconds", "inf"], "--max-seconds"),
+    "a seed of 64 bits": (["--text", "a", "--seed", str(2**64)], "--seed"),
+    "a seed of 5,000 digits": (["--text", "a", "--seed", "9" * 5_000], "--seed"),
+    "a batch of millions": (["--text", "a", "--batch-size", "9999999"], "--batch-size"),
 }
 
 
@@ -351,7 +408,9 @@ def test_generate_rejects_texts_and_references_that_it_cannot_use(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.txt").write_text("one\n\nthree\n")
-    assert run("generate", "--model", "m", "--output", "o", *arguments) == 2
+    os.mkfifo(tmp_path / "pipe")
+    output = [] if "-o" in arguments else ["--output", "o"]
+    assert run("generate", "--model", "m", *output, *arguments) == 2
     assert message in capsys.readouterr().err
     assert generated == []
 

@@ -167,6 +167,22 @@ def not_a_number(value: float) -> np.ndarray:
     return samples
 
 
+def hide_length(flac: bytes) -> bytes:
+    """Announce no length, as a program does that writes into a pipe."""
+    return flac[:21] + bytes([flac[21] & 0xF0, 0, 0, 0, 0]) + flac[26:]
+
+
+def silence_of_unknown_length(path: Path) -> None:
+    """Write three minutes of silence as 20 kB of FLAC, with a header that announces no length."""
+    soundfile.write(path, np.zeros(180 * RATE_HZ, np.int16), RATE_HZ, format="FLAC")
+    path.write_bytes(hide_length(path.read_bytes()))
+
+
+def another_reference(text: str, audio: str = "a.wav") -> Build:
+    """Build a row with a reference that is the recording of row 1, "one"."""
+    return fields(ref_audio=audio, ref_text=text)
+
+
 @dataclass(frozen=True)
 class Case:
     """``message`` is None if the input is read. ``line`` is the line in the message, or 0 for the whole file."""
@@ -260,6 +276,22 @@ REJECTED = {
         fields(ref_audio="b.wav", ref_text="two"), '"ref_audio" is the same recording as "audio"'
     ),
     "a broken reference": Case(broken_reference, "c.wav cannot be read as audio"),
+    "a reference with other words than its row": Case(
+        another_reference("two"), "a.wav is the same recording as in line 1, but has other words"
+    ),
+    "two references of one recording": Case(
+        fields(references=[{"audio": "c.wav", "text": "three"}, {"audio": "c.wav", "text": "four"}]),
+        "c.wav occurs twice in the row, with other words",
+    ),
+    "a turn and a reference of one recording": Case(
+        fields(ref_audio="c.wav", ref_text="three", turns=[{"audio": "c.wav", "text": "four"}]),
+        "c.wav occurs twice in the row, with other words",
+    ),
+    "64 channels": Case(sound(noise(channels=64)), "b.wav has 64 channels"),
+    "long silence": Case(made(silence_of_unknown_length, "b.flac"), "b.flac lasts more than 120 s. Cut it"),
+    "FLAC of unknown length": Case(
+        content(hide_length, "b.flac", format="FLAC"), "b.flac cannot be read as audio"
+    ),
     # text
     "no text": Case(line('{"audio": "b.wav"}'), '"text" is missing'),
     "text null": Case(fields(text=None), '"text" is missing'),
@@ -279,6 +311,43 @@ REJECTED = {
     "a special token": Case(
         fields(text="two <|audio_eos|>"), '"text" contains the special token "<|audio_eos|>"'
     ),
+    "a number of a speaker with a zero": Case(
+        fields(text="[SPEAKER01] two"), '"text" contains "[SPEAKER01]", which the model does not know'
+    ),
+    "a speaker in small letters": Case(
+        fields(text="[speaker 1] two"), '"text" contains "[speaker 1]", which the model does not know'
+    ),
+    "speaker 100": Case(fields(text="[SPEAKER100] two"), "from [SPEAKER0] to [SPEAKER99]."),
+    "a speaker of 5,000 digits": Case(
+        fields(text=f"[SPEAKER{'9' * 5000}] two"), "from [SPEAKER0] to [SPEAKER99]."
+    ),
+    "an unassigned code point": Case(fields(text="two \u0378"), '"text" contains U+0378'),
+    "a noncharacter": Case(fields(scene="a \ufffe room"), '"scene" contains U+FFFE'),
+    "a special token in a reference": Case(
+        fields(ref_audio="c.wav", ref_text="<|eot_id|> x"), '"ref_text" contains the special token'
+    ),
+    # numbers
+    "a reward beyond float32": Case(fields(reward=1e300), '"reward" is 1e+300, which float32 cannot hold'),
+    "a reward below float32": Case(fields(reward=-1e-300), '"reward" is -1e-300, which float32 cannot'),
+    "a reward of 30 digits": Case(fields(reward=10**39), '"reward" is 1e+39, which float32 cannot hold'),
+    "a reward of 5,000 digits": Case(
+        line('{"audio": "b.wav", "text": "two", "reward": ' + "9" * 5000 + "}"),
+        "a number has 5000 characters, more than 40",
+    ),
+    "a reward of true": Case(fields(reward=True), '"reward" is of type bool'),
+    "an infinite reward": Case(
+        line('{"audio": "b.wav", "text": "two", "reward": 1e999}'), '"reward" is inf, which float32 cannot'
+    ),
+    "a seed of 64 bits": Case(fields(seed=2**63), f'"seed" is {2**63}'),
+    # too much
+    "a thousand fields": Case(
+        fields(**{f"key{i}": 1 for i in range(1000)}), "the row has 1002 fields, more than 100"
+    ),
+    "a long field": Case(fields(**{"k" * 100_000: 1}), "(100000 characters)"),
+    "a thousand turns": Case(
+        fields(turns=[{"audio": "c.wav", "text": "x"}] * 1001), '"turns" has 1001 clips'
+    ),
+    "a line of 17 MB": Case(line("x" * 17_000_000), "the line is longer than 16 MiB, so it is not a row"),
     # JSON
     "half a line": Case(line('{"audio": "b.wav", "te'), "not JSON"),
     "a comma too many": Case(line('{"audio": "b.wav", "text": "two",}'), "not JSON"),
@@ -300,14 +369,16 @@ REJECTED = {
         whole_manifest(lambda text: text.encode("utf-16-le")), "contains NUL bytes", 0
     ),
     "line ends of old Macs": Case(
-        whole_manifest(lambda text: text.replace("\n", "\r").encode()), "not JSON", 1
+        whole_manifest(lambda text: text.replace("\n", "\r").encode()), "contains a carriage return", 1
     ),
     "a sound as the manifest": Case(sound_as_manifest, "contains NUL bytes", 0),
     "a folder without data": Case(
         lambda folder: (folder / "m.jsonl").mkdir(), "m.jsonl is unknown. Known formats", 0
     ),
     "a pipe as the manifest": Case(
-        lambda folder: os.mkfifo(folder / "m.jsonl"), "m.jsonl is unknown. Known formats", 0
+        lambda folder: os.mkfifo(folder / "m.jsonl"),
+        "m.jsonl is a pipe. Give a file or a folder with data.",
+        0,
     ),
     "no manifest": Case(lambda folder: (folder / "a.wav").unlink(), "cannot be read", 0),
 }
@@ -318,6 +389,11 @@ ACCEPTED = {
     "AIFF": content(lambda aiff: aiff, "b.aiff", format="AIFF"),
     "8 kHz": sound(noise(rate_hz=8000), rate_hz=8000),
     "192 kHz": sound(noise(rate_hz=192_000), rate_hz=192_000),
+    "384 kHz": sound(noise(rate_hz=384_000), rate_hz=384_000),
+    "a reference with other punctuation": another_reference("One!"),
+    "two speakers": fields(text="[SPEAKER0] two\n[SPEAKER1] three"),
+    "a reward": fields(reward=-1.5e30),
+    "a reward of zero": fields(reward=0),
     "8 bit": sound(noise(), subtype="PCM_U8"),
     "24 bit": sound(noise(), subtype="PCM_24"),
     "float": sound(noise(), subtype="FLOAT"),

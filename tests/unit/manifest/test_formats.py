@@ -453,6 +453,68 @@ def test_audio_folders(folder: Path, place: str, ending: str) -> None:
     assert len(read_rows(source.path)) == 2
 
 
+GIVEN_TWICE = {
+    "two keys of one field": (
+        "metadata.jsonl",
+        [{"file_name": "a.wav", "text": "one", "transcription": "two"}],
+        [("metadata.jsonl", 1, 'the keys text and transcription both mean "text"')],
+    ),
+    "two spellings of a key": (
+        "metadata.jsonl",
+        [{"file_name": "a.wav", "text": "one", "Text": "two"}],
+        [("metadata.jsonl", 1, 'the keys text and Text both mean "text"')],
+    ),
+    "words and messages": (
+        "m.jsonl",
+        [
+            {
+                "messages": [{"role": "assistant", "content": "<audio>one"}],
+                "audios": ["a.wav"],
+                "text": "two",
+            }
+        ],
+        [("m.jsonl", 1, '"text" is given together with "messages"')],
+    ),
+    "a reference with the words of two rows": (
+        "m.jsonl",
+        [
+            {"audio": "a.wav", "text": "one"},
+            {"audio": "a.wav", "text": "two"},
+            {"audio": "b.wav", "text": "three", "ref_audio": "a.wav"},
+        ],
+        [("m.jsonl", 3, "lines 1 and 2 have other words for the reference a.wav")],
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "rows", "problems"), GIVEN_TWICE.values(), ids=GIVEN_TWICE)
+def test_a_value_that_is_given_twice_is_an_error(
+    folder: Path, name: str, rows: list[dict[str, object]], problems: list[tuple[str, int, str]]
+) -> None:
+    write_json_lines(folder / name, *rows)
+    assert find_problems(folder / name) == problems
+
+
+@pytest.mark.parametrize("header", ["audio,text,text", "audio,text,Text ", "audio,path,text", "wav|text|wav"])
+def test_a_column_that_is_given_twice_is_an_error(folder: Path, header: str) -> None:
+    (folder / "m.csv").write_text(f"{header}\na.wav,one,two\n")
+    with pytest.raises(UserError, match=r"m\.csv:1: the columns .* both mean"):
+        read_rows(folder / "m.csv")
+
+
+def test_a_table_with_the_line_ends_of_old_macs_is_an_error(folder: Path) -> None:
+    (folder / "m.csv").write_bytes(b"audio,text\ra.wav,one\r")
+    with pytest.raises(UserError, match=r"m\.csv:1: the line contains a carriage return"):
+        read_rows(folder / "m.csv")
+
+
+@pytest.mark.parametrize("content", ['"' + "x" * 200_000, "a.wav," + "x" * 200_000, "{" * 200_000])
+def test_a_long_first_line_is_no_traceback(folder: Path, content: str) -> None:
+    (folder / "m.csv").write_text(content)
+    with pytest.raises(UserError):
+        read_rows(folder / "m.csv")
+
+
 def test_unknown_formats_are_errors(folder: Path) -> None:
     (folder / "notes").write_text("Dear diary")
     for path in (folder / "notes", folder / "wavs"):

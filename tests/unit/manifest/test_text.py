@@ -143,13 +143,35 @@ def write(folder: Path, *rows: dict[str, object]) -> None:
 
 
 BAD_TABLES = {
-    "no file": (None, "cannot be read as a table of tags"),
+    "no file": (None, "tags.json cannot be read"),
     "no JSON": ("[laugh]", "cannot be read as a table of tags"),
     "a list": ("[]", "is not a table of tags"),
     "no tag": ('{"laugh": "x"}', '"laugh" is not a tag'),
     "no text": ('{"[laugh]": 1}', "Write a string without special tokens"),
     "a special token": ('{"[laugh]": "<|eot_id|>"}', "Write a string without special tokens"),
+    "a tag twice": ('{"[laugh]": "x", "[laugh]": "y"}', "is given 2 times"),
+    "deep brackets": ("[" * 100_000, "cannot be read as a table of tags"),
+    "2 MB": (" " * 2_000_000, "has more than 1,000,000 bytes"),
 }
+
+
+JOINED = {
+    "a special token": ("two [x]eot_id|>", {"[x]": "<|"}, 'contains the special token "<|eot_id|>"'),
+    "a speaker": ("[x] two", {"[x]": "[SPEAKER200]"}, 'contains "[SPEAKER200]"'),
+    "too long a text": ("two [x]", {"[x]": "y" * 30_000}, "has 30004 characters, more than 20000"),
+    "no words": ("[x]", {"[x]": "..."}, "contains no word"),
+}
+
+
+@pytest.mark.parametrize(("text", "tags", "problem"), JOINED.values(), ids=JOINED)
+def test_what_the_tags_make_of_a_text_is_checked(
+    tmp_path: Path, text: str, tags: dict[str, str], problem: str
+) -> None:
+    (tmp_path / "m.jsonl").write_text(json.dumps({"text": text}))
+    with pytest.raises(ManifestError) as caught:
+        read_rows(tmp_path / "m.jsonl", RowRules(audio_required=False, text_rules=TextRules(tags=tags)))
+    (found,) = caught.value.problems
+    assert (found.line, found.what) == (1, f'"text" {problem} after it was cleaned')
 
 
 @pytest.mark.parametrize(("text", "message"), BAD_TABLES.values(), ids=BAD_TABLES)

@@ -208,6 +208,14 @@ class CorpusTables:
         for _, group in itertools.groupby(ordered, key=lambda recording: recording.content_hash):
             yield list(group)
 
+    def iterate_contents_with_several_texts(self) -> Iterator[StoredRecording]:
+        """Yield the recordings of which a clip of a prompt has another text, equal samples together, targets first."""
+        return self._select(
+            "WHERE text IS NOT NULL AND content_hash IN (SELECT content_hash FROM recordings WHERE text IS NOT NULL "
+            "GROUP BY content_hash HAVING COUNT(DISTINCT text) > 1 AND MAX(place) > 0) "
+            "ORDER BY content_hash, place > 0, number, place"
+        )
+
     def iterate_own_references(self) -> Iterator[StoredRecording]:
         """Yield the clips of prompts that have the same samples as the target of their row."""
         return self._select(

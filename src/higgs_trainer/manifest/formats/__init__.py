@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from higgs_trainer.errors import UserError
+from higgs_trainer.errors import UserError, shorten
+from higgs_trainer.input_files import name_kind
 from higgs_trainer.manifest.formats import (
     audio_folder,
     hf_dataset,
@@ -79,16 +80,26 @@ def open_sentences(path: str | Path) -> DataSource:
 
 def detect_format(path: Path) -> Format:
     """Detect the format of a file, a folder or the name of a dataset. Raises UserError as `open_source` does."""
+    kind = _name_kind(path)
+    if kind not in ("a file", "a folder", "no such file"):
+        raise UserError(f"{path} is {kind}. {json_lines.GIVE_DATA}")
     try:
         for known in FORMATS:
             if known.matches(path):
                 return known
-        is_there = path.exists()
     except OSError as error:
         raise_unreadable(error)
-    if not is_there:
-        raise UserError(
-            f"{path} cannot be read (No such file or directory). Give a file or a folder with data."
-        )
+    if kind == "no such file":
+        raise UserError(f"{path} cannot be read (No such file or directory). {json_lines.GIVE_DATA}")
+    if kind == "a file":
+        json_lines.check_first_lines(path)
     names = ", ".join(known.name for known in FORMATS)
     raise UserError(f"the format of {path} is unknown. Known formats: {names} (docs/data_formats.md).")
+
+
+def _name_kind(path: Path) -> str:
+    try:
+        return name_kind(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{shorten(str(path))} cannot be read ({reason}). {json_lines.GIVE_DATA}") from error

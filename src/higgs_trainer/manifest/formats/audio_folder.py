@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from higgs_trainer.manifest.formats import table
-from higgs_trainer.manifest.formats.columns import FIELD_OF_COLUMN
+from higgs_trainer.manifest.formats.columns import name_fields
 from higgs_trainer.manifest.formats.json_lines import first_objects, read_objects
-from higgs_trainer.manifest.formats.source import DataSource, RawRow
+from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row
 
 TABLE_NAME, LINES_NAME = "metadata.csv", "metadata.jsonl"
 FILE_COLUMN = "file_name"
@@ -40,6 +40,9 @@ def read_rows(source: DataSource) -> Iterator[RawRow]:
         if row.fields is None:
             yield row
             continue
-        source.unused.update(key for key in row.fields if key not in FIELD_OF_COLUMN)
-        fields = {FIELD_OF_COLUMN[key]: value for key, value in row.fields.items() if key in FIELD_OF_COLUMN}
+        fields, unknown, problem = name_fields(row.fields)
+        if problem is not None:
+            yield build_bad_row(row.file, row.line, row.number, problem, "Keep one of them.")
+            continue
+        source.unused.update(unknown)
         yield replace(row, fields=fields)

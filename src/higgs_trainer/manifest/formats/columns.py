@@ -1,6 +1,7 @@
 """The column names of tables and datasets, with the manifest field of each, and the suffixes of audio files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from higgs_trainer.errors import UserError
 
@@ -42,15 +43,34 @@ def is_readable(fields: Sequence[str | None]) -> bool:
     return "audio" in fields and "text" in fields
 
 
+def find_same_columns(names: Sequence[str], fields: Sequence[str | None]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each field that several columns map to, with these columns."""
+    for field in dict.fromkeys(filter(None, fields)):
+        same = [name for name, found in zip(names, fields, strict=True) if found == field]
+        if len(same) > 1:
+            yield field, same
+
+
+def name_fields(row: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], str | None]:
+    """Return the values of an object by manifest field, its unknown keys, and the problem if keys map to one field."""
+    names = list(row)
+    fields = match_columns(names)
+    named = {field: row[name] for name, field in zip(names, fields, strict=True) if field}
+    unknown = [name for name, field in zip(names, fields, strict=True) if not field]
+    problem = None
+    if len(named) + len(unknown) < len(names):
+        field, same = next(find_same_columns(names, fields))
+        problem = f'the keys {" and ".join(same)} both mean "{field}"'
+    return named, unknown, problem
+
+
 def check_columns(place: str, names: Sequence[str], fields: Sequence[str | None]) -> None:
     """Check that no two columns map to one field.
 
     Raises:
         UserError: two columns do, so that the choice would be a guess.
     """
-    for field in filter(None, fields):
-        same = [name for name, found in zip(names, fields, strict=True) if found == field]
-        if len(same) > 1:
-            raise UserError(
-                f'{place}: the columns {" and ".join(same)} both mean "{field}". Rename or drop one of them.'
-            )
+    for field, same in find_same_columns(names, fields):
+        raise UserError(
+            f'{place}: the columns {" and ".join(same)} both mean "{field}". Rename or drop one of them.'
+        )

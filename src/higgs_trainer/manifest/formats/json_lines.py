@@ -1,24 +1,25 @@
 """Our own format: JSON lines in UTF-8, one object per row, whose keys are the fields of the manifest.
 
-This module also has the strict JSON reader of all JSON formats: a duplicate key, NaN and Infinity are problems of their
-row, because any reading of them would be a guess.
+This module also reads the lines of every format that is a text file.
 """
 
-import json
-from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from higgs_trainer.errors import Problem, UserError
+from higgs_trainer.input_files import check_is_file
+from higgs_trainer.limits import LINE_BYTES
 from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row
+from higgs_trainer.manifest.strict_json import build_decoder
 
 SUFFIXES = (".jsonl", ".ndjson")
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 # How much is read to distinguish text from binary files, and to detect the format.
 PEEKED_BYTES = 4096
 PEEKED_ROWS = 20
+GIVE_DATA = "Give a file or a folder with data."
 
 
 def matches(path: Path) -> bool:
@@ -41,11 +42,15 @@ def read_objects(path: Path) -> Iterator[RawRow]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str | Problem]]:
-    """Yield lines of text, counted from 1, without a byte order mark. A line that is not UTF-8 is a Problem.
+    """Yield lines of text, counted from 1, without a byte order mark. A line that is not text in UTF-8 is a Problem.
 
-    A file with the byte order mark of UTF-16 is read as UTF-16. Lines end only with a line feed, or a carriage return
-    and a line feed: U+2028 inside a text does not end a row.
+    A file with the byte order mark of UTF-16 is read as UTF-16. Lines end with a line feed, or a carriage return and a
+    line feed: U+2028 inside a text does not end a row. Other carriage returns are a Problem of their line.
+
+    Raises:
+        UserError: this is not a regular file of text, or a line is longer than any row.
     """
+    check_is_file(path, GIVE_DATA)
     try:
         with path.open("rb") as file:
             beginning = file.read(PEEKED_BYTES)
@@ -56,35 +61,58 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | Problem]]:
         else:
             yield from _read_utf_8(path)
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}). Give a file or a folder with data."
-        ) from error
+        raise UserError(f"{path} cannot be read ({error.strerror}). {GIVE_DATA}") from error
 
 
 def _read_utf_8(path: Path) -> Iterator[tuple[int, str | Problem]]:
     with path.open("rb") as file:
-        for line, encoded in enumerate(file, start=1):
+        for line, encoded in enumerate(iter(lambda: file.readline(LINE_BYTES + 1), b""), start=1):
+            if len(encoded) > LINE_BYTES:
+                raise _build_too_long(path, line)
             try:
                 text = encoded.decode("utf-8-sig" if line == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 yield line, Problem(path, line, f"the line is not UTF-8 ({error})", "Save the file as UTF-8.")
             else:
-                yield line, text.removesuffix("\n").removesuffix("\r")
+                yield line, _end_line(path, line, text)
 
 
 def _read_utf_16(path: Path) -> Iterator[tuple[int, str | Problem]]:
     with path.open(encoding="utf-16", newline="\n") as file:
         try:
-            for line, text in enumerate(file, start=1):
-                yield line, text.removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError as error:
+            for line, text in enumerate(iter(lambda: file.readline(LINE_BYTES + 1), ""), start=1):
+                if len(text) > LINE_BYTES:
+                    raise _build_too_long(path, line)
+                yield line, _end_line(path, line, text)
+        except UnicodeError as error:
             raise UserError(f"{path} is neither UTF-8 nor UTF-16 ({error}). Save it as UTF-8.") from error
+
+
+def _build_too_long(path: Path, line: int) -> UserError:
+    what = f"the line is longer than {LINE_BYTES / 2**20:g} MiB, so it is not a row"
+    return UserError(str(Problem(path, line, what, "Write one row per line.")))
+
+
+def _end_line(path: Path, line: int, text: str) -> str | Problem:
+    """Remove the end of a line."""
+    text = text.removesuffix("\n").removesuffix("\r")
+    if "\r" not in text:
+        return text
+    what = "the line contains a carriage return, which ends lines in files of old Macs"
+    return Problem(path, line, what, "Save the file with the line ends of Linux or Windows.")
 
 
 def first_line(path: Path) -> str:
     """Return the first line that is not blank, stripped, or an empty string if there is none."""
     lines = (text.strip() for _, text in islice(read_lines(path), PEEKED_ROWS) if isinstance(text, str))
     return next(filter(None, lines), "")
+
+
+def check_first_lines(path: Path) -> None:
+    """Raise UserError if one of the first lines is not text, so that the format cannot be detected."""
+    for _, text in islice(read_lines(path), PEEKED_ROWS):
+        if isinstance(text, Problem):
+            raise UserError(str(text))
 
 
 def first_objects(path: Path) -> list[dict[str, Any]]:
@@ -105,24 +133,3 @@ def parse_row(path: Path, line: int, text: str) -> RawRow:
         what = f"the line is a {type(row).__name__}, not an object"
         return build_bad_row(path, line, line, what, 'Write {"audio": ..., "text": ...}.')
     return RawRow(path, line, line, None if problems else row, tuple(problems))
-
-
-def build_decoder(path: Path, line: int, problems: list[Problem]) -> json.JSONDecoder:
-    """Build a decoder that adds to ``problems`` what Python accepts silently: duplicate keys, NaN and Infinity."""
-
-    def add(what: str, what_to_do: str) -> None:
-        problems.append(Problem(path, line, what, what_to_do))
-
-    def build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        row = dict(pairs)
-        if len(row) < len(pairs):
-            for key, count in Counter(key for key, _ in pairs).items():
-                if count > 1:
-                    add(f'"{key}" is given {count} times', "Keep one.")
-        return row
-
-    def reject_constant(name: str) -> str:
-        add(f"{name} is not JSON", "Leave the field out, or write a string or a number.")
-        return name
-
-    return json.JSONDecoder(object_pairs_hook=build_object, parse_constant=reject_constant)

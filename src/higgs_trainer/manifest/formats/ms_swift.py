@@ -18,6 +18,7 @@ from higgs_trainer.manifest.formats.json_lines import first_objects, read_object
 from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row
 
 MARK = "<audio>"
+SAID_BY_MESSAGES = ("audio", "text", "references", "turns")
 MANIFEST_FIELDS = ("speaker", "language", "scene", "reward")
 
 
@@ -50,6 +51,8 @@ class _NotSpeech(Exception):
 
 def _read_conversation(fields: dict[str, Any], source: DataSource) -> dict[str, Any]:
     messages, audios = fields.get("messages"), fields.get("audios")
+    if both := [name for name in SAID_BY_MESSAGES if name in fields]:
+        raise _NotSpeech(f'"{both[0]}" is given together with "messages"', "Keep one of them.")
     if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
         raise _NotSpeech(
             '"messages" is not a list of messages', 'Write [{"role": ..., "content": ...}, ...].'

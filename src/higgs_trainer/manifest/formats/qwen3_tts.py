@@ -35,7 +35,13 @@ def read_rows(source: DataSource) -> Iterator[RawRow]:
         fields = {key: value for key, value in row.fields.items() if key in KNOWN_FIELDS}
         reference = fields.get("ref_audio")
         if isinstance(reference, str) and fields.get("ref_text") is None:
-            text = words.get(os.path.normpath(reference)) or _read_text_next_to(source.folder / reference)
+            known = words.get(os.path.normpath(reference), {})
+            if len(known) > 1:
+                what = f"lines {' and '.join(map(str, list(known.values())[:2]))} have other words for the reference"
+                remedy = f"Correct the words of {reference}."
+                yield build_bad_row(row.file, row.line, row.number, f"{what} {reference}", remedy)
+                continue
+            text = next(iter(known), None) or _read_text_next_to(source.folder / reference)
             if text is None:
                 what = f'"ref_audio" is given without "ref_text": {reference}'
                 remedy = f"Write the words of the reference to {Path(reference).stem}.txt next to it."
@@ -45,18 +51,18 @@ def read_rows(source: DataSource) -> Iterator[RawRow]:
         yield RawRow(row.file, row.line, row.number, fields)
 
 
-def _read_reference_texts(path: Path) -> dict[str, str]:
-    """Return the texts of the rows whose recordings are references, by the path of the recording."""
+def _read_reference_texts(path: Path) -> dict[str, dict[str, int]]:
+    """Return the texts of the rows whose recordings are references, by the path of the recording, with their lines."""
     references = {
         os.path.normpath(row.fields["ref_audio"])
         for row in read_objects(path)
         if row.fields and isinstance(row.fields.get("ref_audio"), str)
     }
-    words: dict[str, str] = {}
+    words: dict[str, dict[str, int]] = {}
     for row in read_objects(path):
         audio, text = (row.fields or {}).get("audio"), (row.fields or {}).get("text")
         if isinstance(audio, str) and isinstance(text, str) and os.path.normpath(audio) in references:
-            words[os.path.normpath(audio)] = text
+            words.setdefault(os.path.normpath(audio), {}).setdefault(text, row.line)
     return words
 
 

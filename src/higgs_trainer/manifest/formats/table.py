@@ -47,8 +47,13 @@ def find_layout(path: Path) -> TableLayout | None:
 
 
 def split_line(line: str, delimiter: str) -> list[str]:
-    """Split a line that contains a whole row into cells."""
-    return next(csv.reader([line])) if delimiter == "," else line.split(delimiter)
+    """Split a line that contains a whole row into cells. Return no cells if it is not CSV."""
+    if delimiter != ",":
+        return line.split(delimiter)
+    try:
+        return next(csv.reader([line]))
+    except csv.Error:
+        return []
 
 
 def read_rows(source: DataSource) -> Iterator[RawRow]:

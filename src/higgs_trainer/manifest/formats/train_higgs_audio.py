@@ -15,13 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from higgs_trainer.errors import Problem, UserError
-from higgs_trainer.manifest.formats.json_lines import build_decoder
+from higgs_trainer.errors import Problem, UserError, shorten
+from higgs_trainer.input_files import read_text_file
+from higgs_trainer.limits import DOCUMENT_BYTES
 from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row
 from higgs_trainer.manifest.formats.text_folder import is_file, read_text
+from higgs_trainer.manifest.strict_json import build_decoder
 from higgs_trainer.manifest.text import find_speakers
 
 METADATA_NAME = "metadata.json"
+# The list of samples follows a description of the dataset.
+BEGINNING_BYTES = 2**20
 SAMPLES = re.compile(r'"samples"\s*:\s*\[')
 # What separates two samples.
 GAP = re.compile(r"[\s,]*")
@@ -52,17 +56,15 @@ def matches(path: Path) -> bool:
     metadata = _metadata_of(path)
     if not metadata.is_file() or metadata.suffix != ".json":
         return False
-    text = metadata.read_text(encoding="utf-8-sig", errors="replace")
+    with metadata.open("rb") as file:
+        text = file.read(BEGINNING_BYTES).decode("utf-8-sig", errors="replace")
     return SAMPLES.search(text) is not None and '"audio_file"' in text
 
 
 def read_rows(source: DataSource) -> Iterator[RawRow]:
     """Yield one row per sample, with the line on which it begins."""
     metadata = _metadata_of(source.path)
-    try:
-        text = metadata.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{metadata} is not UTF-8 ({error}). Save it as UTF-8.") from error
+    text = read_text_file(metadata, at_most=DOCUMENT_BYTES, what_to_do="Give a smaller part of the samples.")
     for number, (line, sample, problems) in enumerate(_iterate_samples(metadata, text), start=1):
         if isinstance(sample, dict):
             yield _Sample(metadata, line, number, sample, source.unused, problems).read()
@@ -130,11 +132,15 @@ class _Sample:
         folder = self.metadata.parent.resolve()
         path = folder / name
         if not is_file(path):
-            self.add(f'"transcript_file" does not exist: {name}', f"Its path must be relative to {folder}.")
+            self.add(
+                f'"transcript_file" does not exist: {shorten(name)}',
+                f"Its path must be relative to {folder}.",
+            )
             return None
         if not path.resolve().is_relative_to(folder):
             self.add(
-                f'"transcript_file" is outside the folder of the metadata: {name}', f"Move it into {folder}."
+                f'"transcript_file" is outside the folder of the metadata: {shorten(name)}',
+                f"Move it into {folder}.",
             )
             return None
         text = read_text(path)
@@ -147,7 +153,7 @@ class _Sample:
         task_type = self.sample.get("task_type")
         if task_type is None or (isinstance(task_type, str) and task_type in TASK_OF_TYPE):
             return TASK_OF_TYPE.get(str(task_type))
-        self.add(f"unknown task_type {task_type!r}", f"Known: {', '.join(TASK_OF_TYPE)}.")
+        self.add(f"unknown task_type {shorten(repr(task_type))}", f"Known: {', '.join(TASK_OF_TYPE)}.")
         return None
 
     def _read_speakers(self, speakers: Any) -> list[dict[str, Any]]:
@@ -158,7 +164,9 @@ class _Sample:
         speakers = sorted(speakers, key=lambda speaker: find_speakers(str(speaker.get("speaker_tag"))))
         tags = [speaker.get("speaker_tag") for speaker in speakers]
         if tags != [f"[SPEAKER{i}]" for i in range(len(speakers))]:
-            self.add(f"the speaker tags are {tags}", "Number them [SPEAKER0], [SPEAKER1] and so on.")
+            self.add(
+                f"the speaker tags are {shorten(str(tags))}", "Number them [SPEAKER0], [SPEAKER1] and so on."
+            )
         names = {"ref_audio_file": "audio", "ref_transcript": "text", "speaker_id": "speaker"}
         for speaker in speakers:
             self._check_placeholder(speaker.get("ref_transcript"))
