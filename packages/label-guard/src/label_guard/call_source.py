@@ -60,7 +60,12 @@ def find_call_source(
             return find(key, [_judge_frame(frame, key) for frame in editors])
     holders = holders[: holders.index(outermost) + 1] if holders else []
     if outermost.f_code.co_filename == _TORCH_CALL:
-        return _make_source(_name_caller_or_hooks(frames, outermost, key, by_position), key)
+        if hooks := _name_hooks(outermost, key, by_position):
+            return _make_source(hooks, key)
+        # The call has the key from its caller.
+        outside = frames[frames.index(outermost) :]
+        outermost = next((frame for frame in outside if frame.f_code.co_filename != _TORCH_CALL), outermost)
+        return _add_loader([outermost], outermost, key)
     if read_module_name(outermost) == "accelerate.hooks":
         return _make_source(_name_accelerate_hooks(outermost, key), key)
     outward = frames[len(holders) :]
@@ -170,19 +175,14 @@ def _judge_frame(frame: FrameType, key: str) -> Suspect:
 # Hooks
 
 
-def _name_caller_or_hooks(frames: list[FrameType], outermost: FrameType, key: str, by_position: bool) -> str:
-    """Name the code that added a key to torch's call of a module: a pre-hook, or else the caller."""
-    outward = (
-        frame for frame in frames[frames.index(outermost) :] if frame.f_code.co_filename != _TORCH_CALL
-    )
-    hooks = _name_hooks(outermost.f_locals.get("self"), key, by_position)
-    if hooks and outermost.f_code.co_name != "_wrapped_call_impl":
-        return hooks
-    return _name_frame(next(outward, outermost))
+def _name_hooks(frame: FrameType, key: str, by_position: bool) -> str:
+    """Name the forward pre-hooks that may have added the key to torch's call of a module; empty if there are none.
 
-
-def _name_hooks(module: Any, key: str, by_position: bool) -> str:
-    """Name the forward pre-hooks that may have added the key. Only some hooks get the arguments by name."""
+    Only some hooks get the arguments by name. None has run yet in ``_wrapped_call_impl``.
+    """
+    if frame.f_code.co_name == "_wrapped_call_impl":
+        return ""
+    module = frame.f_locals.get("self")
     own = getattr(module, "_forward_pre_hooks", {})
     takes_names = getattr(module, "_forward_pre_hooks_with_kwargs", {})
     hooks = [hook for number, hook in own.items() if by_position or number in takes_names]
@@ -232,8 +232,7 @@ def _find_trainer(frames: list[FrameType]) -> FindBatchSource | None:
 def _add_loader(holders: list[FrameType], outermost: FrameType, key: str) -> KeySource:
     """Name the line that called the model, and the collator or the dataset if its batch came from a loader."""
     name = _name_frame(outermost)
-    editors = choose([lambda: [_judge_frame(frame, key) for frame in holders if not _passes_on(frame)]])
-    if not any(suspect.evidence >= Evidence.MENTIONS for suspect in editors):
+    if not any(_mentions(frame, key) for frame in holders if not _passes_on(frame)):
         loaders = [find_loader(value) for value in outermost.f_locals.values()]
         suspects = [
             suspect
@@ -241,6 +240,7 @@ def _add_loader(holders: list[FrameType], outermost: FrameType, key: str) -> Key
             if loader is not None
             for suspect in find_loader_suspects(loader, key)
         ]
-        if origins := " or from ".join(dict.fromkeys(suspect.name for suspect in suspects)):
-            name += f", with a batch that already held it, from {origins}"
+        names = [suspect.name for suspect in suspects if suspect.evidence >= Evidence.MENTIONS]
+        if names:
+            name += f", with a batch that already held it, from {' or from '.join(dict.fromkeys(names))}"
     return _make_source(name, key)
