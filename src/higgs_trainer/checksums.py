@@ -12,7 +12,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -66,11 +66,12 @@ def write_checksums(folder: Path, names: Sequence[str] | None = None) -> None:
     write_json(folder / CHECKSUMS_FILE, content)
 
 
-def verify_checksums(folder: Path, names: Sequence[str], *, remedy: str) -> bool:
+def verify_checksums(folder: Path, list_names: Callable[[Path], Sequence[str]], *, remedy: str) -> bool:
     """Check that the files of a folder are as they were when `write_checksums` was called.
 
     Args:
-        names: the files that are there now and that a reader of the folder may use. One that was not there is an error.
+        list_names: lists the files that are in the folder now and that a reader may use. One that was not there then is
+            an error.
         remedy: a sentence for the user, after the problem.
 
     Returns:
@@ -84,7 +85,9 @@ def verify_checksums(folder: Path, names: Sequence[str], *, remedy: str) -> bool
         return False
     problems = [problem for name in files if (problem := _check_size(folder / name, files[name]["bytes"]))]
     problems += [
-        f"{folder / name} was added after the folder was written" for name in names if name not in files
+        f"{folder / name} was added after the folder was written"
+        for name in list_names(folder)
+        if name not in files
     ]
     if not problems:
         hashes = hash_files(folder, list(files))

@@ -191,6 +191,8 @@ def _write_dataset(work: WorkDirectory, encoder: Encoder, store: CodeStore, sour
     store.refresh()
     with work.open_tables() as tables:
         rejected = tables.count_rejected()
+        if rejected:
+            write_rejected(tables, work.dataset / REJECTED_NAME)
         rows = (_build_row(tables, store, *numbered) for numbered in tables.iterate_accepted())
         card = write_prepared(
             rows,
@@ -200,8 +202,6 @@ def _write_dataset(work: WorkDirectory, encoder: Encoder, store: CodeStore, sour
             loudness_lufs=encoder.loudness_lufs,
             rejected=rejected,
         )
-        if rejected:
-            write_rejected(tables, work.dataset / REJECTED_NAME)
     work.publish_dataset()
     return card
 

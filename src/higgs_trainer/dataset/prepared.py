@@ -3,22 +3,29 @@
 On disk the codes of a clip are F*K uint16 numbers, frame after frame. `PreparedRows` returns them as (F, K) tensors.
 """
 
-import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 
 from higgs_trainer.audio.codec import Codec
-from higgs_trainer.errors import CheckpointError
+from higgs_trainer.checksums import REMEMBER_FROM_BYTES, forget_hashes, list_files, verify_checksums
+from higgs_trainer.dataset.content_check import compute_content_hash, find_row_problem
+from higgs_trainer.dataset.content_hash import PREFIX
+from higgs_trainer.errors import CheckpointError, DamageError
 from higgs_trainer.files import restore_replaced
+from higgs_trainer.run_folder import CHECKSUMS_FILE
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
     from pyarrow import ChunkedArray, ListScalar
+
+logger = logging.getLogger(__name__)
 
 CARD_NAME = "dataset_card.json"
 REJECTED_NAME = "rejected.jsonl"
@@ -36,6 +43,8 @@ class DatasetCard:
         content_hash: a hash of all rows and codes.
         manifest: the name of the data that was prepared.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
     codec_name: str
     codec_revision: str | None
@@ -146,26 +155,87 @@ class PreparedDataset:
 
 
 def read_prepared(folder: str | Path) -> PreparedDataset:
-    """Open a prepared dataset.
+    """Open a prepared dataset, and check that it is as it was written.
+
+    The checksums of all files are verified. So are the rows and the hash of their content, unless the dataset has 1 GiB
+    or more; then `verify_prepared` verifies them.
 
     Raises:
-        CheckpointError: the folder is not a prepared dataset, or it is damaged.
+        CheckpointError: the folder is not a prepared dataset.
+        DamageError: a file or a row is not as it was written.
     """
+    return _open(Path(folder), every_row=False)
+
+
+def verify_prepared(folder: str | Path) -> None:
+    """Check all files and all rows of a prepared dataset, also of a large one that was verified before.
+
+    Raises:
+        CheckpointError: as for `read_prepared`.
+    """
+    forget_hashes(Path(folder))
+    _open(Path(folder), every_row=True)
+
+
+def verify_files(folder: Path) -> bool:
+    """Check that the files of a prepared dataset are as they were written. Names that start with a dot do not matter.
+
+    Returns:
+        False if the dataset has no checksums.
+
+    Raises:
+        DamageError: a file is missing, cut, changed or added; names it.
+    """
+    return verify_checksums(folder, _list_visible, remedy=_advise(folder))
+
+
+def _list_visible(folder: Path) -> list[str]:
+    return [name for name in list_files(folder) if not name.startswith(".")]
+
+
+def _advise(folder: Path) -> str:
+    return (
+        f"Copy the folder again, or prepare it again: higgs-trainer prepare MANIFEST -o {folder} --overwrite"
+    )
+
+
+def _open(folder: Path, *, every_row: bool) -> PreparedDataset:
     from datasets import load_from_disk
 
-    folder = Path(folder)
     restore_replaced(folder)
     remedy = f"Create one with: higgs-trainer prepare MANIFEST -o {folder} --codec CODEC"
+    has_checksums = verify_files(folder)
     if not (folder / CARD_NAME).is_file():
         raise CheckpointError(f"{folder} is not a prepared dataset (no {CARD_NAME}). {remedy}")
     try:
-        card = DatasetCard(**json.loads((folder / CARD_NAME).read_text(encoding="utf-8")))
-        rows = load_from_disk(folder)
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder} is damaged or of another version ({error}). {remedy}") from error
-    if len(rows) != card.utterances or rows.features != build_features():
+        card = TypeAdapter(DatasetCard).validate_json((folder / CARD_NAME).read_bytes())
+        dataset = load_from_disk(folder)
+        if not has_checksums:
+            dataset.data.validate(full=True)
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{folder} is damaged or of another version ({reason}). {remedy}") from error
+    if len(dataset) != card.utterances or dataset.features != build_features():
         raise CheckpointError(f"the rows of {folder} do not match its {CARD_NAME}. {remedy}")
-    return PreparedDataset(PreparedRows(rows, card.num_codebooks), card)
+    if every_row or not has_checksums or dataset.data.nbytes < REMEMBER_FROM_BYTES:
+        _check_rows(folder, dataset, card)
+    return PreparedDataset(PreparedRows(dataset, card.num_codebooks), card)
+
+
+def _check_rows(folder: Path, dataset: "Dataset", card: DatasetCard) -> None:
+    """Raise DamageError unless the rows are consistent and are those that were written."""
+    table = dataset.data.table
+    shape = {"num_codebooks": card.num_codebooks, "codebook_size": card.codebook_size}
+    if problem := find_row_problem(table, **shape):
+        raise DamageError(f"{folder}: {problem}", _advise(folder))
+    if not card.content_hash.startswith(PREFIX):
+        logger.warning(
+            "%s was prepared by an earlier version, without %s, so a changed row could not be found",
+            folder,
+            CHECKSUMS_FILE,
+        )
+    elif compute_content_hash(table, card.codec_fingerprint) != card.content_hash:
+        raise DamageError(f"the rows of {folder} have changed since it was prepared", _advise(folder))
 
 
 def check_codec(card: DatasetCard, codec: Codec) -> None:

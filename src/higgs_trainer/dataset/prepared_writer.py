@@ -1,7 +1,5 @@
 """Write a prepared dataset: the rows as a `datasets` dataset, and the dataset card."""
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,13 +11,16 @@ from typing import Any
 import numpy as np
 
 from higgs_trainer.audio.codec import Codec
+from higgs_trainer.checksums import write_checksums
+from higgs_trainer.dataset.content_hash import ContentHash
 from higgs_trainer.dataset.prepared import CARD_NAME, REJECTED_NAME, DatasetCard, build_features
 from higgs_trainer.errors import UserError
 from higgs_trainer.files import new_folder, restore_replaced, write_json
+from higgs_trainer.run_folder import CHECKSUMS_FILE
 from higgs_trainer.version import __version__
 
 # The files of a prepared dataset, with the *.arrow files.
-FILES = (CARD_NAME, REJECTED_NAME, "dataset_info.json", "state.json")
+FILES = (CARD_NAME, CHECKSUMS_FILE, REJECTED_NAME, "dataset_info.json", "state.json")
 ROWS_PER_BATCH = 1000
 
 
@@ -32,9 +33,10 @@ def write_prepared(
     loudness_lufs: float | None = None,
     rejected: int = 0,
 ) -> DatasetCard:
-    """Write streamed rows and their card into a folder that does not exist yet.
+    """Write streamed rows, their card, and the checksums of all files of the folder.
 
     Args:
+        folder: is made if it is missing.
         rows: rows like those of `PreparedRows`, but with uint16 arrays as codes. A missing column becomes None.
         source: the name of the data, for the card.
         rejected: the number of rows that were rejected, for the card.
@@ -44,7 +46,7 @@ def write_prepared(
 
     unsaved = folder.with_suffix(".arrow")
     features = build_features()
-    digest, seconds = hashlib.sha256(codec.fingerprint.encode()), 0.0
+    content, seconds = ContentHash(codec.fingerprint), 0.0
     tasks, text_changes = Counter[str](), Counter[str]()
     all_columns = (dict.fromkeys(features) | _build_columns(row) for row in rows)
     with pyarrow.ipc.new_stream(unsaved, features.arrow_schema) as stream:
@@ -53,8 +55,9 @@ def write_prepared(
                 tasks[columns["task"]] += 1
                 text_changes.update(columns["text_changes"])
                 seconds += columns["duration_seconds"]
-                digest.update(_hash_columns(columns))
-            stream.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema=features.arrow_schema))
+            written = pyarrow.RecordBatch.from_pylist(batch, schema=features.arrow_schema)
+            content.add(written)
+            stream.write_batch(written)
     with _without_progress_bars():
         Dataset.from_file(str(unsaved)).save_to_disk(folder)
     unsaved.unlink()
@@ -71,11 +74,12 @@ def write_prepared(
         tasks=dict(tasks),
         text_changes=dict(text_changes),
         hours=round(seconds / 3600, 6),
-        content_hash=digest.hexdigest()[:16],
+        content_hash=content.compute(),
         manifest=source,
         higgs_trainer_version=__version__,
     )
     write_json(folder / CARD_NAME, asdict(card))
+    write_checksums(folder)
     return card
 
 
@@ -91,14 +95,6 @@ def _build_columns(row: Mapping[str, Any]) -> dict[str, Any]:
         ),
         "context_frames": [len(clip_FK) for clip_FK in context],
     }
-
-
-def _hash_columns(columns: Mapping[str, Any]) -> bytes:
-    plain = {name: value for name, value in columns.items() if not isinstance(value, np.ndarray)}
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
-    for name in ("codes", "context_codes"):
-        digest.update(columns[name].tobytes())
-    return digest.digest()
 
 
 @contextmanager

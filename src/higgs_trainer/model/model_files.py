@@ -43,7 +43,7 @@ def verify_model(folder: Path) -> bool:
     Raises:
         DamageError: a file is missing, cut, changed or added; names it.
     """
-    return verify_checksums(folder, list_model_files(folder), remedy=REMEDY)
+    return verify_checksums(folder, list_model_files, remedy=REMEDY)
 
 
 def fingerprint_model(folder: Path) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from higgs_trainer.dataset.prepared import CARD_NAME
-from higgs_trainer.errors import UserError
+from higgs_trainer.dataset.prepared import CARD_NAME, verify_files
+from higgs_trainer.errors import DamageError, UserError
 from higgs_trainer.evaluation.evaluation_folder import JudgedSets
 from higgs_trainer.recipe.yaml_file import WrongYAML, list_folders, parse_yaml
 from higgs_trainer.report.judged_sets import read_judged_sets
@@ -168,5 +168,14 @@ def _read_cards(settings: dict[str, Any]) -> dict[str, Part[dict[str, Any]]]:
             cards[role] = Part[dict[str, Any]](None, f"The recipe does not set data.{key}.")
         for folder in folders:
             name = role if len(folders) == 1 else f"{role}, {folder.name}"
-            cards[name] = read_object(folder / CARD_NAME, otherwise="the prepared dataset has moved")
+            cards[name] = _read_card(folder)
     return cards
+
+
+def _read_card(folder: Path) -> Part[dict[str, Any]]:
+    """Read the card of a prepared dataset, unless the dataset has changed since it was prepared."""
+    try:
+        verify_files(folder)
+    except DamageError as error:
+        return Part(None, str(error))
+    return read_object(folder / CARD_NAME, otherwise="the prepared dataset has moved")

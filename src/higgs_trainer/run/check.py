@@ -4,6 +4,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from higgs_trainer.dataset.prepared import verify_prepared
 from higgs_trainer.model.parameters import count_trainable, format_trainable
 from higgs_trainer.recipe.schema import Recipe
 from higgs_trainer.run.assembly import build_run
@@ -69,6 +70,8 @@ def check(recipe: Recipe) -> CheckReport:
             print("passed" if result.passed else "failed", result.name)
         ```
     """
+    for data in (*recipe.data.train, *recipe.data.eval):
+        verify_prepared(data.path)
     # Trainer always creates its output folder.
     with tempfile.TemporaryDirectory() as folder:
         given = recipe.training.extra_arguments

@@ -74,7 +74,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 def _verify(checkpoint: Path) -> bool:
     """Raise DamageError if a file is damaged. Return whether the checkpoint has checksums."""
-    verified = verify_checksums(checkpoint, list_files(checkpoint), remedy="")
+    verified = verify_checksums(checkpoint, list_files, remedy="")
     # Without a state this is no checkpoint, which is another error.
     if (checkpoint / TRAINER_STATE_FILE).is_file():
         _check_state(checkpoint)

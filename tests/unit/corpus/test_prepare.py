@@ -16,6 +16,7 @@ from higgs_trainer.audio.files import write_audio
 from higgs_trainer.corpus.prepare import prepare
 from higgs_trainer.dataset.prepared import CARD_NAME, build_features, check_codec, read_prepared
 from higgs_trainer.errors import CheckpointError, ManifestError, UserError
+from higgs_trainer.run_folder import CHECKSUMS_FILE
 
 FRAME_SAMPLES = 960
 
@@ -184,6 +185,7 @@ def test_another_folder_is_not_opened_as_a_dataset(manifest: Path, tmp_path: Pat
         read_prepared(tmp_path)
     out = tmp_path / "out"
     prepare(manifest, out, codec=CountingCodec(), progress=quiet)
+    (out / CHECKSUMS_FILE).unlink()
     card = json.loads((out / CARD_NAME).read_text())
     (out / CARD_NAME).write_text(json.dumps(card | {"utterances": 3}))
     with pytest.raises(CheckpointError, match="rows"):
