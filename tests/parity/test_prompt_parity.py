@@ -59,7 +59,7 @@ def test_a_special_token_inside_a_text_is_refused(token):
         ("x", Context(f"a {token}")),
         ("x", Context(turns=(clip,))),
     ):
-        with pytest.raises(UserError, match="holds the special token"):
+        with pytest.raises(UserError, match="contains the special token"):
             encode_prompt(tiny_tokenizer(), text, context, num_codebooks=NUM_CODEBOOKS)
 
 

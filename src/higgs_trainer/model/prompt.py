@@ -1,21 +1,35 @@
 """Encode an utterance and its context as token ids. Training and generation use the same code.
 
-The chat template of the checkpoint lays out the conversation. This module builds the messages for the task, and expands
-each audio placeholder to as many tokens as its clip has columns, as ``HiggsAudioV2Processor`` does for raw audio. The
-processor itself is not used, because it would encode the audio in every call. Here it is encoded once, before training.
+The chat template of the checkpoint lays out the conversation (`chat_template.py`). This module builds the messages for
+the task, and expands each audio placeholder to as many tokens as its clip has columns, as ``HiggsAudioV2Processor``
+does for raw audio. The processor itself is not used, because it would encode the audio in every call. Here it is
+encoded once, before training.
 docs/tasks.md shows the result for each task.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from higgs_trainer.dataset.context import Context, PromptClip
-from higgs_trainer.errors import UserError
-from higgs_trainer.manifest.text import TextRules, clean_text, find_speakers, find_special_tokens
+from higgs_trainer.errors import UserError, shorten
+from higgs_trainer.manifest.text import (
+    SPECIAL_TOKEN,
+    TextRules,
+    clean_text,
+    find_prompt_problem,
+    find_speakers,
+)
+from higgs_trainer.model.chat_template import (
+    AUDIO_MESSAGE,
+    PLACEHOLDER_TOKEN,
+    Message,
+    lay_out,
+    read_texts,
+)
 from higgs_trainer.model.delay_pattern import count_columns
 
 SYSTEM_MESSAGE = "Generate audio following instruction."
@@ -27,11 +41,8 @@ SPEAKERS_SYSTEM_MESSAGE = (
 )
 """The system message of Boson's and transformers' examples for a dialogue in which the model chooses the voices."""
 
-PLACEHOLDER_TOKEN = "<|AUDIO_OUT|>"
 DELAY_TOKEN = "<|reserved_special_token_6|>"
-"""The tokens of audio placeholders in the released tokenizer."""
-
-Message = dict[str, Any]
+"""The second token of audio placeholders in the released tokenizer. The first is `PLACEHOLDER_TOKEN`."""
 
 
 def build_messages(text: str, context: Context = Context()) -> list[Message]:
@@ -64,7 +75,7 @@ def build_messages(text: str, context: Context = Context()) -> list[Message]:
     for clip in earlier:
         if not clip.text:
             raise UserError("a reference or an earlier turn of the prompt has no text. Add its text.")
-        messages += [_build_user_message(clip.text), _build_audio_message()]
+        messages += [_build_user_message(clip.text), AUDIO_MESSAGE]
     return [*messages, _build_user_message(text)]
 
 
@@ -99,10 +110,15 @@ def encode_prompt(
     *,
     num_codebooks: int,
 ) -> Tensor:
-    """Encode the prompt as token ids (T,), up to and including begin of audio, where generation begins."""
+    """Encode the prompt as token ids (T,), up to and including begin of audio, where generation begins.
+
+    Raises:
+        UserError: as `build_messages`, or a text cannot be part of a prompt.
+        CheckpointError: the chat template of the tokenizer cannot be used (`lay_out`).
+    """
     messages = build_messages(text, context)
     frames = [len(clip.codes_FK) for clip in context.clips]
-    return _encode(tokenizer, messages, frames, num_codebooks, add_generation_prompt=True)
+    return _encode(tokenizer, messages, frames, num_codebooks, is_whole=False)
 
 
 def encode_conversation(
@@ -117,9 +133,9 @@ def encode_conversation(
 
     The ids begin with those of `encode_prompt`.
     """
-    messages = [*build_messages(text, context), _build_audio_message()]
+    messages = build_messages(text, context)
     frames = [*(len(clip.codes_FK) for clip in context.clips), target_frames]
-    return _encode(tokenizer, messages, frames, num_codebooks, add_generation_prompt=False)
+    return _encode(tokenizer, messages, frames, num_codebooks, is_whole=True)
 
 
 def _encode(
@@ -128,23 +144,15 @@ def _encode(
     clip_frames: Sequence[int],
     num_codebooks: int,
     *,
-    add_generation_prompt: bool,
+    is_whole: bool,
 ) -> Tensor:
-    for message in messages:
-        _check_special_tokens(message)
-    rendered = tokenizer.apply_chat_template(
-        list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
-    )
-    pieces = str(rendered).split(PLACEHOLDER_TOKEN)
-    if len(pieces) != len(clip_frames) + 1:
-        raise ValueError(
-            f"the chat template laid out {len(pieces) - 1} of {len(clip_frames)} clips. "
-            "Use the chat template of this model."
-        )
-    expanded = pieces[0]
-    for num_frames, piece in zip(clip_frames, pieces[1:], strict=True):
-        expanded += _build_placeholders(num_frames, num_codebooks) + piece
-    ids = tokenizer(expanded, add_special_tokens=False)["input_ids"]
+    texts = read_texts(messages)
+    for text in texts:
+        _check_text(text, _find_other_special_tokens(tokenizer))
+    layouts = lay_out(tokenizer, messages)
+    clips = [_build_placeholders(num_frames, num_codebooks) for num_frames in clip_frames]
+    prompt = (layouts.conversation if is_whole else layouts.prompt).fill(texts, clips)
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     return torch.tensor(ids, dtype=torch.long)
 
 
@@ -156,12 +164,20 @@ def _build_placeholders(num_frames: int, num_codebooks: int) -> str:
     )
 
 
-def _check_special_tokens(message: Message) -> None:
-    for part in message["content"]:
-        for token in find_special_tokens(part.get("text", "")):
-            raise UserError(
-                f"the text {part['text']!r} holds the special token {token!r}. Remove it from the text."
-            )
+def _check_text(text: str, other_tokens: Sequence[str]) -> None:
+    """Raise UserError if the text cannot be part of a prompt, or contains one of the other special tokens."""
+    problem = find_prompt_problem(text)
+    if problem is None and (token := next((token for token in other_tokens if token in text), None)):
+        problem = f'contains the special token "{token}"', "Remove it: the model would not read it as text."
+    if problem is not None:
+        raise UserError(f"the text {shorten(repr(text))} {problem[0]}. {problem[1]}")
+
+
+@lru_cache(8)
+def _find_other_special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Return the special tokens of a tokenizer that are not of the form that `find_prompt_problem` knows."""
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return tuple(token for token in added if not SPECIAL_TOKEN.fullmatch(token))
 
 
 def _build_user_message(text: str) -> Message:
@@ -170,7 +186,3 @@ def _build_user_message(text: str) -> Message:
 
 def _build_text_message(role: str, text: str) -> Message:
     return {"role": role, "content": [{"type": "text", "text": text}]}
-
-
-def _build_audio_message() -> Message:
-    return {"role": "assistant", "content": [{"type": "audio"}]}
