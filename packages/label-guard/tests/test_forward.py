@@ -79,14 +79,25 @@ def test_without_layer_5_the_call_fails(layers: set[int]) -> None:
             model(IDS, labels=IDS)
 
 
-def test_an_unlisted_key_that_is_no_label_raises() -> None:
+def test_an_unlisted_key_that_is_no_label_is_named_and_python_raises(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     model = make_model()
-    LabelGuard(model)
-    with pytest.raises(
-        LabelLeakError,
-        match=r"speed <- test_an_unlisted_key_that_is_no_label_raises .* does not list 'speed'",
-    ):
+    guard = LabelGuard(model)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'speed'"):
         model(IDS, speed=1.5)
+    (leak,) = guard.leaks
+    assert (leak.key, leak.outcome, leak.model) == ("speed", "passed", "StrictLM")
+    assert leak.source.name.startswith("test_an_unlisted_key_that_is_no_label_is_named_and_python_raises (")
+    assert "StrictLM.forward does not take 'speed' (speed <- test_an_unlisted" in caplog.text
+
+
+def test_under_a_contract_an_unlisted_key_that_is_no_label_raises() -> None:
+    model = SpeechModel()
+    LabelGuard(model, SPEECH)
+    match = r"speed <- test_under_a_contract_an_unlisted_key_that_is_no_label_raises .* does not list 'speed'"
+    with pytest.raises(LabelLeakError, match=match):
+        model(torch.ones(1), speed=1.5)
 
 
 def test_an_unlisted_key_whose_value_is_none_is_dropped_and_reported() -> None:
@@ -123,10 +134,33 @@ def test_a_label_passed_by_position_is_diverted() -> None:
 
 
 def test_more_arguments_than_positional_parameters_raise() -> None:
-    model = make_model()
+    model = SpeechModel()
+    guard = LabelGuard(model, SPEECH)
+    with pytest.raises(LabelLeakError, match="4 positional arguments, but has only 3"):
+        model(*[torch.ones(1)] * 4)
+    guard.remove()
     LabelGuard(model)
-    with pytest.raises(LabelLeakError, match="7 positional arguments, but has only 6"):
-        model(*[IDS] * 7)
+    with pytest.raises(TypeError, match="takes from 2 to 4 positional arguments but 5 were given"):
+        model(*[torch.ones(1)] * 4)
+
+
+class Special(nn.Module):
+    """A model with parameters that can only be passed by position, and with ``*args``."""
+
+    def forward(self, speech: Any, /, labels: Any = None, *more: Any, rate: int = 1) -> tuple[Any, ...]:
+        return speech, labels, more, rate
+
+
+def test_arguments_that_have_only_a_position_keep_it() -> None:
+    model = Special()
+    guard = LabelGuard(model, Contract("Special", frozenset({"speech", "rate"}), frozenset({"labels"})))
+    assert model(1, 2, rate=3) == (1, None, (), 3)
+    assert guard.pop_targets() == {"labels": 2}
+    guard.remove()
+    guard = LabelGuard(model)
+    assert model(1, 2, 3, 4, rate=5) == (1, 2, (3, 4), 5)
+    assert model(1, target_ids=7) == (1, None, (), 1)
+    assert guard.pop_targets() == {"target_ids": 7}
 
 
 def test_a_contract_can_keep_out_labels_that_the_model_takes() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from label_guard import LabelGuard, Leak
 from label_guard.leak import KeySource
-from tiny_guarded import make_model, make_trainer
+from tiny_guarded import TargetLossTrainer, make_model, make_trainer
 
 
 def test_a_leak_prints_key_source_layer_count_and_remedy() -> None:
@@ -19,7 +19,7 @@ def test_a_leak_prints_key_source_layer_count_and_remedy() -> None:
 
 @pytest.mark.usefixtures("in_tests_folder")
 def test_the_cascade_shows_what_each_layer_did(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, make_model())
+    trainer = make_trainer(tmp_path, make_model(), kind=TargetLossTrainer)
     trainer.train()
     table = trainer.guard.ledger.cascade().splitlines()
     assert table[0].split() == ["layer", "calls", "keys", "seen", "diverted", "source"]
@@ -41,7 +41,7 @@ def test_the_verdict_of_a_clean_run_is_clean() -> None:
 
 
 def test_the_report_is_json_with_the_documented_keys(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, make_model())
+    trainer = make_trainer(tmp_path, make_model(), kind=TargetLossTrainer)
     trainer.train()
     report = json.loads(json.dumps(trainer.guard.ledger.report()))
     assert set(report) == {"schema", "contract", "policy", "verdict", "layers", "model_call", "leaks"}

@@ -127,7 +127,18 @@ def add_labels(module: nn.Module, args: Any, kwargs: Any) -> Any:
 
 
 class GuardedTrainer(LabelGuardMixin, Trainer):
-    """All that a user of Trainer writes."""
+    """All that a user of Trainer writes: an observer."""
+
+
+class TargetLossTrainer(LabelGuardMixin, Trainer):
+    """An owner, whose loss reads the targets and the metadata."""
+
+    def compute_guarded_loss(
+        self, model: nn.Module, model_inputs: Any, targets: Any, metadata: Any, num_items_in_batch: Any
+    ) -> tuple[Tensor, Any]:
+        outputs = model(**model_inputs)
+        self.metadata_seen = metadata
+        return next_token_loss(outputs, targets["labels"], num_items_in_batch), outputs
 
 
 def make_trainer(

@@ -23,14 +23,3 @@ def count_items(get_batch_samples: Callable[..., Any], batches: list[Any], devic
 def counts_in_evaluation(trainer: Trainer) -> bool:
     """Whether this Trainer passes the number of items to the loss in evaluate and predict too; 4.46 does not."""
     return hasattr(trainer, "_get_num_items_in_batch")
-
-
-def count_tensor_parallel_ranks(trainer: Trainer) -> int:
-    """Return the size of the tensor-parallel group; 1 where Trainer does not know of tensor parallelism."""
-    return int(trainer.get_tp_size()) if hasattr(trainer, "get_tp_size") else 1
-
-
-def smooth_labels(label_smoother: Callable[..., Any], outputs: Any, labels: Any, **options: Any) -> Any:
-    """Compute the label-smoothing loss with those options that this version's smoother takes."""
-    taken = inspect.signature(label_smoother).parameters
-    return label_smoother(outputs, labels, **{key: options[key] for key in options if key in taken})

@@ -12,32 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from label_guard.base import find_base, find_class, read_signature
+from label_guard.boundaries import find_base, find_class
 from label_guard.leak import LabelLeakError
-
-# Keys that only a loss reads, by the names that Hugging Face, PEFT and their collators use. A name that contains
-# "label" or "target" also counts, so that a new name is not overlooked.
-TARGET_NAMES = frozenset(
-    {
-        "audio_labels",
-        "end_positions",
-        "label",
-        "label_ids",
-        "labels",
-        "lm_labels",
-        "next_sentence_label",
-        "num_items_in_batch",
-        "shift_labels",
-        "start_positions",
-        "target",
-        "targets",
-    }
-)
-
-
-def is_label_like(key: str) -> bool:
-    """Whether the name of a key says that it is for the loss and not for the model."""
-    return key in TARGET_NAMES or "label" in key or "target" in key
+from label_guard.names import TARGET_NAMES, is_label_like
+from label_guard.signature import read_signature
 
 
 class Split(NamedTuple):
@@ -120,7 +98,7 @@ class Contract:
                 "LabelGuard(model, base=...)"
             )
         inputs = signature.names
-        if not any(map(is_label_like, signature.parameters)):
+        if not signature.names_a_label:
             # The model computes no loss, so it takes none of the options of a loss either.
             inputs = frozenset(key for key in inputs if not is_label_like(key))
         return cls(name, inputs, TARGET_NAMES - inputs)

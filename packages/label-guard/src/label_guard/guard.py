@@ -1,33 +1,52 @@
-"""Guard one model in five layers. Each layer splits the batch, or the call, that passes it by the same contract.
+"""Guard one model in five layers.
 
     Trainer -> Layer 1 training_step -> Layer 2 _prepare_inputs -> Layer 3 compute_loss
             -> Layer 4 model inputs -> Layer 5 forward -> the base model: clean inputs
 
-``LabelGuard`` is layer 5 and holds what the layers share. ``mixin.py`` adds layers 1 to 4 to a ``Trainer``.
+``LabelGuard`` is layer 5 at each boundary of the model (``boundaries.py``, ``watched.py``) and holds what the layers
+share. ``mixin.py`` adds layers 1 to 4 to a ``Trainer``.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from types import MethodType
 from typing import Any
 
 from torch import nn
-from torch._compile import _disable_dynamo
 
-from label_guard.base import find_base, find_class, read_signature
+from label_guard.boundaries import find_base, find_boundaries, find_class
 from label_guard.call_source import FindBatchSource, find_call_source
-from label_guard.contract import Contract, ModelInputs, Split, is_label_like, is_same
-from label_guard.forward import find_guard, guard_forward, unbind_forward
-from label_guard.leak import LAYERS, LabelLeakError, Leak
+from label_guard.contract import Contract, ModelInputs, Split, is_same
+from label_guard.leak import LAYERS, PASSED, STOPPED, SWALLOWED, LabelLeakError, Leak
 from label_guard.ledger import Ledger
+from label_guard.names import is_label_like
+from label_guard.step import Step
+from label_guard.watched import WatchedForward
 
 logger = logging.getLogger("label_guard")
 
 ALL_LAYERS = frozenset(LAYERS)
+POLICIES = ("divert", "raise", "watch")
+
+
+class CallState(threading.local):
+    """What the calls of one thread diverted.
+
+    Attributes:
+        targets: what the last call diverted, or the targets of the loss that is being computed.
+        is_collecting: whether a loss is being computed.
+        sources: the source of each target.
+        caught_at: the boundaries at which the last call was caught.
+    """
+
+    def __init__(self) -> None:
+        self.targets: dict[str, Any] = {}
+        self.is_collecting = False
+        self.sources: dict[str, str] = {}
+        self.caught_at: set[object] = set()
 
 
 class LabelGuard:
@@ -39,7 +58,8 @@ class LabelGuard:
         model: the model, wrapped or not. The base model is found beneath PEFT, DDP, FSDP, compile and plain wrappers.
         contract: what the base model takes; by default what its signature says.
         base: the base model, if it cannot be found automatically.
-        policy: ``"divert"`` moves a label to the targets; ``"raise"`` raises at the first leak.
+        policy: ``"divert"`` moves a label to the targets; ``"raise"`` raises at the first leak; ``"watch"`` changes
+            nothing, and only names the sources.
         layers: the layers that are on.
         expected: targets that a batch is meant to hold. They are split off and not reported as a leak. In a *call* to
             the model they are a leak.
@@ -55,30 +75,54 @@ class LabelGuard:
         layers: frozenset[int] = ALL_LAYERS,
         expected: frozenset[str] = frozenset(),
     ) -> None:
-        if policy not in ("divert", "raise"):
-            raise ValueError(f"policy is {policy!r}; it must be 'divert' or 'raise'")
+        if policy not in POLICIES:
+            raise ValueError(f"policy is {policy!r}; it must be one of {', '.join(map(repr, POLICIES))}")
         if unknown := set(layers) - ALL_LAYERS:
             raise ValueError(f"there is no layer {sorted(unknown)}; the layers are {sorted(ALL_LAYERS)}")
-        self._given_base = base
+        self._model = model
+        self._given_base, self._given_contract = base, contract
+        self._read_contract: Contract | None = None
         self.base = find_base(model) if base is None else base
-        self.contract = Contract.of(self.base) if contract is None else contract
         self.policy = policy
         self.layers = frozenset(layers)
         self.expected = expected
-        self.ledger = Ledger(self.contract.name, policy, self.layers)
+        name = find_class(self.base).__name__ if contract is None else contract.name
+        self.ledger = Ledger(name, policy, self.layers)
         self.find_batch_source: FindBatchSource | None = None
-        self.targets: dict[str, Any] = {}
-        self._collecting = False
-        self._sources: dict[str, str] = {}
-        self._before: Callable[..., Any] | None = None
-        self._active = False
+        self.on_stopped: Callable[[str], None] | None = None
+        self.step: Step | None = None
+        self._state = CallState()
+        self._watched: list[WatchedForward] = []
         if 5 in self.layers:
-            self._attach()
+            self._attach(model)
+
+    @property
+    def contract(self) -> Contract:
+        """What the base model takes: the contract that was given, or else what its signature says.
+
+        Raises:
+            ValueError: none was given, and the signature says nothing, because it ends in an untyped ``**kwargs``.
+        """
+        if self._given_contract is not None:
+            return self._given_contract
+        if self._read_contract is None:
+            self._read_contract = Contract.of(self.base)
+        return self._read_contract
+
+    @property
+    def targets(self) -> dict[str, Any]:
+        """What this thread's last call diverted, or the targets of the loss that is being computed."""
+        return self._state.targets
 
     @property
     def leaks(self) -> list[Leak]:
         """The leaks so far; one entry per key, layer and source."""
         return self.ledger.leaks
+
+    @property
+    def boundaries(self) -> tuple[nn.Module, ...]:
+        """The modules whose ``forward`` is guarded, from the outside inward."""
+        return tuple(watched.module for watched in self._watched)
 
     # Layers 1 to 4: a batch before the call
 
@@ -96,11 +140,13 @@ class LabelGuard:
         if layer not in self.layers:
             return ModelInputs(fields, held.targets | shared, held.metadata)
         self.ledger.record_call(layer, fields)
-        split = self._split(self.contract, layer, fields)
+        split = self.split(self.contract, layer, fields)
         for key, value in fields.items():
             if self.contract.is_target(key) and key not in shared:
-                source = "the batch" if key in self.expected else self._report(layer, key, value)
-                self._divert(layer, key, value, held.targets, source)
+                source = "the batch" if key in self.expected else self.report(layer, key, value)
+                self.ledger.record_diverted(layer, key)
+                if value is not None:
+                    self._keep(key, value, held.targets, source)
         return ModelInputs(split.model_inputs, held.targets | shared, held.metadata | split.metadata)
 
     def verify(self, model_inputs: Mapping[str, Any]) -> None:
@@ -110,172 +156,154 @@ class LabelGuard:
             LabelLeakError: one of them is not.
         """
         self.ledger.record_model_call(model_inputs)
-        self._check_names(model_inputs, self.contract.inputs)
+        self.check_names(model_inputs, self.contract.inputs)
         name = self.contract.logged_as or find_class(self.base).__name__
         logger.debug("Calling %s with: %s", name, list(model_inputs))
 
     @contextmanager
     def diverting_to(self, targets: dict[str, Any]) -> Iterator[None]:
         """While a loss is computed, let layer 5 add what it diverts to the targets of that loss."""
-        self.targets, self._collecting = targets, True
+        state = self._state
+        state.targets, state.is_collecting = targets, True
         try:
             yield
         finally:
-            self._collecting = False
+            state.is_collecting = False
 
     def pop_targets(self) -> dict[str, Any]:
-        """Return what was diverted from the last call, and forget it."""
-        targets, self.targets = self.targets, {}
+        """Return what was diverted from this thread's last call, and forget it."""
+        state = self._state
+        targets, state.targets, state.caught_at = state.targets, {}, set()
         return targets
 
-    # Layer 5: the base model's own forward
+    # Layer 5
 
     def is_attached(self, model: nn.Module | None = None) -> bool:
-        """Whether this guard is still in the ``forward`` of the base model (by default the guard's own)."""
-        base = self.base if model is None else self._find_base(model)
-        return self._active and find_guard(base.__dict__.get("forward")) is self
+        """Whether this guard is still in the ``forward`` of each boundary of a model (by default the guard's own)."""
+        if model is not None and not self._covers(model):
+            return False
+        return bool(self._watched) and all(watched.is_installed() for watched in self._watched)
 
     def reattach(self, model: nn.Module) -> None:
-        """Attach layer 5 again if the model is another one, or if another tool has replaced its ``forward``."""
-        base = self._find_base(model)
-        if 5 not in self.layers or (base is self.base and self.is_attached()):
+        """Attach layer 5 again if the model is another one, or if another tool has replaced a ``forward``."""
+        if 5 not in self.layers:
             return
-        if base is not self.base:
-            self.remove()
-            self.base = base
-        else:
-            logger.warning(
-                "%s.forward was replaced since it was guarded; guarding it again", find_class(base).__name__
-            )
-        self._attach()
+        if model is self._model and all(watched.is_installed() for watched in self._watched):
+            return
+        self._attach(model)
 
     def remove(self) -> None:
-        """Detach layer 5 and restore the ``forward`` that was there before."""
-        self._active = False
-        forward = self.base.__dict__.get("forward")
-        if getattr(forward, "label_guard", None) is not self or hasattr(forward, "__wrapped__"):
-            # Another tool has wrapped the guarded forward, so it stays in place. It lets everything pass from now on.
-            return
-        del self.base.__dict__["forward"]
-        if self._before is not None:
-            self.base.__dict__["forward"] = self._before
+        """Detach layer 5 and restore the ``forward`` of each module that was there before."""
+        for watched in self._watched:
+            watched.uninstall()
 
-    def _find_base(self, model: nn.Module) -> nn.Module:
-        return find_base(model) if self._given_base is None else self._given_base
+    def _covers(self, model: nn.Module) -> bool:
+        found = find_boundaries(model, self._given_base).modules
+        return {id(module) for module in found} <= {id(watched.module) for watched in self._watched}
 
-    def _attach(self) -> None:
-        """Install layer 5 as the ``forward`` of the base model instance.
-
-        A forward hook would not be enough: some PEFT versions call ``.forward``, which skips hooks, and a hook that is
-        registered later can still add a key. ``functools.wraps`` is not used, because accelerate removes wrappers that
-        have ``__wrapped__``.
-        """
-        if (other := find_guard(self.base.__dict__.get("forward"))) is not None:
-            other.remove()
-        self._active = True
-        self._before = self.base.__dict__.get("forward")
-        signature = read_signature(self.base)
-        passing = self.contract.inputs | {name for name in signature.names if not is_label_like(name)}
-        self._call_contract = replace(self.contract, inputs=passing)
-        self._positional = signature.positional
-        forward = guard_forward(self, unbind_forward(self.base), passing, self._count_safe_positions())
-        self.base.__dict__["forward"] = MethodType(forward, self.base)
-
-    def _count_safe_positions(self) -> int:
-        """Return how many leading positional arguments are inputs."""
-        names = self._positional
-        unsafe = (index for index, name in enumerate(names) if name not in self._call_contract.inputs)
-        return next(unsafe, len(names))
-
-    # torch.compiler.disable would import the compiler when this module is imported.
-    @_disable_dynamo
-    def catch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Divert the leaks of a call at layer 5. Returns the clean call as keyword arguments.
-
-        Raises:
-            LabelLeakError: as for ``filter``.
-        """
-        call = self._bind(args, kwargs)
-        if not self._active:
-            return call
-        if not self._collecting:
-            self.targets = {}
-        self.ledger.record_call(5, call)
-        contract = self._call_contract
-        for key, value in list(call.items()):
-            if key in contract.inputs:
+    def _attach(self, model: nn.Module) -> None:
+        """Install layer 5 at each boundary of a model, and leave in place what is there already."""
+        found = find_boundaries(model, self._given_base)
+        if found.base is not self.base:
+            self.base, self._read_contract = found.base, None
+        kept = {id(watched.module): watched for watched in self._watched if watched.is_installed()}
+        replaced = {id(watched.module) for watched in self._watched if watched.is_active} - set(kept)
+        stays = {id(module) for module in found.modules}
+        for watched in self._watched:
+            if id(watched.module) not in stays:
+                watched.uninstall()
+        self._model, self._watched = model, []
+        for module in found.modules:
+            if id(module) in replaced:
+                logger.warning(
+                    "%s.forward was replaced since it was guarded; guarding it again",
+                    find_class(module).__name__,
+                )
+            if id(module) in kept:
+                self._watched.append(kept[id(module)])
                 continue
-            if value is None or contract.is_target(key) or key in contract.metadata:
-                source = self._report(5, key, value, list(call), by_position=key not in kwargs)
-                self._divert(5, key, value, self.targets, source)
-            if value is None:
-                # A key without a value carries nothing, so nothing is lost, whatever its name.
-                del call[key]
-        clean = self._split(contract, 5, call).model_inputs
-        self._check_names(clean, contract.inputs)
-        return clean
+            contract = self._given_contract if module is found.base else None
+            self._watched.append(WatchedForward(module, self, contract))
+            self._watched[-1].install()
 
-    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments of a call by their names."""
-        names = self._positional[: len(args)]
-        if len(args) > len(names):
-            raise LabelLeakError(
-                f"{self.contract.name}.forward got {len(args)} positional arguments, but has only {len(names)} "
-                "positional parameters, so the others have no names. Pass them by name"
-            )
-        if twice := tuple(sorted(set(names) & set(kwargs))):
-            raise LabelLeakError(
-                f"{', '.join(twice)} came by position and by name. Pass each of them once", twice
-            )
-        return dict(zip(names, args, strict=True)) | kwargs
+    def start_call(self, boundary: object) -> None:
+        """Forget what the last call diverted, unless a loss is being computed, or this is a part of the same call."""
+        state = self._state
+        if state.is_collecting:
+            return
+        if boundary in state.caught_at:
+            state.targets, state.caught_at = {}, set()
+        state.caught_at.add(boundary)
 
     # What the layers share
 
-    def _split(self, contract: Contract, layer: int, fields: Mapping[str, Any]) -> Split:
-        """Split by the contract. An error also names the layer and the source of the key."""
+    def split(self, contract: Contract, layer: int, fields: Mapping[str, Any]) -> Split:
+        """Split by a contract. An error also names the layer and the source of the key."""
         try:
             return contract.split(fields)
         except LabelLeakError as error:
             key = error.keys[0]
             source = find_call_source(key, fields.get(key), self.find_batch_source)
-            leak, _ = self.ledger.record_leak(layer, key, source)
+            leak, _ = self.ledger.record_leak(Leak(key, layer, source))
             raise LabelLeakError(f"{leak}. {error}", error.keys, leak) from None
 
-    def _report(
-        self, layer: int, key: str, value: Any, call: Sequence[str] = (), *, by_position: bool = False
+    def report(
+        self,
+        layer: int,
+        key: str,
+        value: Any,
+        call: Sequence[str] = (),
+        *,
+        by_position: bool = False,
+        outcome: str = STOPPED,
+        model: str = "",
     ) -> str:
         """Record a leak, log it if it is the first from its source, and return the name of the source.
 
         Raises:
-            LabelLeakError: under the policy ``"raise"``.
+            LabelLeakError: under the policy ``"raise"``, unless the key reached a ``forward`` that takes any key.
         """
         source = find_call_source(key, value, self.find_batch_source, by_position=by_position)
-        leak, is_new = self.ledger.record_leak(layer, key, source)
+        first_layer = 0
+        if self.step is not None and layer == 5 and value is not None:
+            first_layer = self.step.seen.get(key, 0)
+        leak, is_new = self.ledger.record_leak(
+            Leak(key, layer, source, outcome=outcome, model=model, first_layer=first_layer)
+        )
         if is_new:
             _log(leak, call)
-        if self.policy == "raise":
+        if self.policy == "raise" and outcome != SWALLOWED:
             raise LabelLeakError(str(leak), (key,), leak)
+        if outcome == STOPPED and self.on_stopped is not None:
+            self.on_stopped(key)
         return source.name
 
-    def _divert(self, layer: int, key: str, value: Any, targets: dict[str, Any], source: str) -> None:
-        """Move a key to the targets, unless its value is None or the targets already hold the same value.
+    def divert(self, key: str, value: Any, source: str) -> None:
+        """Keep a label that layer 5 removes from a call.
+
+        If another boundary removed the same key from the same call, the first value is kept: nothing says which of the
+        two a loss is meant to read. With a contract, or while a loss is computed from the targets, they must be equal.
 
         Raises:
             LabelLeakError: the targets hold another value for the key.
         """
-        self.ledger.record_diverted(layer, key)
-        if value is None or not self.contract.is_target(key):
-            return
+        state = self._state
+        if key not in state.targets or state.is_collecting or self._given_contract is not None:
+            self._keep(key, value, state.targets, source)
+
+    def _keep(self, key: str, value: Any, targets: dict[str, Any], source: str) -> None:
+        """Add a key to the targets, unless they hold the same value already."""
+        sources = self._state.sources
         if key not in targets:
-            targets[key], self._sources[key] = value, source
+            targets[key], sources[key] = value, source
         elif not is_same(targets[key], value):
-            first = self._sources.get(key, "the batch")
+            first = sources.get(key, "the batch")
             raise LabelLeakError(
                 f"two different values for {key!r}: one from {first}, one from {source}. Remove one of them",
                 (key,),
             )
 
-    def _check_names(self, clean: Mapping[str, Any], inputs: frozenset[str]) -> None:
+    def check_names(self, clean: Mapping[str, Any], inputs: frozenset[str]) -> None:
         """Check the names of a clean call. This can fail only if a contract's own ``split`` is broken."""
         if left := tuple(sorted(set(clean) - inputs)):
             logger.error("CRITICAL: Labels still found in kwargs after removal! %s", list(left))
@@ -293,6 +321,10 @@ def _log(leak: Leak, call: Sequence[str]) -> None:
         logger.warning("Found %r in training_step inputs - removing it! (%s)", leak.key, leak)
     elif leak.layer == 2:
         logger.debug("Removing %r from inputs before model forward pass (%s)", leak.key, leak)
+    elif leak.outcome == SWALLOWED:
+        logger.info("%s", leak)
+    elif leak.outcome == PASSED:
+        logger.error("%s.forward does not take %r (%s)", leak.model, leak.key, leak)
     elif leak.layer == 5 and is_label_like(leak.key):
         logger.error("FOUND LABELS IN FORWARD METHOD! Input keys: %s (%s)", call, leak)
     else:

@@ -10,6 +10,12 @@ LAYERS = {
     5: "forward",
 }
 
+# What became of a leak. STOPPED: it was removed, or it stopped the run. PASSED: it was left in the call, and Python
+# raises a TypeError. SWALLOWED: it was left in the call to a forward that takes any key.
+STOPPED = "stopped"
+PASSED = "passed"
+SWALLOWED = "swallowed"
+
 
 @dataclass(frozen=True)
 class KeySource:
@@ -33,16 +39,30 @@ class Leak:
         layer: the layer that found it, 1 to 5.
         source: the code that added it.
         count: how many times this layer found this key from this source.
+        outcome: ``"stopped"``, ``"passed"`` (the key was left in the call, and Python raises a TypeError) or
+            ``"swallowed"`` (it was left in the call to a ``forward`` that takes any key).
+        model: the class whose ``forward`` it reached, or would have reached; empty at the layers 1 to 4.
+        first_layer: the layer at which a trainer's batch first held the key; 0 if it was never in the batch.
     """
 
     key: str
     layer: int
     source: KeySource
     count: int = 1
+    outcome: str = STOPPED
+    model: str = ""
+    first_layer: int = 0
 
     def __str__(self) -> str:
         times = "once" if self.count == 1 else f"{self.count} times"
-        text = f"{self.key} <- {self.source.name}, at layer {self.layer} ({LAYERS[self.layer]}), {times}"
+        where = f"at layer {self.layer} ({LAYERS[self.layer]})"
+        if self.outcome == PASSED:
+            where += f", not stopped, and {self.model}.forward does not take it"
+        if self.outcome == SWALLOWED:
+            where += f", not stopped, because {self.model}.forward takes any key (**kwargs)"
+        text = f"{self.key} <- {self.source.name}, {where}, {times}"
+        if self.first_layer:
+            text += f", first in the batch at layer {self.first_layer} ({LAYERS[self.first_layer]})"
         return f"{text}. {self.source.remedy}" if self.source.remedy else text
 
 

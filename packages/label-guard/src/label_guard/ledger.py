@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from label_guard.leak import LAYERS, KeySource, Leak
+from label_guard.leak import LAYERS, Leak
 
 SCHEMA = "label-guard/report/1"
 
@@ -48,7 +48,7 @@ class Ledger:
         self.policy = policy
         self.layers = {number: LayerRecord(on=number in layers) for number in LAYERS}
         self.model_call: dict[str, dict[str, Any]] = {}
-        self._leaks: dict[tuple[str, int, str], Leak] = {}
+        self._leaks: dict[tuple[str, ...], Leak] = {}
 
     @property
     def leaks(self) -> list[Leak]:
@@ -63,18 +63,24 @@ class Ledger:
         if not record.tensors:
             record.tensors = {str(key): describe(value) for key, value in batch.items()}
 
+    def record_names(self, layer: int, names: Iterable[str]) -> None:
+        """Count a batch that an observer sees, by the names of its keys alone."""
+        record = self.layers[layer]
+        record.calls += 1
+        record.seen.update(names)
+
     def record_diverted(self, layer: int, key: str) -> None:
         """Count a key that a layer removes from the batch or the call."""
         self.layers[layer].diverted[key] += 1
 
-    def record_leak(self, layer: int, key: str, source: KeySource) -> tuple[Leak, bool]:
+    def record_leak(self, leak: Leak) -> tuple[Leak, bool]:
         """Count a leak. Returns the leak with its count so far, and whether it is the first from this source."""
-        entry = (key, layer, source.name)
+        entry = (leak.key, str(leak.layer), leak.source.name, leak.outcome, leak.model)
         if entry in self._leaks:
             self._leaks[entry].count += 1
             return self._leaks[entry], False
-        self._leaks[entry] = Leak(key, layer, source)
-        return self._leaks[entry], True
+        self._leaks[entry] = leak
+        return leak, True
 
     def record_model_call(self, model_inputs: Mapping[str, Any]) -> None:
         """Describe the arguments of the first call to the model."""

@@ -1,24 +1,24 @@
 """Layers 1 to 4 in a Hugging Face ``Trainer``: ``class GuardedTrainer(LabelGuardMixin, Trainer)``.
 
 The mixin does not import Trainer at run time, because that import loads peft and datasets. Not covered:
-``nn.DataParallel``, SageMaker model parallel, DeepSpeed sequence parallel.
+SageMaker model parallel, DeepSpeed sequence parallel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from label_guard.batch_source import find_batch_source
-from label_guard.compatibility import count_items, count_tensor_parallel_ranks, counts_in_evaluation
-from label_guard.contract import Contract, ModelInputs, is_label_like
+from label_guard.compatibility import count_items
+from label_guard.contract import Contract
 from label_guard.guard import ALL_LAYERS, LabelGuard
 from label_guard.leak import KeySource
-from label_guard.stock import LABELS, compute_stock_loss, detach, find_labels, rename_labels, select_logits
+from label_guard.observer import Observer
+from label_guard.owner import Owner
 
 if TYPE_CHECKING:
     from transformers import Trainer as TrainerBase
@@ -27,15 +27,19 @@ else:
 
 
 class LabelGuardMixin(TrainerBase):
-    """Guard the model of a ``Trainer`` with all five layers.
+    """Guard the model of a ``Trainer``.
 
-    A subclass with its own loss overrides ``compute_guarded_loss``, and ``count_targets`` if it counts its targets in
-    another way. The attributes can be set on the class or, before training starts, on the instance.
+    A class that implements ``compute_guarded_loss(model, model_inputs, targets, metadata, num_items_in_batch)``, which
+    returns the loss and the outputs, is an *owner*: the layers 1 to 4 split its batches by the contract, and it gets
+    the targets. Any other class is an *observer*: its methods get the very objects that they get without the guard, and
+    the layers 1 to 4 only record keys. Layer 5 is the same in both.
+
+    The attributes can be set on the class or, before training starts, on the instance.
 
     Attributes:
         guard_contract: what the model takes; None reads it from the base model's signature.
         guard_base: the base model, if it cannot be found automatically.
-        guard_policy: ``"divert"`` or ``"raise"``.
+        guard_policy: ``"divert"``, ``"raise"`` or ``"watch"``.
         guard_layers: the layers that are on.
         guard_expected: targets that a batch is meant to hold; None means the targets of ``guard_contract``.
     """
@@ -51,8 +55,28 @@ class LabelGuardMixin(TrainerBase):
 
     _guard: LabelGuard | None = None
     _settings: tuple[Any, ...] = ()
-    _loaded: frozenset[str] = frozenset()
-    _last: ModelInputs | None = None
+    _role: Observer | Owner
+
+    if TYPE_CHECKING:
+
+        def compute_guarded_loss(
+            self,
+            model: nn.Module,
+            model_inputs: dict[str, Any],
+            targets: dict[str, Any],
+            metadata: dict[str, Any],
+            num_items_in_batch: Any,
+        ) -> tuple[torch.Tensor, Any]: ...
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Check the class when it is made.
+
+        Raises:
+            TypeError: the guard would see nothing, or the loss would get no labels.
+        """
+        super().__init_subclass__(**kwargs)
+        _check_order(cls)
+        _check_loss(cls)
 
     @property
     def guard(self) -> LabelGuard:
@@ -70,6 +94,7 @@ class LabelGuardMixin(TrainerBase):
         )
         if self._guard is None:
             self._guard, self._settings = self._build_guard(), settings
+            self._role = (Owner if _is_owner(type(self)) else Observer)(self, self._guard)
         elif settings != self._settings:
             raise ValueError(
                 "a setting of the guard was changed after the guard was made: set it before the first step"
@@ -89,173 +114,81 @@ class LabelGuardMixin(TrainerBase):
             expected=expected,
         )
         guard.find_batch_source = self._find_batch_source
-        if "num_items_in_batch" not in guard.contract.inputs:
-            # Trainer sets this for any forward with **kwargs, also a wrapper's, and then passes the count into it.
-            self.model_accepts_loss_kwargs = False
         return guard
 
     def _find_batch_source(self, key: str, editors: list[str]) -> KeySource:
-        return find_batch_source(self, key, editors, loaded=key in self._loaded)
+        step = self.guard.step
+        return find_batch_source(self, key, editors, loaded=step is not None and key in step.loaded)
 
-    # What Trainer reads of a batch before layer 1
+    def _get_role(self) -> Observer | Owner:
+        """Return the role, whose guard is made on first use."""
+        _ = self.guard
+        return self._role
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, *device: Any
-    ) -> tuple[list[Any], Any]:
-        """Take the batches of one optimizer step and count their targets, whatever the type of the batches."""
-        contract = self.guard.contract
-        batches = [contract.flatten(batch) for batch in islice(epoch_iterator, num_batches)]
-        self._loaded = frozenset().union(*batches)
-        return batches, self.count_targets(batches)
+    # The layers: each passes the method that comes after it in the MRO to the role
 
-    def count_targets(self, batch_samples: Sequence[Any]) -> Any:
-        """Count the targets of the whole optimizer step as Trainer does; None if it does not count them."""
-        batches = [rename_labels(batch) for batch in batch_samples]
-        return count_items(super().get_batch_samples, batches, self.args.device)
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Take the batches of one optimizer step."""
+        return self._get_role().get_batch_samples(super().get_batch_samples, *args, **kwargs)
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Keep the dataset columns of the contract, which are not in the signature of a wrapper."""
-        if self._signature_columns is None:
-            contract = self.guard.contract
-            columns = contract.inputs | contract.targets | contract.metadata | set(self.label_names)
-            self._signature_columns = sorted(columns | set(LABELS))
+        """Choose the columns of the dataset that are kept."""
+        self._get_role().set_signature_columns(super()._set_signature_columns_if_needed)
 
-    # The layers
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Layer 1: the batch as it was loaded."""
+        return self._get_role().training_step(super().training_step, *args, **kwargs)
 
-    def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Layer 1: split the batch as it was loaded."""
-        self.guard.reattach(model)
-        self._last = None
-        inputs = self._filter(1, inputs)
-        return super().training_step(model, inputs, *args, **kwargs)
+    def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        """Layer 2, in train, evaluate and predict: the batch on the device."""
+        return self._get_role().prepare_inputs(super()._prepare_inputs, *args, **kwargs)
 
-    def _prepare_inputs(self, inputs: Any) -> ModelInputs:
-        """Layer 2, in train, evaluate and predict: move inputs and targets to the device, then split again."""
-        held = inputs if isinstance(inputs, ModelInputs) else ModelInputs(self.guard.contract.flatten(inputs))
-        prepared = super()._prepare_inputs(dict(held))
-        targets = super()._prepare_input(held.targets)
-        return self._filter(2, ModelInputs(prepared, targets, held.metadata))
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Layer 3, and in the owner role layer 4: the batch as the loss gets it."""
+        return self._get_role().compute_loss(super().compute_loss, *args, **kwargs)
 
-    def compute_loss(
-        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Layers 3 and 4: split the batch, check the arguments of the call, then compute the loss."""
-        inputs = self._prepare_model_inputs(self._filter(3, self._restore_diverted(inputs)))
-        self._last = None
-        with self.guard.diverting_to(inputs.targets):
-            loss, outputs = self.compute_guarded_loss(
-                model, dict(inputs), inputs.targets, inputs.metadata, num_items_in_batch
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Take one batch of evaluate or predict."""
+        return self._get_role().prediction_step(super().prediction_step, *args, **kwargs)
+
+    def count_targets(self, batch_samples: Sequence[Any]) -> Any:
+        """Count the targets of the whole optimizer step as Trainer does; None if it does not count them.
+
+        Only an owner uses this. Override it to count in another way.
+        """
+        return count_items(super().get_batch_samples, list(batch_samples), self.args.device)
+
+
+def _is_owner(kind: type) -> bool:
+    return hasattr(kind, "compute_guarded_loss")
+
+
+def _check_order(kind: type) -> None:
+    """Check that the guard comes before the trainer, whose methods it must see first."""
+    position = kind.__mro__.index(LabelGuardMixin)
+    trainers = [base for base in kind.__mro__[:position] if _has_a_layer(base) and not _is_guarded(base)]
+    if trainers and not any(map(_has_a_layer, kind.__mro__[position + 1 :])):
+        raise TypeError(
+            f"{kind.__name__} guards nothing, because {trainers[0].__name__} comes before LabelGuardMixin. Write "
+            f"class {kind.__name__}(LabelGuardMixin, {trainers[0].__name__})"
+        )
+
+
+def _is_guarded(kind: type) -> bool:
+    return issubclass(kind, LabelGuardMixin)
+
+
+def _has_a_layer(kind: type) -> bool:
+    return any(name in vars(kind) for name in ("training_step", "prediction_step", "compute_loss"))
+
+
+def _check_loss(kind: type) -> None:
+    """Check that an owner does not override ``compute_loss``, which would get no labels."""
+    if not _is_owner(kind):
+        return
+    for base in kind.__mro__[: kind.__mro__.index(LabelGuardMixin)]:
+        if "compute_loss" in vars(base):
+            raise TypeError(
+                f"{base.__name__}.compute_loss would get no labels, because {kind.__name__} implements "
+                "compute_guarded_loss, which gets them. Move the code to compute_guarded_loss"
             )
-        return (loss, outputs) if return_outputs else loss
-
-    def _prepare_model_inputs(self, inputs: ModelInputs) -> ModelInputs:
-        """Layer 4: split once more, and check the names that the call will carry."""
-        inputs = self._filter(4, inputs)
-        if 4 in self.guard.layers:
-            self.guard.verify(inputs)
-        return inputs
-
-    def _filter(self, layer: int, inputs: Any) -> ModelInputs:
-        self._last = self.guard.filter(layer, inputs)
-        return self._last
-
-    def _restore_diverted(self, inputs: Any) -> ModelInputs:
-        """Add what earlier layers diverted, in case code between the layers made a plain dict of the batch."""
-        if isinstance(inputs, ModelInputs):
-            return inputs
-        last = ModelInputs({}) if self._last is None else self._last
-        return ModelInputs(self.guard.contract.flatten(inputs), last.targets, last.metadata)
-
-    # The loss
-
-    def compute_guarded_loss(
-        self,
-        model: nn.Module,
-        model_inputs: dict[str, Any],
-        targets: dict[str, Any],
-        metadata: dict[str, Any],
-        num_items_in_batch: Any,
-    ) -> tuple[torch.Tensor, Any]:
-        """Call the model on its inputs and compute the loss from its outputs and the targets. Override this.
-
-        By default, computes the loss of the Trainer subclass that the mixin guards; or, if that has none of its own,
-        the loss of the stock Trainer.
-
-        Raises:
-            ValueError: there is no loss: see ``compute_stock_loss``.
-        """
-        guarded_loss = super().compute_loss
-        if guarded_loss.__func__.__module__ != "transformers.trainer":
-            batch = model_inputs | targets
-            return guarded_loss(model, batch, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        has_loss = self.compute_loss_func is not None or self.label_smoother is not None
-        # As in Trainer, labels go to one loss only, also if the model takes them.
-        own_labels = model_inputs.pop("labels", None) if has_loss else None
-        if self.model_accepts_loss_kwargs and num_items_in_batch is not None:
-            model_inputs["num_items_in_batch"] = num_items_in_batch
-        outputs = model(**model_inputs)
-        labels = find_labels(targets) if own_labels is None else own_labels
-        loss = compute_stock_loss(self, self.guard.base, outputs, labels, num_items_in_batch)
-        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            loss = loss * self._count_data_ranks()
-        return loss, outputs
-
-    def _count_data_ranks(self) -> int:
-        return int(self.accelerator.num_processes // count_tensor_parallel_ranks(self))
-
-    # Evaluate and predict
-
-    def prediction_step(
-        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> tuple[torch.Tensor | None, Any, Any]:
-        """Compute the loss, the outputs and the labels for one batch of evaluate or predict.
-
-        Replaces Trainer's own method, which calls the model with the whole batch if it finds no labels in it. The
-        method of a Trainer subclass is kept (``Seq2SeqTrainer`` generates in it).
-        """
-        self.guard.reattach(model)
-        self._last = None
-        batch = self.guard.contract.flatten(inputs)
-        self._loaded = frozenset(batch)
-        guarded_step = super().prediction_step
-        if guarded_step.__func__.__module__ != "transformers.trainer":
-            return guarded_step(model, batch, prediction_loss_only, ignore_keys=ignore_keys)
-        count = self.count_targets([batch]) if counts_in_evaluation(self) else None
-        prepared = self._prepare_inputs(batch)
-        loss = None
-        with torch.no_grad(), self.compute_loss_context_manager():
-            if self._has_loss(prepared):
-                loss, outputs = self.compute_loss(
-                    model, prepared, return_outputs=True, num_items_in_batch=count
-                )
-            else:
-                outputs = model(**self._prepare_model_inputs(self._filter(3, prepared)))
-        targets = prepared.targets if loss is None else self.guard.targets
-        labels = self._select_labels(targets, prepared)
-        returned = None if loss is None else loss.detach().mean()
-        if prediction_loss_only:
-            return returned, None, None
-        if ignore_keys is None:
-            ignore_keys = getattr(getattr(self.model, "config", None), "keys_to_ignore_at_inference", [])
-        return returned, select_logits(outputs, loss, ignore_keys), labels
-
-    def _has_loss(self, prepared: ModelInputs) -> bool:
-        """Whether to compute a loss: the batch holds labels, or the trainer's own loss decides what it needs."""
-        is_labelled = any(is_label_like(key) and prepared[key] is not None for key in prepared)
-        is_overridden = type(self).compute_guarded_loss is not LabelGuardMixin.compute_guarded_loss
-        is_self_supervised = not self.label_names and self.can_return_loss
-        return is_labelled or bool(prepared.targets) or is_overridden or is_self_supervised
-
-    def _select_labels(self, targets: dict[str, Any], model_inputs: dict[str, Any]) -> Any:
-        """Return the ``label_ids`` for ``compute_metrics``: the keys of ``label_names``, or all targets if it is empty.
-
-        None if one of them is missing.
-        """
-        known = {**model_inputs, **targets}
-        names = self.label_names or [
-            key for key in known if is_label_like(key) and key != "num_items_in_batch"
-        ]
-        if not names or any(known.get(name) is None for name in names):
-            return None
-        labels = detach(tuple(known[name] for name in names))
-        return labels[0] if len(labels) == 1 else labels

@@ -103,7 +103,6 @@ class Route:
         stops: the layers that stop it alone.
         without: what the stock Trainer does: ``leaks``, ``dies``, ``clean`` or ``loses ...``.
         without_evaluating: the same in evaluate and predict, if it differs there.
-        by_mixin: whether nothing leaks under any layer, because the mixin removes the cause.
         why: why the other layers do not stop it.
         stages: the stages in which it is run.
         collate: the collator.
@@ -120,7 +119,6 @@ class Route:
     stops: frozenset[str]
     without: str = "leaks"
     without_evaluating: str = ""
-    by_mixin: bool = False
     why: str = ""
     stages: tuple[str, ...] = ("train",)
     collate: Callable[[Any], Any] = collate_plain
@@ -294,7 +292,7 @@ class EditingCallback(TrainerCallback):
 EVERY = ("train", "evaluate", "predict")
 # Predict takes the same path as evaluate.
 BOTH = ("train", "evaluate")
-BY_MIXIN = "the mixin passes labels to the loss itself, and the count only to a model that takes it"
+OBSERVED = "the trainer computes its own loss, so these layers only record"
 NOT_1 = "evaluate and predict do not run training_step"
 AFTER_4 = "it is added to the call after layer 4"
 STOCK_CANNOT_READ = {
@@ -315,10 +313,10 @@ ROUTES = [
             without=STOCK_CANNOT_READ.get(name, "leaks")) for name, kind in BATCHES.items()),
     *(Route(f"label_names={names}", FROM_2, stages=("evaluate", "predict"), why=NOT_1, collate=collate_with_labels,
             options={"label_names": names}) for names in ([], ["labels"])),
-    Route("label smoothing", ALL, stages=BOTH, why=BY_MIXIN, by_mixin=True, collate=collate_with_labels,
+    Route("label smoothing", ONLY_5, stages=BOTH, why=OBSERVED, collate=collate_with_labels,
           kinds=(Trainer, GuardedTrainer), without="clean", without_evaluating="leaks",
           options={"label_smoothing_factor": 0.1}),
-    Route("compute_loss_func", ALL, stages=BOTH, why=BY_MIXIN, by_mixin=True, collate=collate_with_labels,
+    Route("compute_loss_func", ONLY_5, stages=BOTH, why=OBSERVED, collate=collate_with_labels,
           kinds=(Trainer, GuardedTrainer), without="clean", without_evaluating="leaks",
           options={"compute_loss_func": next_token_loss}),
     Route("gradient accumulation", ALL, collate=collate_with_labels, options={"gradient_accumulation_steps": 2}),
@@ -348,9 +346,8 @@ ROUTES = [
     Route("mixed precision, PEFT CAUSAL_LM", ONLY_5, why=AFTER_4, stages=BOTH, wrap=lora("CAUSAL_LM"),
           options={"bf16": True}),
     Route("pre-hook after merge_and_unload", ONLY_5, why=AFTER_4, wrap=lambda model: hook("base")(merged(model))),
-    Route("`num_items_in_batch` into a (**kwargs) wrapper", ALL, collate=collate_with_labels, wrap=KwargsWrapper,
-          kinds=(Trainer, GuardedTrainer), options={"compute_loss_func": next_token_loss},
-          why=BY_MIXIN, by_mixin=True),
+    Route("`num_items_in_batch` into a (**kwargs) wrapper", ONLY_5, collate=collate_with_labels, wrap=KwargsWrapper,
+          kinds=(Trainer, GuardedTrainer), options={"compute_loss_func": next_token_loss}, why=OBSERVED),
     Route("a subclass adds labels before training_step", ALL, edit=editing("training_step")),
     Route("a subclass adds labels before _prepare_inputs", FROM_2, stages=BOTH, edit=editing("_prepare_inputs"),
           why="it is added after layer 1"),
@@ -368,4 +365,4 @@ def expected_cell(route: Route, stage: str, column: str) -> str:
     if column == "none":
         return without
     stops = route.stops - {"1"} if evaluating else route.stops
-    return "clean" if column == "all" or column in stops or route.by_mixin or without == "clean" else "leaks"
+    return "clean" if column == "all" or column in stops or without == "clean" else "leaks"

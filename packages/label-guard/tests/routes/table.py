@@ -47,7 +47,7 @@ def rows_of(route: Route, folder: Path) -> list[Row]:
     for stage in route.stages:
         cells = tuple(run(route, stage, column, folder).cell for column in COLUMNS)
         by_cells.setdefault(cells, []).append(stage)
-    stopped = [cells for cells in by_cells if set(cells[1:]) != {"clean"} or route.by_mixin]
+    stopped = [cells for cells in by_cells if set(cells[1:]) != {"clean"}]
     return [
         (route.name, ", ".join(stages), list(cells), route.why if cells in stopped else "")
         for cells, stages in by_cells.items()

@@ -1,0 +1,210 @@
+"""Layer 5 at one module: the guard's own ``forward`` in front of the module's, and what it does with a call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch._compile import _disable_dynamo
+
+from label_guard.boundaries import find_class
+from label_guard.contract import Contract
+from label_guard.forward import find_guard, find_slot, guard_forward, unbind_forward
+from label_guard.leak import PASSED, STOPPED, SWALLOWED, LabelLeakError
+from label_guard.names import is_label_like
+from label_guard.signature import CLOSED, OPEN, read_signature
+
+if TYPE_CHECKING:
+    from label_guard.guard import LabelGuard
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class WatchedForward:
+    """Keep keys that a module's ``forward`` does not take out of its calls.
+
+    Without a contract, a key is stopped only where it would do harm: a label that the signature does not list, or a
+    key without a value. Any other unlisted key is recorded and left in the call, so that Python raises its TypeError. A
+    ``forward`` that takes any key is left alone; a label that reaches it is recorded.
+
+    With a contract, any unlisted key raises.
+
+    Args:
+        module: the module.
+        guard: the guard, which records leaks and keeps what is diverted.
+        contract: what the module takes; None means what its signature says.
+    """
+
+    def __init__(self, module: nn.Module, guard: LabelGuard, contract: Contract | None) -> None:
+        self.module = module
+        self.name = find_class(module).__name__
+        self._guard = guard
+        self._contract = contract
+        self._active = False
+        self._before: Any = None
+        self._swallowed: set[str] = set()
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a label is kept out of the ``forward``; not so if it takes any key."""
+        return self._contract is not None or self.kind != OPEN
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it is switched on."""
+        return self._active
+
+    def is_installed(self) -> bool:
+        """Whether this object is still in the ``forward`` of the module."""
+        return self._active and find_guard(self.module.__dict__.get(find_slot(self.module))) is self
+
+    def install(self) -> None:
+        """Install the guarded ``forward`` on the module instance.
+
+        A forward hook would not be enough: some PEFT versions call ``.forward``, which skips hooks, and a hook that is
+        registered later can still add a key. ``functools.wraps`` is not used, because accelerate removes wrappers that
+        have ``__wrapped__``.
+        """
+        module, slot = self.module, find_slot(self.module)
+        if (other := find_guard(module.__dict__.get(slot))) is not None:
+            other.uninstall()
+        self._active = True
+        self._before = module.__dict__.get(slot)
+        signature = self.signature = read_signature(module, getattr(module, slot))
+        self.kind = signature.kind
+        self._positional = signature.positional
+        self._only_positional = signature.only_positional
+        names = signature.names
+        if self._contract is not None:
+            names = self._contract.inputs | {name for name in names if not is_label_like(name)}
+            self._call_contract = replace(self._contract, inputs=names)
+        self._inputs = names
+        unsafe = (index for index, name in enumerate(self._positional) if name not in names)
+        positions = next(unsafe, float("inf") if signature.takes_more_positions else len(self._positional))
+        kind = signature.kind if self._contract is None else CLOSED
+        forward = guard_forward(self, unbind_forward(module, slot), names, positions, kind)
+        module.__dict__[slot] = MethodType(forward, module)
+
+    def uninstall(self) -> None:
+        """Restore the ``forward`` that was there before."""
+        self._active = False
+        module, slot = self.module, find_slot(self.module)
+        forward = module.__dict__.get(slot)
+        if getattr(forward, "label_guard", None) is not self or hasattr(forward, "__wrapped__"):
+            # Another tool has wrapped the guarded forward, so it stays in place. It lets everything pass from now on.
+            return
+        if self._before is not None:
+            module.__dict__[slot] = self._before
+        elif slot == "forward":
+            del module.__dict__[slot]
+        else:
+            module.__dict__[slot] = MethodType(type(module).forward, module)
+
+    # torch.compiler.disable would import the compiler when this module is imported.
+    @_disable_dynamo
+    def catch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """Stop the leaks of a call. Returns the call without them.
+
+        Raises:
+            LabelLeakError: the contract does not list a key, or there is a leak under the policy ``"raise"``.
+        """
+        if not self._active:
+            return args, kwargs
+        if not self.is_watched:
+            self._record_swallowed(kwargs)
+            return args, kwargs
+        self._guard.start_call(self)
+        if self._contract is None:
+            return args, self._stop_leaks(args, kwargs)
+        call = self._bind(args, kwargs)
+        self._guard.ledger.record_call(5, call)
+        if self._guard.policy == "watch":
+            self._record_unlisted(call, kwargs)
+            return args, kwargs
+        return self._unbind(len(args), self._apply_contract(call, kwargs))
+
+    def _record_swallowed(self, kwargs: dict[str, Any]) -> None:
+        """Record a label that reaches a ``forward`` which takes any key; once, because it may be meant to."""
+        for key, value in kwargs.items():
+            is_new = key not in self._inputs and key not in self._swallowed and key != "num_items_in_batch"
+            if is_new and is_label_like(key):
+                self._swallowed.add(key)
+                self._guard.report(5, key, value, outcome=SWALLOWED, model=self.name)
+
+    def _stop_leaks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Remove what the signature does not list and what would do harm."""
+        call = dict(zip(self._positional, args, strict=False)) | kwargs
+        self._guard.ledger.record_call(5, call)
+        clean = dict(kwargs)
+        for key in [key for key in kwargs if key not in self._inputs]:
+            value = kwargs[key]
+            is_label = is_label_like(key)
+            if is_label or (self.kind == CLOSED and value is None):
+                source = self._report(key, value, list(call))
+                if source is not None:
+                    self._keep(key, value, source, is_target=is_label)
+                    del clean[key]
+            elif self.kind == CLOSED:
+                self._guard.report(5, key, value, list(call), outcome=PASSED, model=self.name)
+        return clean
+
+    def _report(self, key: str, value: Any, call: Sequence[str], *, by_position: bool = False) -> str | None:
+        """Report a key that is to be stopped. Returns its source, or None if the policy lets it pass."""
+        outcome = STOPPED
+        if self._guard.policy == "watch":
+            outcome = PASSED if self.kind == CLOSED else SWALLOWED
+        source = self._guard.report(
+            5, key, value, call, by_position=by_position, outcome=outcome, model=self.name
+        )
+        return source if outcome == STOPPED else None
+
+    def _keep(self, key: str, value: Any, source: str, *, is_target: bool) -> None:
+        """Keep a key that is removed from a call for the loss, if it is a target and has a value.
+
+        A key without a value carries nothing, so nothing is lost, whatever its name.
+        """
+        self._guard.ledger.record_diverted(5, key)
+        if is_target and value is not None:
+            self._guard.divert(key, value, source)
+
+    def _record_unlisted(self, call: dict[str, Any], kwargs: dict[str, Any]) -> None:
+        for key, value in call.items():
+            if key not in self._inputs:
+                self._report(key, value, list(call), by_position=key not in kwargs)
+
+    def _apply_contract(self, call: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Split a call by the contract. Returns its model inputs."""
+        contract = self._call_contract
+        for key, value in list(call.items()):
+            if key in contract.inputs:
+                continue
+            if value is None or contract.is_target(key) or key in contract.metadata:
+                source = self._report(key, value, list(call), by_position=key not in kwargs)
+                self._keep(key, value, str(source), is_target=contract.is_target(key))
+            if value is None:
+                del call[key]
+        clean = self._guard.split(contract, 5, call).model_inputs
+        self._guard.check_names(clean, contract.inputs)
+        return clean
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call by their names."""
+        names = self._positional[: len(args)]
+        if len(args) > len(names):
+            raise LabelLeakError(
+                f"{self.name}.forward got {len(args)} positional arguments, but has only {len(names)} "
+                "positional parameters, so the others have no names. Pass them by name"
+            )
+        if twice := tuple(sorted(set(names) & set(kwargs))):
+            raise LabelLeakError(
+                f"{', '.join(twice)} came by position and by name. Pass each of them once", twice
+            )
+        return dict(zip(names, args, strict=True)) | kwargs
+
+    def _unbind(self, count: int, call: dict[str, Any]) -> Call:
+        """Return a call whose positional-only arguments are passed by position."""
+        names = self._positional[: min(count, self._only_positional)]
+        return tuple(call.pop(name) for name in names), call
