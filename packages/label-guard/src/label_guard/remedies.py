@@ -1,6 +1,6 @@
 """Say how to stop a leak, by its source and by whether the key is label-like."""
 
-from label_guard.contract import is_label_like
+from label_guard.names import is_label_like
 
 # Where a key came from, and the sentence: parts of the key or of the name of the source.
 REMEDIES = (
