@@ -1,5 +1,6 @@
 """For each way in which a key gets into a call or a batch, the guard names the code that added it."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, default_data_collator
 
 from label_guard import Contract, LabelGuard, LabelGuardMixin, Leak
+from label_guard.remedies import find_remedy
 from tiny_guarded import (
+    IgnoringLM,
     KwargsWrapper,
+    StrictLM,
     add_labels,
     collate_plain,
     collate_with_labels,
@@ -309,3 +313,164 @@ def test_a_callback_that_replaces_training_step_is_named(tmp_path: Path) -> None
     callback.trainer = trainer
     trainer.train()
     assert "PatchingCallback.on_train_begin.<locals>.training_step (" in trainer.guard.leaks[0].source.name
+
+
+# Where the code does not decide, no one is blamed alone
+
+
+class AddsByAComputedKey(LabelFreeTrainer):
+    def training_step(self, model: nn.Module, inputs: Any, *args: Any) -> Tensor:
+        self.rename(inputs, "lab")
+        return super().training_step(model, inputs, *args)
+
+    def rename(self, inputs: Any, prefix: str) -> None:
+        inputs[f"{prefix}els"] = inputs["input_ids"]
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        inputs = super()._prepare_inputs(inputs)
+        name = self.args.run_name or "mask"
+        inputs[name + "s"] = inputs.pop("attention_mask")
+        inputs["attention_mask"] = inputs.pop(name + "s")
+        return inputs
+
+
+def test_two_methods_that_write_computed_keys_are_both_named(tmp_path: Path) -> None:
+    name = first_leak(tmp_path, AddsByAComputedKey).source.name
+    assert f"in AddsByAComputedKey.rename ({HERE}" in name
+    assert f" or AddsByAComputedKey._prepare_inputs ({HERE}" in name
+
+
+class RowsOfAnyKeys(torch.utils.data.Dataset[Any]):
+    """A dataset whose code does not say which keys its rows have."""
+
+    def __init__(self, extra: str) -> None:
+        self.rows, self.start = make_rows(), extra
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        row = self.rows[index]
+        return {**row, self.start + "els": row["input_ids"]}
+
+
+def collate_what_is_there(rows: list[Any]) -> Any:
+    batch = collate_plain(rows)
+    batch["labels"] = torch.tensor([row["labels"] for row in rows])
+    return batch
+
+
+def test_a_dataset_is_named_with_the_collator_that_reads_the_key_from_its_rows(tmp_path: Path) -> None:
+    leak = first_leak(tmp_path, train_dataset=RowsOfAnyKeys("lab"), data_collator=collate_what_is_there)
+    assert f"from the dataset RowsOfAnyKeys.__getitem__ ({HERE}" in leak.source.name
+    assert f" or from the collator collate_what_is_there ({HERE}" in leak.source.name
+
+
+def test_a_column_is_named_with_the_collator_that_writes_the_key_too(tmp_path: Path) -> None:
+    rows = [row | {"labels": row["input_ids"]} for row in make_rows()]
+    name = first_leak(tmp_path, train_dataset=rows, data_collator=collate_with_labels).source.name
+    assert name.startswith(
+        "already in the batch, from the dataset's column 'labels' or from the collator collate_with"
+    )
+
+
+def rename_by_hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    return args, {**kwargs, f"{'label'}s": kwargs["input_ids"]}
+
+
+def remove_by_hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    kwargs.pop("labels", None)
+    return args, dict(kwargs)
+
+
+def test_a_hook_that_only_removes_the_key_is_not_named() -> None:
+    model = make_model()
+    for hook in (remove_by_hook, rename_by_hook):
+        model.register_forward_pre_hook(hook, with_kwargs=True)
+    name = lone_leak(model, input_ids=IDS).source.name
+    assert name.startswith("pre-hook rename_by_hook (")
+    assert "remove" not in name
+
+
+# A report reads no row
+
+
+class Trap(torch.utils.data.Dataset[Any]):
+    """A dataset that must not be asked for anything while a source is looked for."""
+
+    def __init__(self) -> None:
+        self.rows, self.reads = make_rows(), 0
+
+    def _open(self) -> None:
+        frame = sys._getframe()
+        while frame.f_back is not None:
+            frame = frame.f_back
+            assert not frame.f_code.co_filename.endswith("call_source.py"), "a report touched the dataset"
+
+    def __len__(self) -> int:
+        self._open()
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        self._open()
+        self.reads += 1
+        noise = torch.randint(2, 9, (7,)).tolist()
+        return {"input_ids": noise, "attention_mask": [1] * 7, "labels": noise}
+
+    def __getattr__(self, name: str) -> Any:
+        self._open()
+        raise AttributeError(name)
+
+    @property
+    def column_names(self) -> list[str]:
+        self._open()
+        raise AttributeError("column_names")
+
+
+def test_a_report_does_not_touch_the_dataset(tmp_path: Path) -> None:
+    leak = first_leak(tmp_path, train_dataset=Trap())
+    assert f"from the dataset Trap.__getitem__ ({HERE}" in leak.source.name
+
+
+def run_augmented(folder: Path, kind: type[nn.Module], *, is_guarded: bool) -> tuple[int, list[Any], Any]:
+    model, dataset = make_model(kind), Trap()
+    trainer = make_trainer(
+        folder,
+        model,
+        kind=LossOnInputs,
+        train_dataset=dataset,
+        data_collator=collate_plain,
+        compute_loss_func=None,
+    )
+    guard = LabelGuard(model) if is_guarded else None
+    trainer.train()
+    assert guard is None or guard.leaks
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return dataset.reads, losses, torch.get_rng_state().tolist()
+
+
+class LossOnInputs(Trainer):
+    def compute_loss(self, model: nn.Module, inputs: Any, *_: Any, **__: Any) -> Any:
+        return next_token_loss(model(**inputs), inputs["input_ids"])
+
+
+def test_leaks_change_neither_the_reads_of_an_augmenting_dataset_nor_its_random_numbers(
+    tmp_path: Path,
+) -> None:
+    reference = run_augmented(tmp_path, IgnoringLM, is_guarded=False)
+    assert run_augmented(tmp_path, StrictLM, is_guarded=True) == reference
+
+
+# Remedies
+
+
+def test_the_remedy_for_a_key_that_is_not_label_like_covers_both_cases() -> None:
+    remedy = find_remedy("already in the batch, from the collator collate (a.py:3)", "completion_mask")
+    assert remedy.startswith("If the model needs 'completion_mask', let its forward take it")
+    assert "If only the trainer reads 'completion_mask', take it out of the batch there" in remedy
+    assert "If neither needs it, leave it out in the collator or in the dataset" in remedy
+
+
+def test_the_remedy_for_a_label_is_to_leave_it_out_or_to_keep_it_for_the_loss() -> None:
+    remedy = find_remedy("already in the batch, from the collator collate (a.py:3)", "labels")
+    assert remedy == "Leave it out in the collator, or keep it for the loss: the guard passes it there"

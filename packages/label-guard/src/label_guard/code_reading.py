@@ -18,12 +18,16 @@ from typing import Any
 
 # Functions of these packages are not followed: they are large, and none adds a key by itself.
 NOT_FOLLOWED = ("torch", "numpy", "accelerate", "tokenizers", __package__)
+# Methods of transformers' collators for other frameworks.
+OTHER_FRAMEWORKS = ("tf_call", "numpy_call")
 MAX_FOLLOWED = 100
 
 # Methods and functions that only look a key up, or remove it.
 _LOOKUPS = frozenset({"get", "pop", "getattr", "hasattr", "delattr"})
 # Methods and functions that put keys into a mapping or an object.
 _WRITERS = frozenset({"dict", "update", "setdefault", "setattr", "replace"})
+# Those that may put keys there which are not written in the code.
+_COMPUTED_WRITERS = frozenset({"update", "setattr", "fromkeys"})
 _SKIPPED = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "RESUME", "NOT_TAKEN"})
 _CONTAINERS = (tuple, list, set, frozenset, dict)
 _MISSING = object()
@@ -198,7 +202,7 @@ def _iterate_names(code: CodeType) -> Iterator[str]:
 
 def _methods(owner: Any, name: str) -> list[Scope]:
     """Return the methods of a name in all classes of an object (``super`` may call any), or a callable attribute."""
-    if owner is None:
+    if owner is None or name in OTHER_FRAMEWORKS:
         return []
     own = read_variables(owner).get(name)
     if own is not None:
@@ -354,7 +358,7 @@ def _writes_computed_key(scope: Scope, instructions: list[dis.Instruction], inde
         return step.argrepr in ("|", "|=")
     if step.opname in ("BINARY_OR", "INPLACE_OR"):
         return True
-    return step.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_GLOBAL") and step.argval in ("update", "setattr")
+    return step.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_GLOBAL") and step.argval in _COMPUTED_WRITERS
 
 
 # Names
