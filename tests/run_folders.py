@@ -68,15 +68,8 @@ def write_run(folder: Path, *, shift: float = 0.0, texts: tuple[str, ...] = ("on
     recordings = [{"sentence": text, "kind": "reference", "text": "the reference’s words"} for text in texts]
     recordings.append({"sentence": texts[0], "kind": "recording", "text": texts[0]})
     write_clips(folder / "_recordings", recordings, 300)
-    card = {
-        "codec_name": "embedded",
-        "utterances": 31,
-        "hours": 0.25,
-        "tasks": {"single_speaker": 31},
-        "rejected": 0,
-    }
-    for name in ("train", "held_out"):
-        write_json(folder / "prepared" / name / "dataset_card.json", card | {"manifest": f"{name} {EVIL}"})
+    summary = {"utterances": 31, "hours": 0.25, "tasks": {"single_speaker": 31}, "languages": {EVIL: 31}}
+    write_json(folder / "data_summary.json", {"train": summary, "eval": summary})
     prepared = folder / "prepared"
     (folder / "recipe.yaml").write_text(
         f"model: {{name_or_path: base}}\ndata: {{train: {prepared}/train, eval: {prepared}/held_out}}\n"

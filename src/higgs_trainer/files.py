@@ -6,6 +6,7 @@ transformers uploads nothing of that kind to the hub.
 
     whole_file, write_text, write_bytes, write_json, write_json_lines     a file
     read_json_object                                                      what `write_json` wrote
+    check_inside                                                          a file that a foreign folder names
     new_folder                                                            a folder that must not exist yet
     whole_folder, move_into_place                                         a folder that may replace another
     restore_replaced, restore_folders                                     recovery after a kill
@@ -15,6 +16,7 @@ transformers uploads nothing of that kind to the hub.
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -127,11 +129,37 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}); write it again, or remove it") from error
-    except ValueError as error:
+    # Nesting of many thousands of levels raises RecursionError.
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); write it again, or remove it") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} does not contain a JSON object; write it again, or remove it")
     return value
+
+
+def check_inside(folder: str | Path, path: str | Path, *, most_bytes: int) -> None:
+    """Check that a file, which an untrusted file in ``folder`` may have named, is a part of that folder.
+
+    Raises:
+        UserError: ``path`` leads out of ``folder``, also through a link; it is missing or no regular file; or it is
+            larger than ``most_bytes``.
+    """
+    try:
+        real = Path(path).resolve(strict=True)
+        status = real.stat()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read ({reason}); copy the whole folder again") from error
+    if not real.is_relative_to(Path(folder).resolve()):
+        raise UserError(
+            f"{path} is left out, because it leads to a file outside {folder}; copy that file into it"
+        )
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is left out, because it is not a file; replace it")
+    if status.st_size > most_bytes:
+        raise UserError(
+            f"{path} is left out, because it is larger than {most_bytes / 1e6:g} MB; shorten or remove it"
+        )
 
 
 @contextmanager

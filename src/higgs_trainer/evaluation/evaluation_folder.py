@@ -12,11 +12,13 @@ from typing import Any
 
 from higgs_trainer.errors import UserError
 from higgs_trainer.evaluation.judging import JudgedClip
-from higgs_trainer.files import write_json, write_json_lines
+from higgs_trainer.files import check_inside, write_json, write_json_lines
 from higgs_trainer.run_folder import EVALUATION_FOLDER, EVALUATION_SCHEMA, FIGURES_FILE, ROWS_FILE
 
 NO_FIGURES = ("model", "role", "clips", "audio_seconds_per_second")
 """Fields of a model in ``figures.json`` that are not figures."""
+
+MOST_FIGURES_BYTES, MOST_ROWS_BYTES = 1_000_000, 100_000_000
 
 REMEDY = "Evaluate again, or remove the file."
 
@@ -88,8 +90,12 @@ def read_evaluation(run: Path) -> JudgedSets | None:
     folder = run / EVALUATION_FOLDER
     if not (folder / FIGURES_FILE).exists():
         return None
+    check_inside(run, folder / FIGURES_FILE, most_bytes=MOST_FIGURES_BYTES)
     report = _read_report(folder / FIGURES_FILE)
-    rows = _read_rows(folder / ROWS_FILE) if (folder / ROWS_FILE).exists() else []
+    rows = []
+    if (folder / ROWS_FILE).exists():
+        check_inside(run, folder / ROWS_FILE, most_bytes=MOST_ROWS_BYTES)
+        rows = _read_rows(folder / ROWS_FILE)
     differences = report.get("second_minus_first") or {}
     sets = []
     for place, model in enumerate(report["models"]):
@@ -108,7 +114,7 @@ def read_evaluation(run: Path) -> JudgedSets | None:
 def _read_report(path: Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}). {REMEDY}") from error
     if not isinstance(report, dict) or report.get("schema") != EVALUATION_SCHEMA:
         raise UserError(f'{path} is not an evaluation: "schema" must be "{EVALUATION_SCHEMA}". {REMEDY}')
@@ -141,7 +147,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
             if not isinstance(row, dict) or not isinstance(row.get("text"), str):
                 raise UserError(f'{path}:{number}: a row must be an object with the string "text". {REMEDY}')
             rows.append(row)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}). {REMEDY}") from error
     return rows
 

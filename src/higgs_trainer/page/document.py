@@ -2,19 +2,23 @@
 
 import base64
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
+from higgs_trainer.errors import UserError
 from higgs_trainer.files import write_bytes
 
 HERE = Path(__file__).parent
 PLAYERS_SCRIPT = HERE / "players.js"
 
 
-def write_document(path: str | Path, template: Path, *, script: str = "", **values: Any) -> int:
+def write_document(
+    path: str | Path, template: Path, *, most_bytes: float = math.inf, script: str = "", **values: Any
+) -> int:
     """Render ``template`` to the file ``path``, atomically. Return the file's size in bytes.
 
     Every value is escaped. The page's own content security policy allows no code but ``script``, by its hash, and no
@@ -22,8 +26,13 @@ def write_document(path: str | Path, template: Path, *, script: str = "", **valu
 
     Args:
         template: a template that extends ``base.html.jinja``.
+        most_bytes: the size above which nothing is written.
         script: JavaScript for the page; `read_script` joins several files.
         values: what the template shows.
+
+    Raises:
+        UserError: the page is larger than ``most_bytes``.
+        SaveError: the page cannot be written.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([template.parent, HERE]),
@@ -36,7 +45,13 @@ def write_document(path: str | Path, template: Path, *, script: str = "", **valu
     page = environment.get_template(template.name).render(
         script=Markup(script), script_source=f"'sha256-{digest}'" if script else "'none'", **values
     )
-    encoded = page.encode("utf-8")
+    # Halves of surrogate pairs, as in file names that are not UTF-8, become "?".
+    encoded = page.encode("utf-8", errors="replace")
+    if len(encoded) > most_bytes:
+        raise UserError(
+            f"{path} would have {len(encoded) / 1e6:.1f} MB, more than {most_bytes / 1e6:g} MB, because of very long "
+            "texts in the files of the run; shorten them"
+        )
     write_bytes(path, encoded)
     return len(encoded)
 

@@ -34,7 +34,7 @@ from higgs_trainer.input_files import read_text_file
 from higgs_trainer.limits import LONGEST_NUMBER, RECIPE_BYTES, RECIPE_DEPTH, RECIPE_VALUES
 from higgs_trainer.recipe.problems import Place
 
-__all__ = ["Document", "WrongYAML", "list_folders", "parse_yaml", "read_document", "read_yaml", "write_yaml"]
+__all__ = ["Document", "WrongYAML", "parse_yaml", "read_document", "read_yaml", "write_yaml"]
 
 CONSTANTS: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -111,12 +111,6 @@ def write_yaml(sections: dict[str, Any], path: Path) -> None:
     stream = StringIO()
     yaml.dump(_to_plain(sections), stream)
     write_text(path, stream.getvalue())
-
-
-def list_folders(written: Any) -> list[Path]:
-    """Return the folders that `data.train` or `data.eval` of a recipe's file names, in any of the allowed forms."""
-    folders = written if isinstance(written, list) else [] if written is None else [written]
-    return [Path(str(item.get("path") if isinstance(item, dict) else item)) for item in folders]
 
 
 def _parse(text: str) -> tuple[Any, dict[Place, int]]:

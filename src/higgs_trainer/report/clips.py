@@ -1,5 +1,6 @@
 """Encode clips for the page, as many as fit into it."""
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from higgs_trainer.report.listening import ClipFile, RunColumn, SpokenSentence
 # The rest of the 5 MB is for everything else on the page.
 BUDGET_BYTES = 3_800_000
 LONGEST_SECONDS = 30.0
+# A longer file is not decoded: it would take too much memory.
+MOST_SECONDS = 300.0
+MOST_MISFITS = 4
 
 
 @dataclass(frozen=True)
@@ -45,29 +49,43 @@ def find_longest(clips: ShownClips) -> float:
 
 
 class Budget:
-    """Count how many bytes of sound still fit into the page, and how many clips did not."""
+    """Count how many bytes of clips still fit into the page, and how many clips did not."""
 
     def __init__(self, left_bytes: int = BUDGET_BYTES) -> None:
         self.left_bytes = left_bytes
         self.left_out = 0
+        self._misfits = 0
 
-    def show(self, clips: Mapping[RunColumn, ClipFile]) -> dict[RunColumn, ShownClip]:
-        """Encode all of these clips, or none of them if they do not fit."""
-        shown = {place: _show(clip) for place, clip in clips.items()} if self.left_bytes > 0 else {}
-        size = sum(len(clip.audio) + len(clip.spectrogram) for clip in shown.values())
-        if size > self.left_bytes or not shown:
+    def show(self, text: str, clips: Mapping[RunColumn, ClipFile]) -> dict[RunColumn, ShownClip]:
+        """Encode all of these clips of a sentence, or none of them if they do not fit."""
+        shown: dict[RunColumn, ShownClip] = {}
+        left = self.left_bytes
+        for place, clip in clips.items():
+            # Encoding takes time: give up soon.
+            if left < 0 or self._misfits == MOST_MISFITS:
+                break
+            shown[place] = _show(clip)
+            left -= _measure(text, place, shown[place])
+        if left < 0 or len(shown) < len(clips):
+            self._misfits = min(self._misfits + 1, MOST_MISFITS)
             self.left_out += len(clips)
             return {}
-        self.left_bytes -= size
+        self.left_bytes = left
         return shown
+
+
+def _measure(text: str, place: RunColumn, clip: ShownClip) -> int:
+    """Return about how many bytes of the page a clip takes. The page repeats the sentence for each clip."""
+    words = [text, text, text, *place, clip.transcript or "", clip.says or "", clip.note]
+    return len(clip.audio) + len(clip.spectrogram) + sum(len(html.escape(one).encode()) for one in words)
 
 
 def show_sentences(
     sentences: Sequence[SpokenSentence], budget: Budget
 ) -> tuple[list[ShownSentence], list[str]]:
     """Encode sentences within the budget, clips from during training last. Return them, and a note on the rest."""
-    clips = [budget.show(one.clips) for one in sentences]
-    during_training = [budget.show(one.during_training) for one in sentences]
+    clips = [budget.show(one.text, one.clips) for one in sentences]
+    during_training = [budget.show(one.text, one.during_training) for one in sentences]
     shown = [
         ShownSentence(one.text, *kinds)
         for one, *kinds in zip(sentences, clips, during_training, strict=True)
@@ -92,7 +110,7 @@ def group_by_run(clips: ShownClips) -> dict[str, dict[str, ShownClip]]:
 def _show(clip: ClipFile) -> ShownClip:
     seconds, audio, spectrogram, note = 0.0, "", "", ""
     try:
-        waveform_S = to_waveform(decode_file(clip.audio))
+        waveform_S = to_waveform(decode_file(clip.audio, max_seconds=MOST_SECONDS))
     except AudioError as error:
         note = f"{clip.audio.name} {error.what}"
     else:

@@ -1,10 +1,20 @@
 "use strict";
 
 // Draws the curves from the logged numbers in the page, at the size that they have on the screen.
-const numbers = JSON.parse(document.getElementById("numbers")?.textContent ?? "[]");
+const numbers = JSON.parse(document.getElementById("numbers")?.textContent ?? "[]").map(expand);
 const steps = [...new Set(numbers.flatMap(({ columns }) => columns.step ?? []))].sort((a, b) => a - b);
 const slider = document.getElementById("step");
 const MARGIN = { top: 8, right: 10, bottom: 22, left: 46 };
+
+// Make columns of equal length from curves, of which each has the numbers of its rows and its values.
+function expand({ run, steps, curves }) {
+  const columns = { step: steps };
+  for (const [key, [rows, values]] of Object.entries(curves)) {
+    columns[key] = new Array(steps.length).fill(null);
+    rows.forEach((row, index) => (columns[key][row] = values[index]));
+  }
+  return { run, columns };
+}
 
 function svg(name, attributes, text = "") {
   const element = document.createElementNS("http://www.w3.org/2000/svg", name);

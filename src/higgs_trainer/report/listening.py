@@ -5,11 +5,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from higgs_trainer.errors import UserError
 from higgs_trainer.evaluation.evaluation_folder import JudgedSet
-from higgs_trainer.report.part import read_lines
+from higgs_trainer.files import check_inside
+from higgs_trainer.report.part import MOST_NAMED, read_lines
 from higgs_trainer.report.runs import RunContents
-from higgs_trainer.run_folder import AFTER, BEFORE, CLIP_INDEX_FILE, RECORDINGS_FOLDER, list_samples
+from higgs_trainer.run_folder import (
+    AFTER,
+    BEFORE,
+    CLIP_INDEX_FILE,
+    RECORDINGS_FOLDER,
+    SAMPLES_FOLDER,
+    list_samples,
+)
 from higgs_trainer.speech.real_recordings import REFERENCE as REFERENCE_KIND
+
+MOST_CLIP_BYTES = 100_000_000
+MOST_CHARACTERS = 2_000
 
 REFERENCE, RECORDING = "reference", "recording, through the codec"
 
@@ -61,16 +73,27 @@ def find_sentences(runs: Sequence[RunContents]) -> tuple[list[SpokenSentence], l
     sentences: dict[str, SpokenSentence] = {}
     notes: list[str] = []
     for run in runs:
+        left_out: list[str] = []
         found = list(_list_clips(run, notes))
         if not found:
             notes.append(
                 f"{run.name} has no clips: its recipe does not set samples.texts, and it was not evaluated."
             )
         for placed in found:
+            try:
+                check_inside(run.folder, placed.clip.audio, most_bytes=MOST_CLIP_BYTES)
+            except UserError as error:
+                left_out.append(str(error))
+                continue
             sentence = sentences.setdefault(placed.text, SpokenSentence(placed.text))
             is_between = placed.column.startswith("step ")
             clips = sentence.during_training if is_between else sentence.clips
             clips.setdefault((run.name, placed.column), placed.clip)
+        notes += left_out[:MOST_NAMED]
+        if len(left_out) > MOST_NAMED:
+            notes.append(
+                f"{run.name}: {len(left_out) - MOST_NAMED} further clips are left out for such reasons."
+            )
     return list(sentences.values()), notes
 
 
@@ -93,12 +116,14 @@ def _list_samples(run: RunContents, notes: list[str]) -> Iterator[_PlacedClip]:
     for step in folders:
         column = BEFORE if step == 0 else AFTER if step == last else f"step {step}"
         lines = read_lines(
-            folders[step] / CLIP_INDEX_FILE, otherwise="the samples of that step are not shown"
+            run.folder,
+            f"{SAMPLES_FOLDER}/{folders[step].name}/{CLIP_INDEX_FILE}",
+            otherwise="the samples of that step are not shown",
         )
         notes += [lines.note] if lines.note else []
         for line in lines.value or []:
             if (clip := _read_clip(line, folders[step])) is not None:
-                yield _PlacedClip(line["text"], column, clip)
+                yield _PlacedClip(_cut(line["text"]), column, clip)
 
 
 def _list_recordings(run: RunContents, notes: list[str]) -> tuple[list[_PlacedClip], list[_PlacedClip]]:
@@ -107,7 +132,9 @@ def _list_recordings(run: RunContents, notes: list[str]) -> tuple[list[_PlacedCl
     recorded: list[_PlacedClip] = []
     folder = run.folder / RECORDINGS_FOLDER
     lines = read_lines(
-        folder / CLIP_INDEX_FILE, otherwise="the page cannot play the references and recordings without it"
+        run.folder,
+        f"{RECORDINGS_FOLDER}/{CLIP_INDEX_FILE}",
+        otherwise="the page cannot play the references and recordings without it",
     )
     notes += [f"{run.name}: {lines.note}"] if lines.note else []
     for line in lines.value or []:
@@ -118,10 +145,10 @@ def _list_recordings(run: RunContents, notes: list[str]) -> tuple[list[_PlacedCl
             number = 1 + sum(one.text == sentence for one in references)
             column = REFERENCE if number == 1 else f"{REFERENCE} {number}"
             words = line.get("text")
-            file = ClipFile(clip.audio, says=words if isinstance(words, str) else None)
-            references.append(_PlacedClip(sentence, column, file))
+            file = ClipFile(clip.audio, says=_cut(words) if isinstance(words, str) else None)
+            references.append(_PlacedClip(_cut(sentence), column, file))
         else:
-            recorded.append(_PlacedClip(sentence, RECORDING, clip))
+            recorded.append(_PlacedClip(_cut(sentence), RECORDING, clip))
     return references, recorded
 
 
@@ -129,13 +156,18 @@ def _list_judged(run: RunContents) -> Iterator[_PlacedClip]:
     for judged in list_judged_sets(run):
         for clip in judged.clips:
             if clip.audio is not None:
-                file = ClipFile(clip.audio, clip.transcript, clip.stopped, is_right=clip.is_right)
-                yield _PlacedClip(clip.text, judged.name, file)
+                heard = None if clip.transcript is None else _cut(clip.transcript)
+                file = ClipFile(clip.audio, heard, clip.stopped, is_right=clip.is_right)
+                yield _PlacedClip(_cut(clip.text), _cut(judged.name), file)
 
 
 def _read_clip(line: dict[str, Any], folder: Path) -> ClipFile | None:
     text, audio, transcript = line.get("text"), line.get("audio"), line.get("transcript")
     if not isinstance(text, str) or not isinstance(audio, str):
         return None
-    heard = transcript if isinstance(transcript, str) else None
+    heard = _cut(transcript) if isinstance(transcript, str) else None
     return ClipFile(folder / audio, heard, bool(line.get("stopped", True)))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"

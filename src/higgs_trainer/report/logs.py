@@ -2,16 +2,20 @@
 
 import math
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from higgs_trainer.report.part import Part, read_lines, read_object
+from higgs_trainer.report.part import Part, open_lines, read_object
+from higgs_trainer.report.thinning import Columns, ThinnedLog
 from higgs_trainer.run_folder import LOG_FILE, TRAINER_STATE_FILE
 
 OVERALL, EACH_CODEBOOK = "Overall", "Loss of each codebook"
 
-Columns = dict[str, list[float | str | None]]
+MOST_STATE_BYTES = 50_000_000
+# Floats, and JavaScript, count exactly so far.
+LARGEST_STEP = 2**53
 
 
 @dataclass(frozen=True)
@@ -34,36 +38,62 @@ class ChartGroup:
 
 
 def read_logs(folder: Path) -> Part[Columns]:
-    """Read the log as columns of equal length, "step" first. A value is None where a log lacks the key.
-
-    Numbers keep every digit of the file. NaN and infinities become strings, because JSON cannot express them.
-    """
-    own = read_lines(folder / LOG_FILE, otherwise="training writes it at each log")
+    """Read the log as columns. Numbers keep every digit of the file. Of a long log, `ThinnedLog` keeps a part."""
+    own = open_lines(folder, LOG_FILE, otherwise="training writes it at each log")
     if own.value is None:
-        state = read_object(folder / TRAINER_STATE_FILE, otherwise="training writes it at the end")
-        logs = state.value.get("log_history", []) if state.value is not None else []
-        if logs:
-            return Part(_to_columns(logs), f"The curves are read from {TRAINER_STATE_FILE}: {own.note}")
-        return Part(None, own.note)
-    columns = _to_columns(own.value)
-    return Part(columns, own.note) if columns["step"] else Part(None, f"{LOG_FILE} is empty.")
+        state = read_object(
+            folder, TRAINER_STATE_FILE, otherwise="training writes it at the end", most_bytes=MOST_STATE_BYTES
+        )
+        logs = state.value.get("log_history") if state.value is not None else None
+        thinned = _thin(logs) if isinstance(logs, list) else ThinnedLog()
+        if thinned.num_lines:
+            note = f"The curves are read from {TRAINER_STATE_FILE}: {own.note}"
+        else:
+            is_absent = (
+                not (folder / TRAINER_STATE_FILE).is_symlink() and not (folder / TRAINER_STATE_FILE).exists()
+            )
+            note = own.note if is_absent else f"{own.note} {state.note}".strip()
+    else:
+        thinned = _thin(own.value, skip=own.value.skip)
+        note = own.value.note or ("" if thinned.num_lines else f"{LOG_FILE} is empty.")
+    if not thinned.num_lines:
+        return Part(None, note)
+    return Part(thinned.list_columns(), " ".join(filter(None, (note, thinned.describe()))))
 
 
-def _to_columns(logs: list[dict[str, Any]]) -> Columns:
-    logs = [log for log in logs if isinstance(log.get("step"), int)]
-    keys = dict.fromkeys(["step", *(key for log in logs for key in log if is_number(log[key]))])
-    return {key: [_to_json(log.get(key)) for log in logs] for key in keys}
+def _thin(logs: Iterable[Any], skip: Callable[[], None] = lambda: None) -> ThinnedLog:
+    """Read logs. ``skip`` is called after one that has no step."""
+    thinned = ThinnedLog()
+    for log in logs:
+        step = log.get("step") if isinstance(log, dict) else None
+        if not isinstance(step, int) or not is_number(step) or abs(step) > LARGEST_STEP:
+            skip()
+            continue
+        thinned.add(step, _list_metrics(log))
+    return thinned
+
+
+def _list_metrics(log: dict[str, Any]) -> dict[str, float]:
+    metrics = {key: value for key, value in log.items() if type(value) is float}
+    if len(metrics) + 1 < len(log):
+        others = {key: value for key, value in log.items() if type(value) is int and key != "step"}
+        metrics |= {key: _to_float(value) for key, value in others.items()}
+    return metrics
+
+
+def _to_float(value: int) -> float:
+    """Return an integer as it is, or infinity if no float can hold it."""
+    if abs(value) <= LARGEST_STEP:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def is_number(value: Any) -> bool:
     """Return whether a value is a number, and not a boolean."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _to_json(value: Any) -> float | str | None:
-    if not is_number(value):
-        return None
-    return value if math.isfinite(value) else str(float(value))
 
 
 def choose_charts(runs: list[Columns]) -> list[ChartGroup]:

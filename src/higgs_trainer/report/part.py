@@ -1,16 +1,24 @@
-"""A part of the page: a value that was found in the run folder, or one sentence that says why there is none."""
+"""A part of the page: a value that was found in the run folder, or one sentence that says why there is none.
+
+A run folder may come from someone else, so only regular files inside it are read, up to a size.
+"""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from higgs_trainer.errors import UserError
-from higgs_trainer.files import read_json_object
+from higgs_trainer.files import check_inside, read_json_object
 
 T = TypeVar("T")
 U = TypeVar("U")
+
+MOST_TEXT_BYTES = 200_000
+MOST_LOG_BYTES = 4_000_000_000
+MOST_LINE_CHARACTERS = 100_000
+MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -25,45 +33,117 @@ class Part(Generic[T]):
         return Part(None, self.note) if self.value is None else change(self.value)
 
 
-def read_text(path: Path, *, otherwise: str) -> Part[str]:
-    """Read a text file. ``otherwise`` ends the note on a missing file: who writes such a file, or what is lost."""
+def read_text(run: Path, name: str, *, otherwise: str, most_bytes: int = MOST_TEXT_BYTES) -> Part[str]:
+    """Read a text file of a run folder.
+
+    Args:
+        name: the path of the file from the run folder.
+        otherwise: the end of the note on a missing file: who writes such a file, or what is lost.
+    """
+    if (note := _check(run, name, otherwise, most_bytes)) is not None:
+        return Part(None, note)
     try:
-        return Part(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return Part(None, _describe_missing(path, otherwise))
+        return Part((run / name).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        return Part(None, f"{path} cannot be read ({error}).")
+        return Part(None, f"{run / name} cannot be read ({error}).")
 
 
-def _describe_missing(path: Path, otherwise: str) -> str:
-    return f"{path.name} is not in {path.parent}; {otherwise}."
-
-
-def read_object(path: Path, *, otherwise: str) -> Part[dict[str, Any]]:
-    """Read a file that contains one JSON object. ``otherwise`` is as for `read_text`."""
-    if not path.exists():
-        return Part(None, _describe_missing(path, otherwise))
+def _check(run: Path, name: str, otherwise: str, most_bytes: int) -> str | None:
+    """Return the note on a file that cannot be read, or None."""
+    path = run / name
+    if not path.exists() and not path.is_symlink():
+        return f"{path.name} is not in {path.parent}; {otherwise}."
     try:
-        return Part(read_json_object(path))
+        check_inside(run, path, most_bytes=most_bytes)
+    except UserError as error:
+        return f"{error}."
+    return None
+
+
+def read_object(
+    run: Path, name: str, *, otherwise: str, most_bytes: int = MOST_TEXT_BYTES
+) -> Part[dict[str, Any]]:
+    """Read a file that contains one JSON object. The arguments are as for `read_text`."""
+    if (note := _check(run, name, otherwise, most_bytes)) is not None:
+        return Part(None, note)
+    try:
+        return Part(read_json_object(run / name))
     except UserError as error:
         return Part(None, f"{error}.")
 
 
-def read_lines(path: Path, *, otherwise: str) -> Part[list[dict[str, Any]]]:
+class JsonLines:
+    """The JSON objects of a file, one a line, read one after another.
+
+    Lines that cannot be read are skipped; after the iteration, ``note`` counts them and names the first ones.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.num_lines = 0
+        self.num_damaged = 0
+        self._number = 0
+        self._first_damaged: list[str] = []
+
+    @property
+    def note(self) -> str:
+        """What is wrong with the file, or an empty text."""
+        if not self.num_damaged:
+            return ""
+        more = self.num_damaged - len(self._first_damaged)
+        places = ", ".join(self._first_damaged) + (f" and {more} more" if more else "")
+        return (
+            f"{self.num_damaged} of {self.num_lines} lines of {self.path} cannot be read and are left out: "
+            f"line {places}."
+        )
+
+    def skip(self) -> None:
+        """Count the line that was read last as damaged."""
+        self.num_damaged += 1
+        if len(self._first_damaged) < MOST_NAMED:
+            self._first_damaged.append(str(self._number))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        try:
+            with self.path.open(encoding="utf-8", errors="replace") as file:
+                while line := file.readline(MOST_LINE_CHARACTERS):
+                    self._number += 1
+                    self.num_lines += 1
+                    value = _parse_line(line)
+                    if value is not None:
+                        yield value
+                    elif line.strip():
+                        self.skip()
+                    else:
+                        self.num_lines -= 1
+                    # The rest of a line that is too long.
+                    while len(line) == MOST_LINE_CHARACTERS and line[-1] != "\n":
+                        line = file.readline(MOST_LINE_CHARACTERS)
+        except OSError:
+            self._number += 1
+            self.num_lines += 1
+            self.skip()
+
+
+def open_lines(run: Path, name: str, *, otherwise: str, most_bytes: int = MOST_LOG_BYTES) -> Part[JsonLines]:
+    """Open a file of JSON lines, to be read one by one. The arguments are as for `read_text`."""
+    note = _check(run, name, otherwise, most_bytes)
+    return Part(JsonLines(run / name)) if note is None else Part(None, note)
+
+
+def read_lines(
+    run: Path, name: str, *, otherwise: str, most_bytes: int = 10 * MOST_TEXT_BYTES
+) -> Part[list[dict[str, Any]]]:
     """Read a file with one JSON object a line. Lines that cannot be read are skipped, and counted in the note."""
-
-    def parse(text: str) -> Part[list[dict[str, Any]]]:
-        lines = [_parse_line(line) for line in text.splitlines() if line.strip()]
-        objects = [line for line in lines if line is not None]
-        damaged = len(lines) - len(objects)
-        return Part(objects, f"{damaged} of {len(lines)} lines of {path} cannot be read." if damaged else "")
-
-    return read_text(path, otherwise=otherwise).then(parse)
+    return open_lines(run, name, otherwise=otherwise, most_bytes=most_bytes).then(
+        lambda lines: Part(list(lines), lines.note)
+    )
 
 
 def _parse_line(line: str) -> dict[str, Any] | None:
     try:
         value = json.loads(line)
-    except ValueError:
+    # Nesting of many thousands of levels raises RecursionError.
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

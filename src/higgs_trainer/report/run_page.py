@@ -12,9 +12,11 @@ from higgs_trainer.report.listening import find_sentences
 from higgs_trainer.report.logs import choose_charts
 from higgs_trainer.report.runs import RunContents, find_setting, flatten, read_runs
 from higgs_trainer.report.scores import build_table, build_tiles
+from higgs_trainer.report.thinning import THINNED, fit_on_page, to_sparse
 from higgs_trainer.version import __version__
 
 HERE = Path(__file__).parent
+MOST_BYTES = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ def write_report(
         facts: further facts by name, shown below the scores.
 
     Raises:
-        UserError: a folder is not a run folder or is given twice, or there are too many; or ``path`` is a folder or
-            a file that is no HTML page.
+        UserError: a folder is not a run folder or is given twice, or there are too many; ``path`` is a folder or a file
+            that is no HTML page; or the page would be larger than 5 MB.
 
     Example:
         ```python
@@ -59,16 +61,18 @@ def write_report(
     found, notes = find_sentences(folders)
     sentences, left_out = show_sentences(found, Budget())
     notes = [*notes, *left_out]
-    logs = [run.logs.value or {} for run in folders]
+    logs, is_thinned = fit_on_page([run.logs.value or {} for run in folders])
     size_bytes = write_document(
         path,
         HERE / "report.html.jinja",
+        most_bytes=MOST_BYTES,
         script=read_script(PLAYERS_SCRIPT, HERE / "curves.js", HERE / "copying.js"),
         title=title or " and ".join(run.name for run in folders),
         subtitle=_describe(folders),
         note=note,
         facts=facts or {},
         version=__version__,
+        thinned=f"To keep this page small, {THINNED}" if is_thinned else "",
         runs=folders,
         numbers_of={run.name: number for number, run in enumerate(folders)},
         tiles=build_tiles(folders),
@@ -78,7 +82,7 @@ def write_report(
         find_longest=find_longest,
         listening_notes=notes,
         groups=choose_charts([columns for columns in logs if columns]),
-        numbers=[{"run": run.name, "columns": columns} for run, columns in zip(folders, logs, strict=True)],
+        numbers=[{"run": run.name, **to_sparse(columns)} for run, columns in zip(folders, logs, strict=True)],
         differences=_find_differences(folders),
         trained={run.name: _count_trained(run) for run in folders},
     )
@@ -95,7 +99,8 @@ def _describe(runs: Sequence[RunContents]) -> str:
 
 def _count_trained(run: RunContents) -> str:
     counts = [kind for kind in (run.parameters.value or {}).values() if isinstance(kind, dict)]
-    trained, total = (sum(int(kind.get(key) or 0) for kind in counts) for key in ("trained", "all"))
+    values = [[kind.get(key) for kind in counts] for key in ("trained", "all")]
+    trained, total = (sum(value for value in column if isinstance(value, int)) for column in values)
     return f"{trained:,} of {total:,} parameters ({trained / total:.1%})" if total else ""
 
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from higgs_trainer.dataset.prepared import CARD_NAME, verify_files
-from higgs_trainer.errors import DamageError, UserError
+from higgs_trainer.errors import UserError
 from higgs_trainer.evaluation.evaluation_folder import JudgedSets
-from higgs_trainer.recipe.yaml_file import WrongYAML, list_folders, parse_yaml
+from higgs_trainer.recipe.yaml_file import WrongYAML, parse_yaml
 from higgs_trainer.report.judged_sets import read_judged_sets
-from higgs_trainer.report.logs import Columns, read_logs
+from higgs_trainer.report.logs import MOST_STATE_BYTES, read_logs
 from higgs_trainer.report.part import Part, read_object, read_text
+from higgs_trainer.report.thinning import Columns
 from higgs_trainer.run_folder import (
+    DATA_SUMMARY_FILE,
     ENVIRONMENT_FILE,
     GUARD_REPORT_FILE,
     METRICS_FILE,
@@ -41,7 +42,7 @@ class RunContents:
     Attributes:
         name: unique among the runs of a page.
         settings: the recipe's values, {} if it cannot be parsed.
-        datasets: the cards of the prepared datasets by role, "training" first.
+        datasets: the summaries of the datasets by role, "training" first.
         best_step: the step whose weights are the result, if that may not be the last one.
     """
 
@@ -105,20 +106,20 @@ def _choose_names(folders: list[Path]) -> list[str]:
 
 
 def _read_run(folder: Path, name: str) -> RunContents:
-    recipe = read_text(folder / RECIPE_FILE, otherwise=WRITTEN_BY_TRAINING)
+    recipe = read_text(folder, RECIPE_FILE, otherwise=WRITTEN_BY_TRAINING)
     settings = _parse_settings(recipe.value or "")
     return RunContents(
         name=name,
         folder=folder,
         logs=read_logs(folder),
-        figures=read_object(folder / METRICS_FILE, otherwise=WRITTEN_AT_THE_END),
+        figures=read_object(folder, METRICS_FILE, otherwise=WRITTEN_AT_THE_END),
         evaluation=read_judged_sets(folder),
-        guard=read_object(folder / GUARD_REPORT_FILE, otherwise=WRITTEN_AT_THE_END),
+        guard=read_object(folder, GUARD_REPORT_FILE, otherwise=WRITTEN_AT_THE_END).then(_check_guard),
         recipe=recipe,
         settings=settings,
-        parameters=read_object(folder / PARAMETERS_FILE, otherwise=WRITTEN_BY_TRAINING),
-        environment=read_object(folder / ENVIRONMENT_FILE, otherwise=WRITTEN_BY_TRAINING),
-        datasets=_read_cards(settings),
+        parameters=read_object(folder, PARAMETERS_FILE, otherwise=WRITTEN_BY_TRAINING),
+        environment=read_object(folder, ENVIRONMENT_FILE, otherwise=WRITTEN_BY_TRAINING),
+        datasets=_read_datasets(folder, settings),
         best_step=_find_best_step(folder, settings),
     )
 
@@ -132,11 +133,33 @@ def _parse_settings(recipe: str) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
+def _check_guard(report: dict[str, Any]) -> Part[dict[str, Any]]:
+    """Return a report of the guard, unless it has another form than the page shows."""
+    layers, leaks = report.get("layers", []), report.get("leaks", [])
+    is_right = (
+        all(isinstance(report.get(key, ""), str) for key in ("verdict", "contract"))
+        and isinstance(report.get("model_call", {}), dict)
+        and _are_objects(
+            layers, {"layer": int, "name": str, "on": bool, "calls": int, "seen": dict, "diverted": dict}
+        )
+        and _are_objects(leaks, {"key": str, "layer": int, "source": str, "count": int})
+        and all(isinstance(leak.get("remedy", ""), str) for leak in leaks)
+    )
+    return Part(report) if is_right else Part(None, f"{GUARD_REPORT_FILE} is not a report of label-guard.")
+
+
+def _are_objects(values: Any, fields: dict[str, type]) -> bool:
+    return isinstance(values, list) and all(
+        isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in fields.items())
+        for value in values
+    )
+
+
 def _find_best_step(folder: Path, settings: dict[str, Any]) -> int | None:
     """Return the step whose weights are the result if ``load_best_model_at_end`` chose it."""
     if not find_setting(settings, "training", "load_best_model_at_end"):
         return None
-    state = read_object(folder / TRAINER_STATE_FILE, otherwise=WRITTEN_AT_THE_END)
+    state = read_object(folder, TRAINER_STATE_FILE, otherwise=WRITTEN_AT_THE_END, most_bytes=MOST_STATE_BYTES)
     step = (state.value or {}).get("best_global_step")
     return step if isinstance(step, int) else None
 
@@ -160,22 +183,19 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _read_cards(settings: dict[str, Any]) -> dict[str, Part[dict[str, Any]]]:
-    cards = {}
+def _read_datasets(folder: Path, settings: dict[str, Any]) -> dict[str, Part[dict[str, Any]]]:
+    """Read the summaries of the datasets, which are in the run folder. The datasets themselves may be anywhere."""
+    summary = read_object(folder, DATA_SUMMARY_FILE, otherwise=WRITTEN_AT_THE_END)
+    found = {}
     for role, key in (("training", "train"), ("held out", "eval")):
-        folders = list_folders(find_setting(settings, "data", key))
-        if not folders:
-            cards[role] = Part[dict[str, Any]](None, f"The recipe does not set data.{key}.")
-        for folder in folders:
-            name = role if len(folders) == 1 else f"{role}, {folder.name}"
-            cards[name] = _read_card(folder)
-    return cards
-
-
-def _read_card(folder: Path) -> Part[dict[str, Any]]:
-    """Read the card of a prepared dataset, unless the dataset has changed since it was prepared."""
-    try:
-        verify_files(folder)
-    except DamageError as error:
-        return Part(None, str(error))
-    return read_object(folder / CARD_NAME, otherwise="the prepared dataset has moved")
+        if not find_setting(settings, "data", key):
+            found[role] = Part[dict[str, Any]](None, f"The recipe does not set data.{key}.")
+        elif summary.value is None:
+            found[role] = Part[dict[str, Any]](None, summary.note)
+        else:
+            value = summary.value.get(key)
+            is_summary = isinstance(value, dict)
+            found[role] = Part(
+                value if is_summary else None, "" if is_summary else f"{DATA_SUMMARY_FILE} lacks it."
+            )
+    return found

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from higgs_trainer.errors import UserError
 from higgs_trainer.files import explain_failed_write
 from higgs_trainer.recipe.reading import write_recipe
 from higgs_trainer.recipe.schema import EarlyStoppingRecipe, Recipe
@@ -21,6 +22,7 @@ from higgs_trainer.run.output import write_plan, write_result
 from higgs_trainer.run.output_folder import check_output_folder, replace_earlier_run
 from higgs_trainer.run_folder import LOG_FILE, RECIPE_FILE, REPORT_FILE
 from higgs_trainer.speech.real_recordings import write_recordings
+from higgs_trainer.terminal import echo
 from higgs_trainer.training.callbacks import MetricsFile, ReadableProgress
 from higgs_trainer.training.environment import describe_environment
 from higgs_trainer.training.stopping import StopOnRequest
@@ -111,7 +113,11 @@ def _train(recipe: Recipe, run: Run, callbacks: Sequence[TrainerCallback]) -> Tr
     is_main = trainer.is_world_process_zero()
     if is_main:
         # After a push to the hub, so that the page is not in it: it contains recordings of a person.
-        write_report([output_dir], output_dir / REPORT_FILE)
+        try:
+            write_report([output_dir], output_dir / REPORT_FILE)
+        except UserError as error:
+            # The run is complete, whatever its page lacks.
+            echo(f"warning: the report page was not written: {error}", to_stderr=True)
     return TrainingSummary(output_dir, metrics, trainer.guard.ledger.cascade(), is_main)
 
 
