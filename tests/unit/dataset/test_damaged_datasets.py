@@ -16,7 +16,6 @@ from higgs_trainer.dataset.prepared import CARD_NAME, build_features, read_prepa
 from higgs_trainer.dataset.prepared_writer import write_prepared
 from higgs_trainer.errors import CheckpointError, DamageError
 from higgs_trainer.evaluation.sentences import read_sentences
-from higgs_trainer.report.runs import _read_card
 from higgs_trainer.run.datasets import load_sets
 from higgs_trainer.run_folder import CHECKSUMS_FILE
 from tiny import NUM_CODES, ToneCodec, make_row, tiny_checkpoint
@@ -243,14 +242,6 @@ def test_a_folder_that_is_no_dataset_is_not_searched(tmp_path, monkeypatch):
     monkeypatch.setattr(prepared, "list_files", lambda folder: pytest.fail("searched"))
     with pytest.raises(CheckpointError, match="is not a prepared dataset"):
         read_prepared(tmp_path)
-
-
-def test_the_report_says_that_a_dataset_has_changed(folder):
-    assert _read_card(folder).value["utterances"] == 5
-    edit_card(utterances=6)(folder)
-    part = _read_card(folder)
-    assert part.value is None
-    assert "dataset_card.json has " in part.note
 
 
 def test_the_rows_of_a_large_dataset_are_verified_by_check_only(folder, tmp_path, monkeypatch):
