@@ -28,6 +28,7 @@ from higgs_trainer.audio.codec import load_codec
 from higgs_trainer.audio.files import write_audio
 from higgs_trainer.corpus.prepare import prepare
 from higgs_trainer.corpus.work_directory.directory import WorkDirectory
+from higgs_trainer.run_folder import CHECKSUMS_FILE
 
 RECORDINGS = 40
 LONGEST_MOMENT_SECONDS = 0.2
@@ -94,7 +95,9 @@ def run_and_kill(manifest: Path, output: Path, log: Path, *, at_count: int, mome
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "state.json"}
+    """Read the files that equal runs write equally: datasets draws a name for its state, which has a checksum."""
+    drawn = ("state.json", CHECKSUMS_FILE)
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name not in drawn}
 
 
 def run(kills: int, seed: int, folder: Path) -> bool:
