@@ -1,6 +1,8 @@
 """The work directory: its queries, its lock, and the only place with SQL."""
 
 import re
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,10 @@ from higgs_trainer.corpus.measurements import Measurement
 from higgs_trainer.corpus.work_directory.code_store import CodeStore
 from higgs_trainer.corpus.work_directory.corpus_tables import CorpusTables
 from higgs_trainer.corpus.work_directory.directory import WorkDirectory
-from higgs_trainer.errors import Problem, UserError
+from higgs_trainer.errors import DamageError, Problem, UserError
 from higgs_trainer.manifest.utterance import Clip, Utterance
 
-SQL = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE|PRAGMA|CREATE TABLE)\b|import sqlite3|\.execute\w*\(")
+SQL = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE|PRAGMA|CREATE TABLE)\b|sqlite3\.connect|\.execute\w*\(")
 
 
 def test_only_the_work_directory_contains_sql() -> None:
@@ -136,3 +138,79 @@ def test_the_folder_stays_only_with_codes_to_resume_from(tmp_path: Path) -> None
     with work.lock(), work.open_codes("a", 1, 0) as store:
         store.add(["x"], [np.zeros((1, 1), np.uint16)])
     assert work.folder.exists()
+
+
+def write_codes(folder: Path) -> Path:
+    with CodeStore(folder, "a", 3, 0) as store:
+        numbers = np.arange(60, dtype=np.uint16).reshape(-1, 3)
+        store.add(["one", "two"], [numbers[:7], numbers[7:]])
+    return folder / "codes-00000.sqlite"
+
+
+def run_sql(path: Path, statement: str) -> None:
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute(statement)
+    connection.close()
+
+
+def flip_a_code(path: Path) -> None:
+    content = path.read_bytes()
+    codes = np.arange(21, dtype=np.uint16).tobytes()
+    assert content.count(codes) == 1
+    path.write_bytes(content.replace(codes, codes[:-1] + b"\1"))
+
+
+STORE_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a bit flipped": (flip_a_code, "the codes of the recording one have changed since they were written"),
+    "codes exchanged": (
+        lambda path: run_sql(
+            path, "UPDATE encoded SET codes = (SELECT codes FROM encoded WHERE content_hash = 'two')"
+        ),
+        "the codes of the recording one have changed",
+    ),
+    "codes and checksums exchanged": (
+        lambda path: run_sql(
+            path,
+            "UPDATE encoded SET (codes, checksum) = "
+            "(SELECT codes, checksum FROM encoded WHERE content_hash = 'two')",
+        ),
+        "the codes of the recording one have changed",
+    ),
+    "codes missing": (
+        lambda path: run_sql(path, "UPDATE encoded SET codes = NULL"),
+        "the codes of the recording one",
+    ),
+    "a text": (
+        lambda path: run_sql(path, "UPDATE encoded SET codes = 'a'"),
+        "the codes of the recording one",
+    ),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:4096]), "codes-00000.sqlite is damaged"),
+    "another file": (lambda path: path.write_text("hello " * 1000), "codes-00000.sqlite is damaged"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "codes-00000.sqlite is damaged"),
+    "another table": (
+        lambda path: run_sql(path, "ALTER TABLE encoded RENAME COLUMN checksum TO other"),
+        "codes-00000.sqlite is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", STORE_DAMAGES)
+def test_damaged_codes_are_not_used_and_the_folder_to_remove_is_named(tmp_path: Path, damage: str) -> None:
+    change, message = STORE_DAMAGES[damage]
+    change(write_codes(tmp_path))
+    with pytest.raises(DamageError, match=message) as raised, CodeStore(tmp_path, "a", 3, 0) as store:
+        store.get("one")
+    assert f"Remove the folder {tmp_path} and run the command again." in str(raised.value)
+
+
+def test_codes_of_an_earlier_version_are_encoded_again(tmp_path: Path) -> None:
+    path = write_codes(tmp_path)
+    run_sql(path, "DROP TABLE encoded")
+    run_sql(path, "CREATE TABLE codes (settings TEXT, content_hash TEXT, codes BLOB)")
+    run_sql(path, "INSERT INTO codes VALUES ('a', 'one', x'0000')")
+    with CodeStore(tmp_path, "a", 3, 0) as store:
+        assert "one" not in store
+        store.add(["one"], [np.zeros((1, 3), np.uint16)])
+        store.refresh()
+        assert "one" in store
