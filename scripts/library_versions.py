@@ -84,7 +84,7 @@ class Environment:
             [self.python, "-m", "pytest", "-o", cache, *arguments],
             cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-        log = self.folder.with_suffix(".log")
+        log = self.folder.parent / f"{self.folder.name}.log"
         log.write_text(run.stdout)
         names = ", ".join(f"{name} {version}" for name, version in self.list_versions().items())
         summary = run.stdout.strip().splitlines()[-1] if run.stdout.strip() else "no output"

@@ -11,7 +11,7 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import GPT2LMHeadModel, Trainer, default_data_collator
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, default_data_collator
 
 from label_guard import Contract, LabelGuardMixin, LabelLeakError
 from tiny_guarded import (
@@ -295,6 +295,22 @@ def test_predicting_without_labels_returns_logits_and_no_loss(tmp_path: Path) ->
     assert output.label_ids is None
     assert "test_loss" not in output.metrics
     assert output.predictions.shape == (4, 7, 37)
+
+
+class CachingTrainer(TargetLossTrainer):
+    """An owner whose outputs hold a cache, which is no tensor, under both of its names."""
+
+    def compute_guarded_loss(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, Any]:
+        loss, outputs = super().compute_guarded_loss(*args, **kwargs)
+        return loss, {"logits": outputs["logits"], "past_key_values": object(), "cache": object()}
+
+
+def test_the_cache_is_no_prediction_of_an_owner_if_the_configuration_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(GPT2Config, "keys_to_ignore_at_inference", raising=False)
+    trainer = make_trainer(tmp_path, make_model(), kind=CachingTrainer)
+    assert trainer.predict(make_rows(4)).predictions.shape == (4, 7, 37)
 
 
 @pytest.mark.parametrize("kind", [GuardedTrainer, TargetLossTrainer])

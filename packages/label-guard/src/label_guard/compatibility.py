@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import Trainer
 
+# The outputs that Trainer leaves out if the configuration names none: the cache, called `cache` from 5.24 on.
+CACHE_OUTPUTS = ["past_key_values", "cache"]
+
 
 def count_items(get_batch_samples: Callable[..., Any], batches: list[Any], device: Any) -> Any:
     """Return the number of items that Trainer's ``get_batch_samples`` counts in the batches of a step.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from label_guard.compatibility import counts_in_evaluation
+from label_guard.compatibility import CACHE_OUTPUTS, counts_in_evaluation
 from label_guard.contract import ModelInputs
 from label_guard.names import is_label_like
 from label_guard.step import Step
@@ -147,7 +147,7 @@ class Owner:
             return loss, None, None
         if ignore_keys is None:
             config = getattr(trainer.model, "config", None)
-            ignore_keys = getattr(config, "keys_to_ignore_at_inference", ["past_key_values"])
+            ignore_keys = getattr(config, "keys_to_ignore_at_inference", CACHE_OUTPUTS)
         return loss, _select_logits(outputs, ignore_keys), self._select_labels(prepared)
 
     def _select_labels(self, prepared: ModelInputs) -> Any:

@@ -37,6 +37,8 @@ def test_each_layer_stops_a_route_as_the_table_says(
 ) -> None:
     if OLD and route.name in NOT_IN_OLD:
         pytest.skip("peft 0.13 cannot build this model")
+    if transformers.__version__.startswith("4.46") and route.name.startswith("`num_items_in_batch`"):
+        pytest.skip("the Trainer of 4.46 counts no targets for a wrapper")
     if ADD_ADAPTER_REFUSES and route.name == "`model.add_adapter`":
         pytest.skip("transformers requires a newer peft to add an adapter")
     columns = [column for column in COLUMNS if not (OLD and column == "none")]
