@@ -8,7 +8,7 @@ A run folder is the output folder of one training run:
 
     recipe.yaml, environment.json,          written before the first step
     trainable_parameters.json, _recordings/
-    metrics.jsonl, samples/step-N/,         written during training
+    metrics.jsonl, samples/step-N/,         written during training, history.jsonl by a resumed run
     checkpoint-N/
     adapter or model, tokenizer, codec,     written after the last step, metrics.json last
     trainer_state.json, guard_report.json,
@@ -36,7 +36,7 @@ folder. Readers need ``schema``, ``models`` with ``model`` and figures with ``va
 
 import re
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 # Before the first step.
 RECIPE_FILE = "recipe.yaml"
@@ -69,6 +69,12 @@ EVALUATION_SCHEMA = "higgs-trainer/evaluation/2"
 CHECKSUMS_FILE = "checksums.json"
 CHECKSUMS_SCHEMA = "higgs-trainer/checksums/1"
 
+# In each checkpoint: what a resumed run must have in common with it.
+RESUME_FILE = "resume.json"
+RESUME_SCHEMA = "higgs-trainer/resume/1"
+# In the run folder: the changes with which the run was resumed.
+HISTORY_FILE = "history.jsonl"
+
 # The names of clips and figures from before and after training.
 BEFORE, AFTER = "before", "after"
 
@@ -87,6 +93,7 @@ RUN_RECORD = (
     PARAMETERS_FILE,
     DATA_SUMMARY_FILE,
     ENVIRONMENT_FILE,
+    HISTORY_FILE,
     EVALUATION_FOLDER,
     SAMPLES_FOLDER,
 )
@@ -219,6 +226,53 @@ class Checksums(TypedDict):
     schema: str
     fingerprint: str
     files: dict[str, FileChecksum]
+
+
+class ResumedData(TypedDict):
+    """The data of a run: the content hash of each prepared dataset, with its weight unless that is 1, and the number of
+    packs (without packing: of examples and fillers) in an epoch."""
+
+    train_content: list[str]
+    eval_content: list[str]
+    groups_per_epoch: int
+
+
+class ResumedModel(TypedDict):
+    """The model that training started from. ``fingerprint`` is a hash of its files."""
+
+    family: str
+    fingerprint: str
+
+
+class ResumeRecord(TypedDict):
+    """``resume.json`` in a checkpoint: what decides the numbers of a run.
+
+    ``recipe`` holds the fields of the recipe by their dotted names, without paths and secrets. ``optimizer`` is the
+    class of an optimizer that was built in Python, or null. ``world_size`` counts devices.
+    """
+
+    schema: str
+    recipe: dict[str, Any]
+    data: ResumedData
+    base_model: ResumedModel
+    optimizer: str | None
+    world_size: int
+    versions: dict[str, str]
+
+
+class Change(TypedDict):
+    """A setting that a resumed run has changed, and its values."""
+
+    field: str
+    was: Any
+    now: Any
+
+
+class HistoryLine(TypedDict):
+    """A line of ``history.jsonl``: with which changes a run was resumed from the checkpoint after ``step``."""
+
+    step: int
+    changes: list[Change]
 
 
 class RecordingLine(TypedDict):

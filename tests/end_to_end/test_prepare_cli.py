@@ -111,7 +111,9 @@ def test_an_output_is_overwritten_only_with_the_option(
 
 
 def test_a_folder_without_a_codec_is_an_error(recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_prepare(recordings, [{"audio": "a.wav", "text": "one"}], "--codec", str(recordings)) == 2
+    empty = recordings.parent / "empty"
+    empty.mkdir()
+    assert run_prepare(recordings, [{"audio": "a.wav", "text": "one"}], "--codec", str(empty)) == 2
     assert "contains no codec" in capsys.readouterr().err
     assert not (recordings / "out").exists()
 

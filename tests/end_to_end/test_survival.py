@@ -107,7 +107,8 @@ def test_sigterm_saves_says_how_to_go_on_and_exits_143(recipe, tmp_path):
     assert f"higgs-trainer train {out}/recipe.yaml --resume_from_checkpoint true" in last_line
     assert not (out / "metrics.json").exists()
 
-    train_here(out / "recipe.yaml", "--resume_from_checkpoint", "true", "--max_steps", str(step + 2))
+    overrides = ["--resume_from_checkpoint", "true", "--max_steps", str(step + 2)]
+    train(read_recipe(out / "recipe.yaml", overrides), allow_changed=["training.max_steps"])
     steps = [line["step"] for line in script["read_metrics"](out) if "loss" in line]
     assert steps == list(range(1, step + 3))
     assert json.loads((out / "trainer_state.json").read_text())["global_step"] == step + 2

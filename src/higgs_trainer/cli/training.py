@@ -73,6 +73,14 @@ def train(
             help="Start anew although the output folder holds a run. The old run is kept as NAME.replaced-1.",
         ),
     ] = False,
+    allow_changed: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-changed",
+            metavar="FIELD",
+            help="Let a resumed run change this field, such as training.learning_rate; may be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Train a model as RECIPE describes.
 
@@ -86,7 +94,7 @@ def train(
     settings = read_recipe(recipe, overrides or ())
     from higgs_trainer.run.train import train
 
-    summary = train(settings, overwrite=overwrite)
+    summary = train(settings, overwrite=overwrite, allow_changed=allow_changed or ())
     if summary.is_main:
         echo(summary.cascade)
         echo(f"{summary.output_dir}: done")

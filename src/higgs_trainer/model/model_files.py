@@ -7,13 +7,13 @@ checksums of a model cover only these files.
 from pathlib import Path
 
 from higgs_trainer.checksums import compute_fingerprint, verify_checksums, write_checksums
-from higgs_trainer.run_folder import CHECKSUMS_FILE, RUN_RECORD, TRAINER_STATE_FILE
+from higgs_trainer.run_folder import CHECKSUMS_FILE, RESUME_FILE, RUN_RECORD, TRAINER_STATE_FILE
 
 CODEC_FOLDER = "codec"
 PATTERNS = ("*.safetensors", "*.json", "*.jinja")
 HUB_FILES = [*PATTERNS, f"{CODEC_FOLDER}/*"]
 """The files to download from the hub. All files with checksums are among them."""
-NOT_OF_THE_MODEL = frozenset({*RUN_RECORD, TRAINER_STATE_FILE, CHECKSUMS_FILE})
+NOT_OF_THE_MODEL = frozenset({*RUN_RECORD, TRAINER_STATE_FILE, RESUME_FILE, CHECKSUMS_FILE})
 REMEDY = (
     "Copy or download the folder again. If the change was intended, remove "
     f"{CHECKSUMS_FILE} from it: then it is used without verification."

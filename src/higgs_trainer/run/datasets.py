@@ -29,11 +29,13 @@ class LoadedSets:
     Attributes:
         rows: the rows of all folders, one folder after another.
         sizes: the number of rows of each folder.
+        content_hashes: the hash of all rows and codes of each folder.
         examples: the rows as the model reads them, encoded when they are first read.
     """
 
     rows: PreparedRows
     sizes: tuple[int, ...]
+    content_hashes: tuple[str, ...]
     examples: ExampleDataset
 
 
@@ -48,7 +50,12 @@ def load_sets(folders: Sequence[Path], checkpoint: Checkpoint, codec: Codec) -> 
         check_codec(dataset.card, codec)
     rows = concatenate([dataset.rows for dataset in prepared])
     examples = build_examples(rows, checkpoint.tokenizer, checkpoint.stream_ids, checkpoint.sequence)
-    return LoadedSets(rows, tuple(len(dataset.rows) for dataset in prepared), examples)
+    return LoadedSets(
+        rows,
+        tuple(len(dataset.rows) for dataset in prepared),
+        tuple(dataset.card.content_hash for dataset in prepared),
+        examples,
+    )
 
 
 def plan_training(

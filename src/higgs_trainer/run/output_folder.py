@@ -44,8 +44,6 @@ def check_output_folder(recipe: Recipe, *, overwrite: bool) -> Path | None:
     settle_earlier_run(output_dir)
     restore_replaced(output_dir)
     check_apart("training.output_dir", output_dir, _list_inputs(recipe))
-    if logging_dir := training.extra_arguments.get("logging_dir"):
-        check_apart("training.logging_dir", logging_dir, _list_inputs(recipe))
     _check_foreign(output_dir)
     if overwrite:
         if resume:

@@ -20,7 +20,15 @@ from higgs_trainer.report.run_page import write_report
 from higgs_trainer.run.assembly import BuildOptimizer, Run, build_run
 from higgs_trainer.run.output import write_plan, write_result
 from higgs_trainer.run.output_folder import check_output_folder, replace_earlier_run
-from higgs_trainer.run_folder import LOG_FILE, RECIPE_FILE, REPORT_FILE
+from higgs_trainer.run.resuming import (
+    check_allowed,
+    compare_recipe,
+    compare_run,
+    describe_changes,
+    describe_run,
+    write_history,
+)
+from higgs_trainer.run_folder import LOG_FILE, RECIPE_FILE, REPORT_FILE, Change
 from higgs_trainer.speech.real_recordings import write_recordings
 from higgs_trainer.terminal import echo
 from higgs_trainer.training.callbacks import MetricsFile, ReadableProgress
@@ -52,6 +60,7 @@ def train(
     callbacks: Sequence[TrainerCallback] = (),
     build_optimizer: BuildOptimizer | None = None,
     overwrite: bool = False,
+    allow_changed: Sequence[str] = (),
 ) -> TrainingSummary:
     """Train, and write the run folder: adapter or model, recipe, logs, samples, model card and page.
 
@@ -60,10 +69,12 @@ def train(
         callbacks: additional callbacks for Trainer.
         build_optimizer: builds the optimizer from the model and the arguments, in place of ``training.optim``.
         overwrite: replace an earlier run in the output folder. It is kept as ``NAME.replaced-N``.
+        allow_changed: the fields that a resumed run may have changed since its checkpoint, such as
+            "training.learning_rate". Other differences are an error, unless they only extend the run.
 
     Raises:
-        RecipeError: something in the recipe does not fit the model or the data, or the output folder holds a finished
-            run or foreign files.
+        RecipeError: something in the recipe does not fit the model or the data, the output folder holds a finished run
+            or foreign files, or a resumed run differs from that of the checkpoint.
         UserError: the output folder is, contains or lies in an input.
         LossError: the loss or a gradient is not finite, or nothing is supervised.
         SaveError: a file could not be written.
@@ -78,15 +89,28 @@ def train(
         ```
     """
     # Raises before a large model is loaded.
-    check_output_folder(recipe, overwrite=overwrite)
+    start = check_output_folder(recipe, overwrite=overwrite)
+    allowed = check_allowed(allow_changed, recipe)
+    if start is not None:
+        compare_recipe(start, recipe, allowed)
     run = build_run(recipe, build_optimizer=build_optimizer)
+    record = describe_run(recipe, run)
+    changes = [] if start is None else compare_run(start, record, allowed)
+    run.trainer.resume_record = record
+    run.trainer.changed_arguments = frozenset(change["field"].removeprefix("training.") for change in changes)
     is_main = run.trainer.is_world_process_zero()
     with replace_earlier_run(recipe.training.output_dir) if overwrite and is_main else nullcontext():
-        return _train(recipe, run, callbacks)
+        return _train(recipe, run, start, changes, callbacks)
 
 
-def _train(recipe: Recipe, run: Run, callbacks: Sequence[TrainerCallback]) -> TrainingSummary:
-    output_dir, resume = recipe.training.output_dir, recipe.training.resume_from_checkpoint
+def _train(
+    recipe: Recipe,
+    run: Run,
+    start: Path | None,
+    changes: list[Change],
+    callbacks: Sequence[TrainerCallback],
+) -> TrainingSummary:
+    output_dir = recipe.training.output_dir
     trainer = run.trainer
     # Until the main process has moved an earlier run away.
     trainer.accelerator.wait_for_everyone()
@@ -94,6 +118,9 @@ def _train(recipe: Recipe, run: Run, callbacks: Sequence[TrainerCallback]) -> Tr
         with explain_failed_write(output_dir, "make room, or choose another folder"):
             output_dir.mkdir(parents=True, exist_ok=True)
             write_recipe(recipe, output_dir / RECIPE_FILE)
+            write_history(output_dir, start, changes)
+            for line in [] if start is None else describe_changes(start, changes):
+                echo(line)
             write_plan(output_dir, trainer.model, describe_environment(trainer.accelerator))
             if run.samples:
                 write_recordings(output_dir, run.samples.list_recordings(run.train_set.rows))
@@ -105,7 +132,7 @@ def _train(recipe: Recipe, run: Run, callbacks: Sequence[TrainerCallback]) -> Tr
         trainer.add_callback(callback)
 
     with stopping.listen():
-        result = trainer.train(resume_from_checkpoint=resume)
+        result = trainer.train(resume_from_checkpoint=start)
 
     metrics = {**_find_last_metrics(trainer), **result.metrics}
     datasets = {"train": run.train_set.rows} | ({"eval": run.held_out.rows} if run.held_out else {})

@@ -7,12 +7,12 @@ under another name, flushed to disk, and then renamed. After that the older ones
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from transformers import TrainerState
+from transformers import TrainerState, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from higgs_trainer.checksums import write_checksums
@@ -24,8 +24,10 @@ from higgs_trainer.files import (
     move_into_place,
     remove_folder,
     restore_folders,
+    write_json,
 )
-from higgs_trainer.run_folder import TRAINER_STATE_FILE, UNFINISHED_FOLDER
+from higgs_trainer.run_folder import RESUME_FILE, TRAINER_STATE_FILE, UNFINISHED_FOLDER, ResumeRecord
+from higgs_trainer.training.changed_arguments import apply_changes, plan_optimizer, restore_patience
 from higgs_trainer.training.checkpoint_damage import check_checkpoint, read_step
 
 if TYPE_CHECKING:
@@ -89,8 +91,23 @@ def _check_whole(checkpoint: Path) -> None:
     check_checkpoint(checkpoint, others)
 
 
+def _find_best(checkpoint: Path) -> str | None:
+    """Return the best checkpoint at the time of a checkpoint: that of this name in the same folder, or None."""
+    best = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_FILE)).best_model_checkpoint
+    found = None if best is None else checkpoint.parent / Path(best).name
+    return str(found) if found is not None and found.is_dir() else None
+
+
 class CompleteCheckpoints(TrainerBase):
-    """Mixin for a Trainer that saves complete checkpoints: ``class T(CompleteCheckpoints, Trainer)``."""
+    """Mixin for a Trainer that saves complete checkpoints: ``class T(CompleteCheckpoints, Trainer)``.
+
+    Attributes:
+        resume_record: what decides the numbers of the run, written into each checkpoint. None: nothing is written.
+        changed_arguments: the training arguments that a resumed run has changed.
+    """
+
+    resume_record: ResumeRecord | None = None
+    changed_arguments: Collection[str] = ()
 
     def train(
         self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any
@@ -113,6 +130,34 @@ class CompleteCheckpoints(TrainerBase):
             self.control.should_training_stop = True
             return [], None
         return super().get_batch_samples(epoch_iterator, num_batches, *device)
+
+    def _init_training_state(self, max_steps: int, *args: Any) -> Any:
+        """Restore the state of the run from the checkpoint, but not the intervals of logs, evaluations and saves.
+
+        Trainer takes these from the checkpoint, so that it would ignore those of the recipe. It does not restore early
+        stopping, and looks for the best checkpoint only where the folder of the run was before it was moved.
+        """
+        started = super()._init_training_state(max_steps, *args)
+        self.state.compute_steps(self.args, max_steps)
+        _, _, checkpoint, _ = args
+        if checkpoint is not None:
+            self.state.best_model_checkpoint = _find_best(Path(checkpoint))
+        restore_patience(self.state, self.callback_handler.callbacks)
+        return started
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load both states, then apply the arguments that the run has changed, which the states would overwrite."""
+        if checkpoint is None:
+            return
+        planned = plan_optimizer(self.optimizer, self.lr_scheduler)
+        super()._load_optimizer_and_scheduler(checkpoint)
+        apply_changes(self.optimizer, self.lr_scheduler, planned, self.changed_arguments)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Restore the random state, unless the run has another seed now."""
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None and "seed" in self.changed_arguments:
+            set_seed(self.args.seed)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model without the pickle of Trainer's arguments, which are in ``recipe.yaml`` too."""
@@ -145,6 +190,8 @@ class CompleteCheckpoints(TrainerBase):
                 if self.args.should_save:
                     # Trainer has saved the state with the unfinished name of the best checkpoint.
                     state.save_to_json(str(unfinished / TRAINER_STATE_FILE))
+                    if self.resume_record is not None:
+                        write_json(unfinished / RESUME_FILE, self.resume_record)
                     write_checksums(unfinished)
                     flush_to_disk(unfinished)
                     move_into_place(unfinished, target)

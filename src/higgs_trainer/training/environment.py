@@ -30,3 +30,8 @@ def describe_environment(accelerator: Accelerator) -> dict[str, Any]:
         "higgs_trainer": __version__,
         "packages": {package: version(package) for package in PACKAGES},
     }
+
+
+def list_versions() -> dict[str, str]:
+    """Return the versions on which the numbers of a run depend: this package and `PACKAGES`."""
+    return {"higgs_trainer": __version__} | {package: version(package) for package in PACKAGES}

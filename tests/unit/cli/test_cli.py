@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -182,14 +183,25 @@ def test_train_applies_the_overrides(
 ) -> None:
     seen = []
 
-    def train(settings: Any, *, overwrite: bool) -> SimpleNamespace:
-        assert not overwrite
+    def train(settings: Any, *, overwrite: bool, allow_changed: Sequence[str]) -> SimpleNamespace:
+        assert (overwrite, allow_changed) == (True, ["seed"])
         seen.append(settings.training)
         return SimpleNamespace(cascade="the cascade", output_dir="o", is_main=True)
 
     stub(monkeypatch, "run.train", train=train)
+    options = ("--overwrite", "--allow-changed", "seed")
     assert (
-        run("train", recipe, "--learning_rate", "2e-6", "--max_steps", "-1", "--bf16", "--training.seed=3")
+        run(
+            "train",
+            recipe,
+            *options,
+            "--learning_rate",
+            "2e-6",
+            "--max_steps",
+            "-1",
+            "--bf16",
+            "--training.seed=3",
+        )
         == 0
     )
     (training,) = seen
