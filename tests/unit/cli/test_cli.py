@@ -270,6 +270,7 @@ def test_prepare_takes_the_codec_of_a_recipe_or_a_model(codecs: list[str], tmp_p
         (tmp_path / folder).mkdir(parents=True)
     base = str(tmp_path / "base")
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    (tmp_path / "adapter" / "adapter_model.safetensors").touch()
     recipe = "{model: {name_or_path: %s%s}, data: {train: p}, training: {output_dir: o}}"
     (tmp_path / "of_model.yaml").write_text(recipe % (base, ""))
     (tmp_path / "named.yaml").write_text(recipe % (base, ", codec: owner/codec"))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from higgs_trainer.checksums import write_checksums
 from higgs_trainer.errors import UserError
 from higgs_trainer.recipe.schema import Recipe
 from higgs_trainer.run.output_folder import check_output_folder, replace_earlier_run, settle_earlier_run
@@ -37,8 +38,10 @@ def write_run(folder: Path, content: str, *, finished: bool = True, checkpoint: 
         (folder / "metrics.json").write_text("{}")
     if checkpoint is not None:
         (folder / f"checkpoint-{checkpoint}").mkdir()
-        (folder / f"checkpoint-{checkpoint}" / "trainer_state.json").write_text("{}")
+        state = json.dumps({"global_step": checkpoint})
+        (folder / f"checkpoint-{checkpoint}" / "trainer_state.json").write_text(state)
         (folder / f"checkpoint-{checkpoint}" / "optimizer.pt").write_text("")
+        write_checksums(folder / f"checkpoint-{checkpoint}")
     return folder
 
 
