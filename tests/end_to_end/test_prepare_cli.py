@@ -33,9 +33,9 @@ def run_prepare(folder: Path, rows: Sequence[object], *options: str) -> int:
         str(folder / "m.jsonl"),
         "-o",
         str(folder / "out"),
-        "--codec",
-        str(folder / "codec"),
     ]
+    if "--codec" not in options:
+        arguments += ["--codec", str(folder / "codec")]
     with pytest.raises(SystemExit) as stopped:
         main([*arguments, *options])
     return int(stopped.value.code or 0)
