@@ -199,7 +199,50 @@ def rows_with(column: str) -> list[Row]:
     return [row | {column: row["input_ids"]} for row in make_rows()]
 
 
+class AddingLoader:
+    """An object around a loader that adds labels to its batches."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            batch["labels"] = batch["input_ids"]
+            yield batch
+
+
+class AddsInItsLoader(DataLoader[Any]):
+    def __iter__(self) -> Any:
+        return map(add_to_batch, super().__iter__())
+
+
+class TokenizedText(Dataset[Any]):
+    """A dataset that calls a tokenizer, whose code writes labels if it is given target texts."""
+
+    def __init__(self) -> None:
+        self.tokenizer = make_tokenizer()
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Any:
+        return dict(self.tokenizer("w3 w4 w5", max_length=3, truncation=True))
+
+
 # Trainers and callbacks
+
+
+class HasAnAddingLoader(LossWithoutLabels):
+    def get_train_dataloader(self) -> Any:
+        return AddingLoader(super().get_train_dataloader())
+
+
+class HasALoaderOfItsOwn(LossWithoutLabels):
+    def get_train_dataloader(self) -> Any:
+        return AddsInItsLoader(self.train_dataset, batch_size=2, collate_fn=self.data_collator)
 
 
 class AddsInTrainingStep(LossWithoutLabels):
@@ -416,6 +459,10 @@ DATASETS: dict[str, tuple[dict[str, Any], str]] = {
         {"train_dataset": Subset(ConcatDataset([Rows(), LabelledRows()]), range(8, 16))},
         f"the dataset {place(LabelledRows.__getitem__)}",
     ),
+    "a tokenizer, and a collator": (
+        {"train_dataset": TokenizedText(), "data_collator": MLM(make_tokenizer(), mlm=False)},
+        f"the collator {place(MLM.torch_call)}",
+    ),
     "a column": ({"train_dataset": Rows(rows_with("labels"))}, "the dataset's column 'labels'"),
     "a renamed column": (
         {"train_dataset": rows_with("label_ids"), "data_collator": default_data_collator},
@@ -457,6 +504,18 @@ ADALORA = AdaLoraConfig(
     task_type="CAUSAL_LM", target_modules=["c_attn"], total_step=10, tinit=1, tfinal=1, fan_in_fan_out=True
 )
 ELSEWHERE: dict[str, Injector] = {
+    "an object around the loader": (
+        trained(kind=HasAnAddingLoader),
+        f"{IN_BATCH}the loader {place(AddingLoader.__iter__)}",
+    ),
+    "a subclass of DataLoader": (
+        trained(kind=HasALoaderOfItsOwn),
+        f"{IN_BATCH}the loader {place(AddsInItsLoader.__iter__)}, in {place(add_to_batch)}",
+    ),
+    "the dataset of an evaluation in training": (
+        trained(eval_dataset=LabelledRows(), eval_strategy="steps", eval_steps=1),
+        f"{IN_BATCH}the dataset {place(LabelledRows.__getitem__)}",
+    ),
     "swapped collate_fn": (
         trained(callbacks=[SwapsTheCollator()]),
         f"{IN_BATCH}the collator {place(collate_with_labels)}",

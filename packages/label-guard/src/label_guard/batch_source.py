@@ -30,6 +30,10 @@ BATCH_METHODS = (
 )
 
 
+# The local variables of Trainer's loops that hold a loader: the first one in training, the second in evaluation.
+LOADER_VARIABLES = ("epoch_iterator", "dataloader", "epoch_dataloader", "train_dataloader")
+
+
 def find_batch_source(
     trainer: Trainer, key: str, editors: Sequence[Any] = (), *, loaded: bool | None = None
 ) -> KeySource:
@@ -41,10 +45,10 @@ def find_batch_source(
         editors: a ``Suspect`` for each function on the call stack that holds the batch, from ``find_call_source``.
         loaded: whether the batch held the key when it came from the loader; None if that is not known.
     """
-    frames = [frame for frame in iterate_frames() if is_training_loop(frame)]
-    held = _look_at_next_batch(frames, key)
+    loop = _find_loop()
+    held = None if loop is None else _look_at_next_batch(loop, key)
     loaded = loaded if held is None else held
-    loader = _find_loader(frames, trainer)
+    loader = _find_loader(loop, trainer)
     from_loader = [] if loaded is False or loader is None else find_loader_suspects(loader, key)
     if loaded:
         name = f"already in the batch, from {_join_origins(from_loader) or 'the dataset or the collator'}"
@@ -81,34 +85,40 @@ def _join_origins(suspects: Sequence[Suspect]) -> str:
 # The loader
 
 
-def _find_loader(frames: list[FrameType], trainer: Trainer) -> Any:
-    """Return the loader in use: a local variable of the training loop, or what the trainer keeps for its callbacks."""
-    for frame in frames:
-        values = frame.f_locals
-        for name in ("epoch_iterator", "epoch_dataloader", "dataloader", "train_dataloader"):
-            if (loader := find_loader(values.get(name))) is not None:
-                return loader
+def _find_loop() -> FrameType | None:
+    """Return the frame of the innermost loop over batches: evaluation may run inside training."""
+    for frame in iterate_frames():
+        if is_training_loop(frame) and any(name in frame.f_locals for name in LOADER_VARIABLES[:2]):
+            return frame
+    return None
+
+
+def _find_loader(loop: FrameType | None, trainer: Trainer) -> Any:
+    """Return the loader in use: a local variable of the loop over batches, or what the trainer keeps for callbacks."""
+    values = {} if loop is None else loop.f_locals
+    loaders = (find_loader(values.get(name)) for name in LOADER_VARIABLES)
+    if (loader := next((loader for loader in loaders if loader is not None), None)) is not None:
+        return loader
     handler = read_variables(trainer).get("callback_handler")
     is_training = getattr(trainer.model, "training", False)
     return find_loader(getattr(handler, "train_dataloader" if is_training else "eval_dataloader", None))
 
 
-def _look_at_next_batch(frames: list[FrameType], key: str) -> bool | None:
+def _look_at_next_batch(loop: FrameType, key: str) -> bool | None:
     """Whether the next batch, which was loaded ahead and has not been used, holds a key; None if there is none.
 
     Accelerate's loader is one batch ahead. With gradient accumulation, Trainer loads the batches of a step ahead.
     """
-    for frame in frames:
-        iterator = frame.f_locals.get("epoch_iterator")
-        if isinstance(iterator, GeneratorType) and iterator.gi_frame is not None:
-            values = iterator.gi_frame.f_locals
-            following = values.get("next_batch")
-            if following is not None and following is not values.get("current_batch"):
-                return _has_key(following, key)
-    for frame in frames:
-        samples, current = frame.f_locals.get("batch_samples"), frame.f_locals.get("inputs")
-        if isinstance(samples, list) and samples and samples[-1] is not current:
-            return _has_key(samples[-1], key)
+    values = loop.f_locals
+    iterator = values.get("epoch_iterator")
+    if isinstance(iterator, GeneratorType) and iterator.gi_frame is not None:
+        ahead = iterator.gi_frame.f_locals
+        following = ahead.get("next_batch")
+        if following is not None and following is not ahead.get("current_batch"):
+            return _has_key(following, key)
+    samples = values.get("batch_samples")
+    if isinstance(samples, list) and samples and samples[-1] is not values.get("inputs"):
+        return _has_key(samples[-1], key)
     return None
 
 

@@ -10,6 +10,7 @@ import dis
 import functools
 import inspect
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -17,7 +18,18 @@ from types import CodeType, FrameType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 # Functions of these packages are not followed: they are large, and none adds a key by itself.
-NOT_FOLLOWED = ("torch", "numpy", "accelerate", "tokenizers", __package__)
+NOT_FOLLOWED = sys.stdlib_module_names | {
+    "accelerate",
+    "datasets",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "tokenizers",
+    "torch",
+    str(__package__),
+}
+# Of transformers, only the collators are: its tokenizers write labels, but only if they are asked to.
+FOLLOWED_IN_TRANSFORMERS = "transformers.data."
 # Methods of transformers' collators for other frameworks.
 OTHER_FRAMEWORKS = ("tf_call", "numpy_call")
 MAX_FOLLOWED = 100
@@ -178,7 +190,7 @@ def _find_called(scope: Scope) -> list[Scope]:
         found += _scopes_to_follow(scope.lookup(name))
         found += _methods(scope.owner, name)
         for module in _iterate_modules(scope):
-            if module.__name__.partition(".")[0] not in NOT_FOLLOWED:
+            if is_followed(module.__name__):
                 found += _scopes_to_follow(vars(module).get(name))
     for value in (*scope.extra, *scope.bound.values()):
         found += _scopes_to_follow(value)
@@ -222,7 +234,9 @@ def _scopes_to_follow(value: Any) -> list[Scope]:
 def is_followed(module: str) -> bool:
     """Whether functions of a module are followed and can be named."""
     root = module.partition(".")[0]
-    return root not in NOT_FOLLOWED and not module.startswith("transformers.trainer")
+    if root == "transformers":
+        return module.startswith(FOLLOWED_IN_TRANSFORMERS)
+    return root not in NOT_FOLLOWED
 
 
 # What one function does with a key

@@ -1,15 +1,23 @@
-"""Find what put a key into the batches of a ``DataLoader``: its collator or its dataset."""
+"""Find what put a key into the batches of a ``DataLoader``: code around it, its collator, or its dataset."""
 
 from __future__ import annotations
 
-from types import GeneratorType
+from types import FunctionType, GeneratorType
 from typing import Any
 
 from torch.utils.data import DataLoader
 
-from label_guard.code_reading import Evidence, KeyUse, name_function, read_variables
+from label_guard.code_reading import (
+    Evidence,
+    KeyUse,
+    Scope,
+    find_method,
+    is_followed,
+    name_function,
+    read_variables,
+)
 from label_guard.dataset_source import Rows, inspect_rows
-from label_guard.suspect import Suspect, judge
+from label_guard.suspect import Suspect, judge, judge_scope
 
 # Collators of transformers that make `labels` from these columns, and only from them.
 RENAMED = {"labels": ("label", "label_ids")}
@@ -19,34 +27,54 @@ RENAMING = (
     "DefaultDataCollator",
     "DataCollatorWithPadding",
 )
-# The attributes in which wrappers of a DataLoader keep it: accelerate, torch_xla, progress bars.
-WRAPPED = ("base_dataloader", "_loader", "iterable", "dataloader")
+# The attributes in which wrappers of a DataLoader keep it: accelerate, torch_xla, progress bars, and people's own.
+WRAPPED = ("base_dataloader", "_loader", "iterable", "dataloader", "loader")
 IN_COLUMN = KeyUse(Evidence.WRITES)
 
 
 def find_loader(value: Any) -> Any:
-    """Return the ``DataLoader`` inside a value, or its iterator, or None. Nothing is iterated."""
-    for _ in range(5):
-        if isinstance(value, GeneratorType):
-            value = _find_in_generator(value)
-        own = read_variables(value)
-        if "_collate_fn" in own and "_dataset" in own:
-            return value
-        inner = next((own[name] for name in WRAPPED if name in own), None)
-        if inner is None:
-            return value if isinstance(value, DataLoader) else None
-        value = inner
-    return None
+    """Return a value if batches come from it: a ``DataLoader``, an iterator of one, or an object around one.
+
+    For a generator, that is the object whose ``__iter__`` it runs. Nothing is iterated.
+    """
+    if isinstance(value, GeneratorType):
+        frame = value.gi_frame
+        values = {} if frame is None else frame.f_locals
+        owner = values.get("self")
+        if owner is not None and _find_own_iter(owner) is not None:
+            return find_loader(owner)
+        value = values.get("dataloader_iter", owner)
+    own = read_variables(value)
+    is_loader = isinstance(value, DataLoader) or "_collate_fn" in own or _find_inner(value) is not None
+    return value if is_loader else None
 
 
-def _find_in_generator(generator: GeneratorType[Any, Any, Any]) -> Any:
-    """Return what a generator iterates over: the iterator of accelerate's loader, or the loader whose method it is."""
-    values = {} if generator.gi_frame is None else generator.gi_frame.f_locals
-    return values.get("dataloader_iter", values.get("self"))
+def _find_inner(loader: Any) -> Any:
+    own = read_variables(loader)
+    held = [own[name] for name in WRAPPED if own.get(name) is not None and own[name] is not loader]
+    return next((inner for value in held if (inner := find_loader(value)) is not None), None)
+
+
+def _find_own_iter(loader: Any) -> FunctionType | None:
+    """Return the ``__iter__`` that a user wrote for an object around a loader, or for a subclass of ``DataLoader``."""
+    method = find_method(loader, "__iter__")
+    return method if isinstance(method, FunctionType) and is_followed(method.__module__) else None
 
 
 def find_loader_suspects(loader: Any, key: str) -> list[Suspect]:
-    """Return whom to name for a key in a batch of a ``DataLoader``, or of its iterator."""
+    """Return whom to name for a key in the batches of a loader."""
+    around = []
+    if (method := _find_own_iter(loader)) is not None:
+        around = [judge_scope(Scope.of_function(method, loader), key, label="the loader")]
+        if around[0].evidence == Evidence.WRITES:
+            return around
+    inner = _find_inner(loader)
+    found = _suspect_loader(loader, key) if inner is None else find_loader_suspects(inner, key)
+    return found + [suspect for suspect in around if suspect.evidence]
+
+
+def _suspect_loader(loader: Any, key: str) -> list[Suspect]:
+    """Return whom to name for a key in the batches of a ``DataLoader`` itself, or of its iterator."""
     own = read_variables(loader)
     dataset = own.get("_dataset", own.get("dataset"))
     collate: Any = own.get("_collate_fn", own.get("collate_fn"))
