@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from higgs_trainer.audio.mel_codec import CONFIG_FILE, MelCodec
-from higgs_trainer.errors import CheckpointError
+from higgs_trainer.errors import CheckpointError, list_first
+from higgs_trainer.tensors import list_not_finite
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -126,11 +127,16 @@ class HiggsTokenizerCodec:
         from transformers import HiggsAudioV2TokenizerModel
 
         try:
-            model = HiggsAudioV2TokenizerModel.from_pretrained(name)
-        except (OSError, ValueError) as error:
+            model = HiggsAudioV2TokenizerModel.from_pretrained(name, use_safetensors=True)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(
-                f"the codec {name} cannot be loaded ({error}). Check its name and your access."
+                f"the codec {name} cannot be loaded ({' '.join(str(error).split())}). Check its name and your "
+                "access, or copy it again."
             ) from error
+        if bad := list_not_finite(model.state_dict()):
+            raise CheckpointError(
+                f"the codec {name} has weights that are not finite: {list_first(bad)}. Copy it again."
+            )
         return cls(model.to("cuda" if torch.cuda.is_available() else "cpu"), str(name))
 
     @cached_property

@@ -5,6 +5,7 @@ Every name in the configuration must match a module; PEFT accepts names that mat
 """
 
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,10 +24,13 @@ from higgs_trainer.model.weight_files import (
     COPY_AGAIN,
     FLOATS,
     describe_missing_weights,
-    list_not_finite,
     read_headers,
     read_tensors,
 )
+from higgs_trainer.run_folder import CHECKSUMS_FILE
+from higgs_trainer.tensors import list_not_finite
+
+logger = logging.getLogger(__name__)
 
 ADAPTER_CONFIG = "adapter_config.json"
 MODEL_CONFIG = "config.json"
@@ -91,7 +95,8 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
         CheckpointError: a file is missing, the adapter does not fit the model, or a weight is not finite.
         DamageError: a file is not as it was written.
     """
-    verify_model(folder)
+    if not verify_model(folder):
+        logger.warning("%s has no %s, so a changed weight could not be found", folder, CHECKSUMS_FILE)
     read_base_name(folder)
     try:
         config = PeftConfig.from_pretrained(str(folder))

@@ -21,15 +21,9 @@ from higgs_trainer.model.adapters import ADAPTER_CONFIG, load_adapter, read_base
 from higgs_trainer.model.families import Family, SequenceFormat, StreamIds, family_of, find_family
 from higgs_trainer.model.families.layouts import COMPUTED
 from higgs_trainer.model.model_files import CODEC_FOLDER, HUB_FILES, list_model_files, verify_model
-from higgs_trainer.model.weight_files import (
-    COPY_AGAIN,
-    FLOATS,
-    StoredTensor,
-    find_weight_files,
-    list_not_finite,
-    read_headers,
-)
+from higgs_trainer.model.weight_files import COPY_AGAIN, FLOATS, StoredTensor, find_weight_files, read_headers
 from higgs_trainer.outputs import Input
+from higgs_trainer.tensors import list_not_finite
 
 COMPANIONS = (CODEC_FOLDER, "preprocessor_config.json", "processor_config.json")
 NOT_LOADABLE = "Give the folder or the hub name of a Higgs Audio checkpoint."

@@ -32,14 +32,9 @@ from higgs_trainer.model.families.layouts import (
     rename_to_boson,
 )
 from higgs_trainer.model.model_files import verify_model, write_model_checksums
-from higgs_trainer.model.weight_files import (
-    COPY_AGAIN,
-    MODEL_WEIGHTS,
-    describe_missing_weights,
-    list_not_finite,
-    read_headers,
-)
+from higgs_trainer.model.weight_files import COPY_AGAIN, MODEL_WEIGHTS, describe_missing_weights, read_headers
 from higgs_trainer.outputs import Input, check_apart
+from higgs_trainer.tensors import list_not_finite
 
 CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
 COPIED = ("codec", "generation_config.json", "preprocessor_config.json", "special_tokens_map.json", TOKENIZER)

@@ -18,9 +18,10 @@ from higgs_trainer.files import new_folder
 from higgs_trainer.model.adapters import load_adapter, read_base_name
 from higgs_trainer.model.loading import copy_companions, find_folder, list_inputs, load_checkpoint
 from higgs_trainer.model.model_files import write_model_checksums
-from higgs_trainer.model.weight_files import find_weight_files, list_not_finite, read_headers
+from higgs_trainer.model.weight_files import find_weight_files, read_headers
 from higgs_trainer.outputs import check_apart
 from higgs_trainer.run_folder import RUN_RECORD
+from higgs_trainer.tensors import list_not_finite
 
 TEXT_HEAD = "text_lm_head.weight"
 NOTE = "Measured with the adapter before it was merged. Merging rounded the weights once, to {dtype}."

@@ -14,8 +14,9 @@ from transformers.trainer_pt_utils import safe_globals
 
 from higgs_trainer.checksums import list_files, verify_checksums
 from higgs_trainer.errors import CheckpointError, DamageError, list_first
-from higgs_trainer.model.weight_files import list_not_finite, read_headers, read_tensors
-from higgs_trainer.run_folder import CHECKSUMS_FILE, TRAINER_STATE_FILE
+from higgs_trainer.model.weight_files import read_headers, read_tensors
+from higgs_trainer.run_folder import CHECKSUMS_FILE, MODEL_CARD_FILE, TRAINER_STATE_FILE
+from higgs_trainer.tensors import list_not_finite
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,11 @@ def read_step(checkpoint: Path) -> int:
     """Return N of a folder ``checkpoint-N``, and -1 for another name."""
     match = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
     return int(match[1]) if match else -1
+
+
+def list_checkpoint_files(checkpoint: Path) -> list[str]:
+    """List the files of a checkpoint that have checksums: all but the model card, which may be edited."""
+    return [name for name in list_files(checkpoint) if name != MODEL_CARD_FILE]
 
 
 def check_checkpoint(checkpoint: Path, others: Sequence[Path]) -> None:
@@ -74,7 +80,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 def _verify(checkpoint: Path) -> bool:
     """Raise DamageError if a file is damaged. Return whether the checkpoint has checksums."""
-    verified = verify_checksums(checkpoint, list_files, remedy="")
+    verified = verify_checksums(checkpoint, list_checkpoint_files, remedy="")
     # Without a state this is no checkpoint, which is another error.
     if (checkpoint / TRAINER_STATE_FILE).is_file():
         _check_state(checkpoint)

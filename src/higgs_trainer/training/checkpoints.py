@@ -28,7 +28,7 @@ from higgs_trainer.files import (
 )
 from higgs_trainer.run_folder import RESUME_FILE, TRAINER_STATE_FILE, UNFINISHED_FOLDER, ResumeRecord
 from higgs_trainer.training.changed_arguments import apply_changes, plan_optimizer, restore_patience
-from higgs_trainer.training.checkpoint_damage import check_checkpoint, read_step
+from higgs_trainer.training.checkpoint_damage import check_checkpoint, list_checkpoint_files, read_step
 
 if TYPE_CHECKING:
     from transformers import Trainer as TrainerBase
@@ -192,7 +192,7 @@ class CompleteCheckpoints(TrainerBase):
                     state.save_to_json(str(unfinished / TRAINER_STATE_FILE))
                     if self.resume_record is not None:
                         write_json(unfinished / RESUME_FILE, self.resume_record)
-                    write_checksums(unfinished)
+                    write_checksums(unfinished, list_checkpoint_files(unfinished))
                     flush_to_disk(unfinished)
                     move_into_place(unfinished, target)
                     self._remove_oldest(target.parent)

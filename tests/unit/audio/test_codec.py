@@ -193,9 +193,12 @@ def test_the_real_tokenizer_is_loaded_by_transformers(
     (tmp_path / "config.json").write_text("{}")
     names = []
 
-    def from_pretrained(name: object) -> StubTokenizer:
+    tokenizer = StubTokenizer()
+
+    def from_pretrained(name: object, *, use_safetensors: bool) -> StubTokenizer:
+        assert use_safetensors
         names.append(name)
-        return StubTokenizer()
+        return tokenizer
 
     tokenizer_class = types.SimpleNamespace(from_pretrained=from_pretrained)
     monkeypatch.setattr(codec_module, "find_spec", lambda name: object())
@@ -204,3 +207,6 @@ def test_the_real_tokenizer_is_loaded_by_transformers(
     )
     assert load_codec(tmp_path).num_codebooks == 5
     assert names == [tmp_path]
+    tokenizer.register_buffer("spoilt", torch.tensor([1.0, float("nan")]))
+    with pytest.raises(CheckpointError, match="not finite: spoilt"):
+        load_codec(tmp_path)

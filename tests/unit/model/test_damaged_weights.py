@@ -16,9 +16,9 @@ from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
 from higgs_trainer.model.loading import load_checkpoint, load_trained
 from higgs_trainer.model.model_files import fingerprint_model, write_model_checksums
-from higgs_trainer.model.weight_files import list_not_finite
 from higgs_trainer.sharing.merging import merge_adapter
 from higgs_trainer.speech.speech_model import load_speech_model
+from higgs_trainer.tensors import list_not_finite
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_layers": 1, "num_heads": 2}
 WEIGHTS = {"base": "model.safetensors", "adapter": "adapter_model.safetensors"}

@@ -130,6 +130,11 @@ def test_a_later_checkpoint_that_is_whole_is_the_advice(out):
         find_start(out, out / "checkpoint-2")
 
 
+def test_the_model_card_of_a_checkpoint_may_be_edited(out):
+    (out / "checkpoint-3" / "README.md").write_text("mine")
+    assert find_start(out, True) == out / "checkpoint-3"
+
+
 def test_added_and_renamed_checkpoints_are_refused(out):
     (out / "checkpoint-3" / "adapter_model.bin").touch()
     with pytest.raises(DamageError, match=r"adapter_model\.bin was added"):
