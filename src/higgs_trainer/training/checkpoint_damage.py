@@ -15,7 +15,7 @@ from transformers.trainer_pt_utils import safe_globals
 from higgs_trainer.checksums import list_files, verify_checksums
 from higgs_trainer.errors import CheckpointError, DamageError, list_first
 from higgs_trainer.model.weight_files import read_headers, read_tensors
-from higgs_trainer.run_folder import CHECKSUMS_FILE, MODEL_CARD_FILE, TRAINER_STATE_FILE
+from higgs_trainer.run_folder import CHECKSUMS_FILE, MODEL_CARD_FILE, RESUME_FILE, TRAINER_STATE_FILE
 from higgs_trainer.tensors import list_not_finite
 
 logger = logging.getLogger(__name__)
@@ -81,6 +81,9 @@ def _is_whole(checkpoint: Path) -> bool:
 def _verify(checkpoint: Path) -> bool:
     """Raise DamageError if a file is damaged. Return whether the checkpoint has checksums."""
     verified = verify_checksums(checkpoint, list_checkpoint_files, remedy="")
+    if not verified and (checkpoint / RESUME_FILE).is_file():
+        # A version that writes one of the two writes both.
+        raise DamageError(f"{checkpoint / CHECKSUMS_FILE} is missing", "")
     # Without a state this is no checkpoint, which is another error.
     if (checkpoint / TRAINER_STATE_FILE).is_file():
         _check_state(checkpoint)

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from higgs_trainer.dataset.collator import PaddingCollator
 from higgs_trainer.errors import DamageError, RecipeError
 from higgs_trainer.model.families import family_of
-from higgs_trainer.run_folder import CHECKSUMS_FILE
+from higgs_trainer.run_folder import CHECKSUMS_FILE, RESUME_FILE
 from higgs_trainer.training.checkpoints import find_start, list_checkpoints
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 from tiny import NUM_CODEBOOKS, encode_rows, make_row, tiny_checkpoint
@@ -163,6 +163,13 @@ def test_without_checksums_the_files_of_torch_are_tested_by_their_crc(out, name,
     assert "has no checksums.json, so a changed file could not be found" in caplog.text
     UNLISTED_DAMAGES[damage](out / "checkpoint-3" / name)
     with pytest.raises((DamageError, RecipeError), match="checkpoint-3"):
+        find_start(out, True)
+
+
+def test_checksums_that_were_deleted_are_missed_in_a_checkpoint_that_had_them(out):
+    (out / "checkpoint-3" / RESUME_FILE).write_text("{}")
+    (out / "checkpoint-3" / CHECKSUMS_FILE).unlink()
+    with pytest.raises(DamageError, match=r"checkpoint-3/checksums\.json is missing\. Move checkpoint-3 out"):
         find_start(out, True)
 
 
