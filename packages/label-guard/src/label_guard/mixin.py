@@ -116,9 +116,9 @@ class LabelGuardMixin(TrainerBase):
         guard.find_batch_source = self._find_batch_source
         return guard
 
-    def _find_batch_source(self, key: str, editors: list[str]) -> KeySource:
+    def _find_batch_source(self, key: str, editors: list[Any]) -> KeySource:
         step = self.guard.step
-        return find_batch_source(self, key, editors, loaded=step is not None and key in step.loaded)
+        return find_batch_source(self, key, editors, loaded=None if step is None else key in step.loaded)
 
     def _get_role(self) -> Observer | Owner:
         """Return the role, whose guard is made on first use."""
