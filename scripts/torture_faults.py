@@ -6,6 +6,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ class Case:
     Attributes:
         note: what the fault was, for the log.
         harms_inputs: the fault changed an input, or what an earlier run left, so that the command may refuse it.
+        changes_result: the fault changed a recording or a text, of which there is no checksum.
         cleanup: what takes the fault away.
     """
 
@@ -33,6 +35,7 @@ class Case:
     rng: random.Random
     note: str = ""
     harms_inputs: bool = False
+    changes_result: bool = False
     cleanup: list[Callable[[], None]] = field(default_factory=list)
     others: list[Process] = field(default_factory=list)
 
@@ -246,6 +249,8 @@ def _draw_file(case: Case) -> Path:
     ]
     chosen = case.rng.choice(found)
     case.harms_inputs = True
+    # Nothing can tell whether these were meant to be so.
+    case.changes_result = chosen.suffix in (".wav", ".jsonl") and case.name == "prepare"
     case.note = str(chosen.relative_to(case.folder))
     return chosen
 
@@ -338,6 +343,7 @@ def change_environment(case: Case) -> Process:
     case.note = str(changes)
 
     def disturb() -> None:
+        tempfile.tempdir = None
         for key, value in changes.items():
             os.environ.pop(key, None)
             if value is not None:

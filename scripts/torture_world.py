@@ -1,11 +1,13 @@
 """The commands that `torture.py` disturbs: their inputs, how to start them, and what an undisturbed run writes."""
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +16,8 @@ from pathlib import Path
 
 from kill_and_resume import write_inputs
 
+from higgs_trainer.cli import main
+from higgs_trainer.cli.signals import EndedBySignal, raise_on_signals
 from higgs_trainer.run_folder import LOG_FILE
 
 RECIPE = """
@@ -35,7 +39,8 @@ training:
   disable_tqdm: true
 """
 RESUME = ("--resume_from_checkpoint", "true")
-LONGEST_SECONDS = 90.0
+LONGEST_SECONDS = 120.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # What a command leaves while it works. After a success, none of it may be there.
 UNFINISHED = ("_unfinished*", "_replaced-*", "_removed-*", ".*.unfinished", ".*.lock")
@@ -138,24 +143,34 @@ class Process:
                 self.printed += read
 
 
-def start(arguments: tuple[str, ...], folder: Path, disturb: Callable[[], None] = lambda: None) -> Process:
+def start(
+    arguments: tuple[str, ...],
+    folder: Path,
+    disturb: Callable[[], None] = lambda: None,
+    *,
+    lists_modules: bool = False,
+) -> Process:
     """Start a command in ``folder``. The process is forked, because importing torch takes seconds.
 
     Args:
         disturb: called in the new process before the command.
+        lists_modules: write the names of all modules that the command has imported to a file.
     """
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
+    # No signal may arrive before the command listens to it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        _run_child(arguments, folder, writer, disturb)
+        _run_child(arguments, folder, writer, disturb, lists_modules)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     os.close(writer)
     return Process(pid, reader, time.monotonic())
 
 
 def _run_child(
-    arguments: tuple[str, ...], folder: Path, pipe: int, disturb: Callable[[], None]
+    arguments: tuple[str, ...], folder: Path, pipe: int, disturb: Callable[[], None], lists_modules: bool
 ) -> None:  # pragma: no cover
     code = 99
     try:
@@ -167,10 +182,18 @@ def _run_child(
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.argv = ["higgs-trainer", *arguments]
-        from higgs_trainer.cli import main
-
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
         disturb()
-        main()
+        with raise_on_signals(until_exit=True):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            main()
+    except EndedBySignal as ended:
+        # Before the command, or after it.
+        code = 128 + ended.number
+        os.write(2, b"error: ended before the command\n")
+    except KeyboardInterrupt:
+        code = 130
+        os.write(2, b"error: ended before the command\n")
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 98
     except BaseException as error:  # noqa: BLE001
@@ -179,6 +202,9 @@ def _run_child(
         )
         code = 97
     finally:
+        if lists_modules:
+            with (folder / "modules.txt").open("a") as file:
+                file.writelines(f"{name}\n" for name in sorted(sys.modules))
         os._exit(code)
 
 
@@ -203,8 +229,16 @@ class World:
         make_partial(calm / "partial")
         for name in ("generate", "merge", "report"):
             self._measure(name, calm)
+        self._import_all(calm)
         self.results["resume"] = self.results["train"]
         self.seconds["resume"] = self.seconds["train"]
+
+    def _import_all(self, calm: Path) -> None:
+        """Import what the undisturbed commands have imported, so that no process has to do it again."""
+        for name in (calm / "modules.txt").read_text().split():
+            if name not in sys.modules:
+                with suppress(ImportError):
+                    importlib.import_module(name)
 
     def new_case(self, name: str, verb: Verb, *, output: Path | None = None) -> Path:
         """Copy the inputs to the folder of a case."""
@@ -240,7 +274,7 @@ class World:
 
     def _measure(self, name: str, calm: Path) -> None:
         verb = VERBS[name]
-        process = start(verb.arguments, calm)
+        process = start(verb.arguments, calm, lists_modules=True)
         if process.wait() != 0:
             sys.exit(f"the undisturbed {name} ended with {process.code}:\n{process.read()}")
         self.seconds[name] = time.monotonic() - process.started

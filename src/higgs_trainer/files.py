@@ -13,6 +13,7 @@ transformers uploads nothing of that kind to the hub.
     remove_folder                                                         deletion
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -167,34 +168,63 @@ def new_folder(output: str | Path) -> Iterator[Path]:
     """Give a temporary folder to write into, and rename it to ``output`` when the block has succeeded (`whole_folder`).
 
     Raises:
-        UserError: ``output`` is a file, or a folder that is not empty.
+        UserError: ``output`` is a file, or a folder that is not empty; or another process is writing it.
         SaveError: the folder could not be written.
     """
     output = Path(output).resolve()
     check_is_empty(output)
     with whole_folder(output) as unfinished:
         yield unfinished
+        # Another process may have written it meanwhile.
+        check_is_empty(output)
 
 
 @contextmanager
 def whole_folder(output: Path) -> Iterator[Path]:
     """Give a temporary folder to write into, and let it replace ``output`` when the block has succeeded.
 
-    The temporary folder is deleted if the block raises.
+    The temporary folder is locked, so that no other process writes the same output. It is deleted if the block raises.
 
     Raises:
+        UserError: another process is writing ``output``.
         SaveError: the folder could not be written.
     """
     unfinished = output.with_name(UNFINISHED + output.name)
+    with explain_failed_write(output):
+        unfinished.mkdir(parents=True, exist_ok=True)
+        lock = _lock_folder(unfinished)
+    if lock is None:
+        raise UserError(f"another process is writing {output}; wait for it, or give another folder")
     try:
         with explain_failed_write(output):
-            # A process that was killed may have left it.
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(parents=True)
+            # A process that was killed may have left something in it.
+            for leftover in unfinished.iterdir():
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             yield unfinished
             move_into_place(unfinished, output)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+        os.close(lock)
+
+
+def _lock_folder(folder: Path) -> int | None:
+    """Lock a folder until the descriptor is closed or the process ends. Return None if another process has the lock.
+
+    On a file system without locks, nothing is locked.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:
+        return descriptor
+    # The other process may have finished, and renamed the folder, after it was opened.
+    if not folder.exists() or not os.path.samestat(os.fstat(descriptor), folder.stat()):
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def move_into_place(whole: Path, target: Path) -> None:

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from safetensors import SafetensorError
@@ -232,3 +234,38 @@ def test_restoring_touches_nothing_else(tmp_path):
     (tmp_path / f"{files.UNFINISHED}12-report.html").write_text("half")
     files.restore_folders(tmp_path)
     assert list_names(tmp_path) == ["_recordings", "checkpoint-3"]
+
+
+def test_two_processes_cannot_write_one_folder(tmp_path):
+    """The lock belongs to the temporary folder, and ends with the process that holds it."""
+    code = """
+import os, sys
+from higgs_trainer.files import new_folder
+with new_folder(sys.argv[1]) as unfinished:
+    (unfinished / "half").write_text("x")
+    print("writing", flush=True)
+    sys.stdin.read()
+    os.kill(os.getpid(), 9)
+"""
+    output = tmp_path / "out"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(output)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "writing\n"
+    with pytest.raises(UserError, match="another process is writing"), files.new_folder(output):
+        pass
+    other.communicate("")
+    with files.new_folder(output) as unfinished:
+        (unfinished / "whole").touch()
+    assert [path.name for path in output.iterdir()] == ["whole"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_another_process_has_written_meanwhile_is_kept(tmp_path):
+    writing = files.new_folder(tmp_path / "out")
+    writing.__enter__()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "theirs").touch()
+    with pytest.raises(UserError, match="not empty"):
+        writing.__exit__(None, None, None)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["theirs"]

@@ -12,7 +12,7 @@ from rich.text import Text
 from typer.main import get_command
 
 from higgs_trainer.cli.faults import TRACEBACK_VARIABLE, Ending, describe
-from higgs_trainer.cli.signals import raise_on_signals
+from higgs_trainer.cli.signals import ignore_signals, raise_on_signals
 from higgs_trainer.distributed import leave_processes
 from higgs_trainer.errors import Terminated, UserError, shorten
 from higgs_trainer.terminal import echo, open_console, protect_terminal
@@ -57,23 +57,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             destroyed before it exits.
     """
     protect_terminal()
-    exit_code = _run(sys.argv[1:] if arguments is None else arguments)
+    exit_code = _run(sys.argv[1:], is_last=True) if arguments is None else _run(arguments, is_last=False)
     if arguments is None and exit_code in SAME_FOR_ALL_RANKS:
         leave_processes()
     sys.exit(exit_code)
 
 
-def _run(arguments: Sequence[str]) -> int:
-    """Run the command and return its exit code.
+def _run(arguments: Sequence[str], *, is_last: bool) -> int:
+    """Run the command and return its exit code. ``is_last``: the process ends after it.
 
     This is a separate function, so that the run's objects are freed before the process group is destroyed.
     """
-    with raise_on_signals():
+    with raise_on_signals(until_exit=is_last):
         try:
             exit_code = _call_command(arguments)
             # A full disk or a closed pipe may show only now.
             sys.stdout.flush()
         except BaseException as error:  # noqa: BLE001 - no exception may leave a command.
+            ignore_signals()
             ending = describe(error)
             _print_ending(ending, error)
             exit_code = ending.exit_code

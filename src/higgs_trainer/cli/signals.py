@@ -22,12 +22,17 @@ class EndedBySignal(BaseException):
 
 
 @contextmanager
-def raise_on_signals() -> Iterator[None]:
-    """Within the block, raise `EndedBySignal` when SIGTERM or SIGHUP arrives. An ignored signal stays ignored."""
+def raise_on_signals(*, until_exit: bool = False) -> Iterator[None]:
+    """Within the block, raise `EndedBySignal` when SIGTERM or SIGHUP arrives. An ignored signal stays ignored.
+
+    Args:
+        until_exit: the process ends after the block, so ignore later signals: it must not be interrupted twice.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     default = [number for number in TERMINATING if signal.getsignal(number) is signal.SIG_DFL]
+    interrupt = signal.getsignal(signal.SIGINT)
     hook = sys.unraisablehook
     sys.unraisablehook = _raise_again(hook)
     for number in default:
@@ -35,9 +40,20 @@ def raise_on_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        for number in default:
-            signal.signal(number, signal.SIG_DFL)
-        sys.unraisablehook = hook
+        if until_exit:
+            ignore_signals()
+        else:
+            signal.signal(signal.SIGINT, interrupt)
+            for number in default:
+                signal.signal(number, signal.SIG_DFL)
+            sys.unraisablehook = hook
+
+
+def ignore_signals() -> None:
+    """Ignore the signals that end a command, because it is ending already."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, *TERMINATING):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -145,8 +145,11 @@ def check_adapter_weights(adapted: PeftModel, folder: Path) -> None:
         )
 
 
-def read_base_name(adapter: Path) -> str:
+def read_base_name(adapter: Path, *, needs_weights: bool = True) -> str:
     """Read the name of the base model from an adapter folder.
+
+    Args:
+        needs_weights: refuse an adapter without weights. Of an adapter on the hub, only the configuration may be here.
 
     Raises:
         CheckpointError: this is no adapter folder, it has no weights, or it names no base model.
@@ -162,7 +165,7 @@ def read_base_name(adapter: Path) -> str:
         raise CheckpointError(
             f"{adapter} is not an adapter folder: {ADAPTER_CONFIG} is missing. Give the folder that training wrote."
         )
-    if not (adapter / ADAPTER_WEIGHTS).is_file():
+    if needs_weights and not (adapter / ADAPTER_WEIGHTS).is_file():
         raise CheckpointError(describe_missing_weights(adapter, ADAPTER_WEIGHTS))
     try:
         name = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")

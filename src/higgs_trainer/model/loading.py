@@ -262,7 +262,7 @@ def find_codec(model: str | Path) -> Path:
     if (folder / CODEC_FOLDER).is_dir():
         return folder / CODEC_FOLDER
     if (folder / ADAPTER_CONFIG).is_file():
-        base = _open_without_weights(read_base_name(folder))
+        base = _open_without_weights(read_base_name(folder, needs_weights=False))
         if (base / CODEC_FOLDER).is_dir():
             return base / CODEC_FOLDER
     raise CheckpointError(
