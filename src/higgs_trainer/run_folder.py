@@ -7,7 +7,8 @@ transformers, and the cards of prepared datasets to `dataset/prepared.py`.
 A run folder is the output folder of one training run:
 
     recipe.yaml, environment.json,          written before the first step
-    trainable_parameters.json, _recordings/
+    trainable_parameters.json, _recordings/,
+    data_overlap.json
     metrics.jsonl, samples/step-N/,         written during training, history.jsonl by a resumed run
     checkpoint-N/
     adapter or model, tokenizer, codec,     written after the last step, metrics.json last
@@ -42,6 +43,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 RECIPE_FILE = "recipe.yaml"
 ENVIRONMENT_FILE = "environment.json"
 PARAMETERS_FILE = "trainable_parameters.json"
+DATA_OVERLAP_FILE = "data_overlap.json"
 # transformers uploads nothing whose name starts with an underscore, and these are recordings of a person.
 RECORDINGS_FOLDER = "_recordings"
 
@@ -92,6 +94,7 @@ RUN_RECORD = (
     LOG_FILE,
     PARAMETERS_FILE,
     DATA_SUMMARY_FILE,
+    DATA_OVERLAP_FILE,
     ENVIRONMENT_FILE,
     HISTORY_FILE,
     EVALUATION_FOLDER,
@@ -193,6 +196,18 @@ class DatasetSummary(TypedDict):
 
 DataSummary = dict[str, DatasetSummary]
 """``data_summary.json``: the summaries of "train" and, if there is one, "eval"."""
+
+
+class DataOverlap(TypedDict):
+    """``data_overlap.json``: how much of the evaluation data is training data. Absent without evaluation data.
+
+    All counts but ``same_folders``, which counts prepared folders, are of utterances of the evaluation data.
+    """
+
+    eval_utterances: int
+    same_folders: int
+    same_recordings: int
+    same_texts: int
 
 
 class ClipLine(TypedDict):

@@ -74,6 +74,8 @@ def test_check_shows_the_cascade_and_passes(folder):
     for expected in ("training_step", "forward", "end of stream is supervised once a codebook", "q_proj"):
         assert expected in result.output
     assert "failed" not in result.output
+    assert "WARNING" in result.output
+    assert "4 of 4" in result.output, "the recipe evaluates on its training data"
     assert not (folder / "out").exists()
 
 
@@ -146,6 +148,9 @@ def test_train_leaves_a_folder_that_peft_opens(folder, trained):
         assert (trained / name).is_file(), name
     assert "learning_rate: 0.01" in (trained / "recipe.yaml").read_text()
     assert json.loads((trained / "metrics.json").read_text())["codebook_7_loss"] > 0
+    assert json.loads((trained / "data_overlap.json").read_text()) == {
+        "eval_utterances": 4, "same_folders": 1, "same_recordings": 4, "same_texts": 4
+    }  # fmt: skip
 
 
 def test_the_page_of_a_run_lacks_nothing_but_an_evaluation(trained, tmp_path):

@@ -24,6 +24,13 @@ OverridesArgument = Annotated[
     ),
 ]
 
+OUTCOMES = {
+    "none": "[green]passed[/green]",
+    "warning": "[bold yellow]warning[/bold yellow]",
+    "serious": "[bold red]WARNING[/bold red]",
+}
+"""How a test that passed is shown, by its severity."""
+
 OVERRIDES = {"ignore_unknown_options": True}
 
 
@@ -53,8 +60,9 @@ def _print_check(report: "CheckReport") -> None:
     console.print(report.cascade, markup=False, highlight=False, soft_wrap=True)
     table = Table("check", "result", "found", box=None)
     for result in report.results:
-        outcome = "[green]passed[/green]" if result.passed else "[bold red]failed[/bold red]"
-        found = result.found if result.passed else f"{result.found}; {result.remedy}"
+        outcome = OUTCOMES[result.severity] if result.passed else "[bold red]failed[/bold red]"
+        is_clean = result.passed and result.severity == "none"
+        found = result.found if is_clean else f"{result.found}; {result.remedy}"
         table.add_row(escape(result.name), outcome, escape(found))
     console.print(table)
     console.print(report.trainable, markup=False, highlight=False, soft_wrap=True)

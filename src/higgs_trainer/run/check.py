@@ -8,6 +8,7 @@ from higgs_trainer.dataset.prepared import verify_prepared
 from higgs_trainer.model.parameters import count_trainable, format_trainable
 from higgs_trainer.recipe.schema import Recipe
 from higgs_trainer.run.assembly import build_run
+from higgs_trainer.run.data_overlap import find_data_overlap, judge_overlap
 from higgs_trainer.training.check_result import CheckResult
 from higgs_trainer.training.example_checks import inspect_examples
 from higgs_trainer.training.model_checks import inspect_leaks, inspect_model
@@ -95,6 +96,7 @@ def check(recipe: Recipe) -> CheckReport:
                 *inspect_examples(every_example, run.checkpoint.stream_ids),
                 *inspect_model(trainer, some),
             ]
+    results += judge_overlap(find_data_overlap(recipe.data, run.train_set, run.held_out))
     return CheckReport(
         cascade=trainer.guard.ledger.cascade(),
         results=tuple(results),

@@ -20,6 +20,7 @@ from higgs_trainer.model.loading import copy_companions
 from higgs_trainer.model.model_files import write_model_checksums
 from higgs_trainer.model.parameters import count_trainable, format_trainable
 from higgs_trainer.run_folder import (
+    DATA_OVERLAP_FILE,
     DATA_SUMMARY_FILE,
     ENVIRONMENT_FILE,
     GUARD_REPORT_FILE,
@@ -28,16 +29,19 @@ from higgs_trainer.run_folder import (
     REPORT_FILE,
     TRAINER_STATE_FILE,
     UNFINISHED_FOLDER,
+    DataOverlap,
 )
 from higgs_trainer.sharing.model_card import write_model_card
 from higgs_trainer.terminal import echo
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 
 
-def write_plan(output_dir: Path, model: nn.Module, environment: Mapping[str, Any]) -> None:
-    """Write, before the first step, which parameters will be trained and on which machine. Print the parameters.
+def write_plan(
+    output_dir: Path, model: nn.Module, environment: Mapping[str, Any], overlap: DataOverlap | None
+) -> None:
+    """Write, before the first step, which parameters will be trained, on which machine, and whether data overlaps.
 
-    The report page of an earlier run in the same folder is removed.
+    Print the parameters. The report page of an earlier run in the same folder is removed.
     """
     (output_dir / REPORT_FILE).unlink(missing_ok=True)
     trainable = count_trainable(model)
@@ -45,6 +49,10 @@ def write_plan(output_dir: Path, model: nn.Module, environment: Mapping[str, Any
     counts = {kind: {"trained": trained, "all": total} for kind, (trained, total) in trainable.items()}
     write_json(output_dir / PARAMETERS_FILE, counts)
     write_json(output_dir / ENVIRONMENT_FILE, environment)
+    if overlap is None:
+        (output_dir / DATA_OVERLAP_FILE).unlink(missing_ok=True)
+    else:
+        write_json(output_dir / DATA_OVERLAP_FILE, overlap)
 
 
 def write_result(

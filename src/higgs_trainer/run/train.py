@@ -18,6 +18,7 @@ from higgs_trainer.recipe.reading import write_recipe
 from higgs_trainer.recipe.schema import EarlyStoppingRecipe, Recipe
 from higgs_trainer.report.run_page import write_report
 from higgs_trainer.run.assembly import BuildOptimizer, Run, build_run
+from higgs_trainer.run.data_overlap import count_overlap, describe_warnings, find_data_overlap
 from higgs_trainer.run.output import write_plan, write_result
 from higgs_trainer.run.output_folder import check_output_folder, replace_earlier_run
 from higgs_trainer.run.resuming import (
@@ -121,7 +122,11 @@ def _train(
             write_history(output_dir, start, changes)
             for line in [] if start is None else describe_changes(start, changes):
                 echo(line)
-            write_plan(output_dir, trainer.model, describe_environment(trainer.accelerator))
+            overlap = find_data_overlap(recipe.data, run.train_set, run.held_out)
+            for line in describe_warnings(overlap):
+                echo(line, to_stderr=True)
+            environment = describe_environment(trainer.accelerator)
+            write_plan(output_dir, trainer.model, environment, count_overlap(overlap))
             if run.samples:
                 write_recordings(output_dir, run.samples.list_recordings(run.train_set.rows))
 

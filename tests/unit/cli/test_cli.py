@@ -19,6 +19,7 @@ from higgs_trainer.cli import app, application, main
 from higgs_trainer.cli.strict_command import StrictCommand
 from higgs_trainer.errors import CheckpointError, LossError
 from higgs_trainer.outputs import IN_PROGRESS
+from higgs_trainer.training.check_result import CheckResult
 from higgs_trainer.version import __version__
 from label_guard.leak import LabelLeakError
 
@@ -232,20 +233,33 @@ def test_a_misspelt_override_is_reported_before_slow_imports(
         assert 'Did you mean "learning_rate"?' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("passed", [True, False])
+@pytest.mark.parametrize(
+    ("passed", "severity", "shown"),
+    [
+        (True, "none", "passed"),
+        (True, "warning", "warning"),
+        (True, "serious", "WARNING"),
+        (False, "none", "failed"),
+    ],
+)
 def test_check_prints_its_results(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recipe: Path, passed: bool
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    recipe: Path,
+    passed: bool,
+    severity: Any,
+    shown: str,
 ) -> None:
-    result = SimpleNamespace(name="end of stream", passed=passed, found="7 of 7 [cells]", remedy="look there")
+    result = CheckResult("end of stream", passed, "7 of 7 [cells]", "look there", severity)
     report = SimpleNamespace(
         cascade="Layer [1]", results=(result,), trainable="q_proj 1,234 5,678", loss=6.5, passed=passed
     )
     stub(monkeypatch, "run.check", check=lambda settings: report)
     assert run("check", recipe) == (0 if passed else 1)
     out = capsys.readouterr().out
-    for expected in ("Layer [1]", "end of stream", "7 of 7 [cells]", "1,234", "5,678", "6.5"):
+    for expected in ("Layer [1]", "end of stream", "7 of 7 [cells]", "1,234", "5,678", "6.5", shown):
         assert expected in out
-    assert ("look there" in out) != passed
+    assert ("look there" in out) == (shown != "passed")
 
 
 @pytest.fixture
