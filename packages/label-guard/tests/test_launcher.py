@@ -53,6 +53,33 @@ trainer.train()
 print([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
 print(sum(weight.double().sum().item() for weight in model.parameters()))
 """
+# Trainer passes the number of items to a wrapper with **kwargs, and leaves it to the model to divide the loss by it.
+ACCUMULATION = """
+import sys
+from tiny_guarded import KwargsWrapper, StrictLM, make_model, make_trainer, next_token_loss
+from transformers import PrinterCallback, Trainer
+
+
+class MeanLM(StrictLM):
+    def forward(self, input_ids=None, attention_mask=None, labels=None):
+        outputs = super().forward(input_ids, attention_mask)
+        if labels is not None:
+            outputs.loss = next_token_loss(outputs, labels)
+        return outputs
+
+
+model = KwargsWrapper(make_model(MeanLM))
+options = {"compute_loss_func": None, "gradient_accumulation_steps": 4, "per_device_train_batch_size": 1}
+if "smooth" in sys.argv:
+    options["label_smoothing_factor"] = 0.1
+trainer = make_trainer(sys.path[0], model, kind=Trainer, **options)
+if "no_count" in sys.argv:
+    trainer.model_accepts_loss_kwargs = False
+trainer.remove_callback(PrinterCallback)
+trainer.train()
+print([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+print(sum(weight.double().sum().item() for weight in model.parameters()))
+"""
 LOOP = """
 import torch
 from accelerate import Accelerator
@@ -173,6 +200,16 @@ def test_a_script_with_a_trainer_trains_as_without_its_leak(launch: Launch, tmp_
     assert [file.name for file in tmp_path.glob("report*")] == ["report.json"]
 
 
+@pytest.mark.parametrize("smooth", [(), ("smooth",)], ids=["mean", "smoothed"])
+def test_the_loss_of_a_model_that_does_not_count_is_divided_from_the_first_step_on(
+    launch: Launch, smooth: tuple[str, ...]
+) -> None:
+    expected, _ = launch(ACCUMULATION, arguments=("no_count", *smooth))
+    printed, error = launch(ACCUMULATION, arguments=smooth)
+    assert "num_items_in_batch <- " in error
+    assert printed == expected
+
+
 def test_a_plain_loop_with_accelerate_is_guarded(launch: Launch) -> None:
     printed, error = launch(LOOP)
     losses = [float(line) for line in printed.split()]
@@ -221,6 +258,29 @@ def test_a_model_that_replaces_another_is_guarded_and_the_first_can_be_freed(
         "Sequential in Accelerator.prepare_model",
     ]
     assert [len(model["report"]["leaks"]) for model in models] == [0, 1]
+
+
+FORWARD_REPLACED = """
+from accelerate import Accelerator
+from torch import nn, ones
+
+model = nn.Linear(3, 2)
+accelerator = Accelerator(cpu=True)
+accelerator.prepare_model(model)
+guarded = model.forward
+model.forward = lambda *args, **kwargs: guarded(*args, **kwargs, labels=1)
+accelerator.prepare(model)
+model(ones(1, 3))
+"""
+
+
+def test_a_forward_that_another_tool_replaced_leaves_one_guard_for_the_model(
+    launch: Launch, tmp_path: Path
+) -> None:
+    report = tmp_path / "report.json"
+    launch(FORWARD_REPLACED, "--report", str(report))
+    (model,) = read_run(report)["models"]
+    assert [leak["count"] for leak in model["report"]["leaks"]] == [1]
 
 
 GUARDS_ITSELF = """

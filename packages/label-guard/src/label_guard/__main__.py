@@ -26,8 +26,8 @@ POLICIES = {
 }
 
 
-def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the options before the script. All that follows the script belongs to it."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the options before the script."""
     parser = argparse.ArgumentParser(
         prog="python -m label_guard",
         usage="%(prog)s [options] SCRIPT [ARGS ...]\n       %(prog)s [options] -m MODULE [ARGS ...]",
@@ -42,6 +42,12 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--report", metavar="FILE", help="write what was found to a JSON file, too")
     parser.add_argument("-m", dest="module", metavar="MODULE", help="run a module in place of a script")
     parser.add_argument("script", nargs="?", metavar="SCRIPT", help="the script to run")
+    return parser
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the options before the script. All that follows the script belongs to it."""
+    parser = make_parser()
     num_own = _count_own(argv)
     arguments = parser.parse_args(argv[:num_own])
     arguments.rest = list(argv[num_own:])

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from label_guard.call_source import FindBatchSource
     from label_guard.guard import LabelGuard
     from label_guard.ledger import Ledger
 
 logger = logging.getLogger("label_guard")
+
+OnStopped = Callable[[str], None]
 
 
 @dataclass
@@ -49,19 +51,19 @@ class GuardedRun:
         )
         self._failed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
-    def guard(self, model: nn.Module, place: str, find_batch_source: FindBatchSource | None = None) -> None:
+    def guard(self, model: nn.Module, place: str, on_stopped: OnStopped | None = None) -> None:
         """Guard a model, or guard it again if it was wrapped. If that fails, say so and let the script run.
 
         Args:
             model: the model, wrapped or not. A guard that the script attached itself is left as it is.
             place: the trainer or the function that the model was found in.
-            find_batch_source: names the source of a key in a batch of that trainer.
+            on_stopped: is called with each key that is kept out of the model.
         """
         if model in self._failed:
             return
         name = f"{type(model).__name__} in {place}"
         try:
-            self._guard(model, name, find_batch_source)
+            self._guard(model, name, on_stopped)
         except Exception as error:
             self._failed.add(model)
             self.failures.append(f"{name}: {type(error).__name__}: {error}")
@@ -72,11 +74,14 @@ class GuardedRun:
         if all(model.ledger is not guard.ledger for model in self.models):
             self.models.append(GuardedModel(name, guard.ledger))
 
-    def _guard(self, model: nn.Module, name: str, find_batch_source: FindBatchSource | None) -> None:
+    def _guard(self, model: nn.Module, name: str, on_stopped: OnStopped | None) -> None:
         # Imported here, because the script may set what torch reads when it is imported.
         from label_guard.guard import LabelGuard
 
-        found = _find_guards(model)
+        modules = set(model.modules())
+        # By their models too, because another tool may have replaced the guarded forward.
+        made = [guard for guard, root in self._roots.items() if root() in modules]
+        found = list(dict.fromkeys([*made, *_find_guards(model)]))
         made = [guard for guard in found if guard in self._roots]
         for guard in found:
             if guard not in made:
@@ -90,7 +95,7 @@ class GuardedRun:
         else:
             return
         self._roots[guard] = weakref.ref(model)
-        guard.find_batch_source = guard.find_batch_source or find_batch_source
+        guard.on_stopped = on_stopped or guard.on_stopped
 
     def _is_part(self, model: nn.Module, guard: LabelGuard) -> bool:
         """Whether a model is only a part of the one that a guard was made for."""
@@ -100,7 +105,7 @@ class GuardedRun:
 
 def _find_guards(model: nn.Module) -> list[LabelGuard]:
     """Return the guards in the modules of a model, each once."""
-    from label_guard.forward import find_guard
+    from label_guard.forward import find_guard, find_slot
 
-    guards = (find_guard(module.__dict__.get("forward")) for module in model.modules())
-    return list(dict.fromkeys(guard for guard in guards if guard is not None))
+    watched = (find_guard(module.__dict__.get(find_slot(module))) for module in model.modules())
+    return list(dict.fromkeys(found.guard for found in watched if found is not None))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from label_guard.guarded_run import GuardedRun
+from label_guard.guarded_run import GuardedRun, OnStopped
 from label_guard.import_hook import ImportHook
 
 
@@ -28,7 +28,7 @@ def hook_trainers(run: GuardedRun) -> ImportHook:
 def _patch_trainer(run: GuardedRun, module: ModuleType) -> None:
     def guard_model(trainer: Any, *_: Any) -> None:
         if not _has_mixin(trainer):
-            _guard_all(run, [trainer.model], type(trainer).__name__, _make_batch_source(trainer))
+            _guard_all(run, [trainer.model], type(trainer).__name__, _make_count_stopper(trainer))
 
     def guard_current_model(trainer: Any, *_: Any) -> None:
         guard_model(trainer)
@@ -52,13 +52,14 @@ def _patch_accelerator(run: GuardedRun, module: ModuleType) -> None:
         _wrap(module.Accelerator, name, before=guard_models, after=guard_models)
 
 
-def _guard_all(run: GuardedRun, values: Any, place: str, find_batch_source: Any = None) -> None:
+def _guard_all(run: GuardedRun, values: Any, place: str, on_stopped: OnStopped | None = None) -> None:
     """Guard those values that are models."""
+    # Imported here, because the script may set what torch reads when it is imported.
     from torch import nn
 
     for value in values:
         if isinstance(value, nn.Module):
-            run.guard(value, place, find_batch_source)
+            run.guard(value, place, on_stopped)
 
 
 def _wrap(
@@ -89,13 +90,23 @@ def _has_mixin(trainer: Any) -> bool:
     return mixin is not None and isinstance(trainer, mixin.LabelGuardMixin)
 
 
-def _make_batch_source(trainer: Any) -> Callable[[str, list[str]], Any]:
-    """Return a function that names the source of a key in a batch of this trainer, without keeping the trainer."""
+def _make_count_stopper(trainer: Any) -> OnStopped:
+    """Return what lets Trainer divide the loss, once it is known that the model does not take the number of items.
+
+    Trainer believes of any forward with ``**kwargs``, also a wrapper's, that it divides its loss. It reads this after
+    the forward, so the first step is already divided right.
+    """
     reference = weakref.ref(trainer)
 
-    def find(key: str, editors: list[str]) -> Any:
-        from label_guard.batch_source import find_batch_source
+    def stop_counting(key: str) -> None:
+        from label_guard.observer import SmootherWithoutCount
 
-        return find_batch_source(reference(), key, editors, loaded=not editors)
+        current = reference()
+        if key != "num_items_in_batch" or current is None:
+            return
+        current.model_accepts_loss_kwargs = False
+        smoother = current.label_smoother
+        if current.compute_loss_func is None and smoother is not None:
+            current.label_smoother = SmootherWithoutCount(smoother)
 
-    return find
+    return stop_counting

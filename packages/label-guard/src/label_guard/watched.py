@@ -48,6 +48,11 @@ class WatchedForward:
         self._swallowed: set[str] = set()
 
     @property
+    def guard(self) -> LabelGuard:
+        """The guard that this object belongs to."""
+        return self._guard
+
+    @property
     def is_watched(self) -> bool:
         """Whether a label is kept out of the ``forward``; not so if it takes any key."""
         return self._contract is not None or self.kind != OPEN
