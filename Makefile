@@ -6,6 +6,7 @@
 # make test-boson   test the guard and the loss on Boson's own model, in .venv-boson with its older libraries
 # make test-newest  run a part of the tests with the newest transformers, peft and accelerate that pyproject.toml allows
 # make test-guard-versions   test the guard with transformers from 4.46 to the newest; VERSIONS=newest: only with that
+# make test-guard-foreign    compare trainers of TRL and others with and without the guard, in .venv-foreign
 # make torture      disturb the commands with 30 faults drawn at random
 # make docs         build the documentation site in build/site, offline
 # make wheels       build the wheels of the three packages in dist
@@ -17,12 +18,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 BOSON  := .venv-boson
+FOREIGN := .venv-foreign
 DEMO   ?=
 VERSIONS ?=
 PACKAGES := packages/label-guard packages/higgs-trainer-demo
 EXTRAS := demo,dev,docs,evaluate,numbers
 
-.PHONY: setup demo test test-boson test-guard-versions test-newest torture docs wheels lint format constraints clean
+.PHONY: setup demo test test-boson test-guard-foreign test-guard-versions test-newest torture docs wheels lint format constraints clean
 
 setup: $(STAMP)
 
@@ -68,6 +70,17 @@ test-boson: $(BOSON)/.installed
 	PYTHONPATH=src $(BOSON)/bin/python -m pytest -n 2 tests/boson packages/label-guard/tests
 
 # `scripts/torture.py --seed S --minutes 60` draws other faults.
+$(FOREIGN)/.installed: constraints-foreign.txt
+	test -x $(FOREIGN)/bin/python || $(PYTHON) -m venv $(FOREIGN)
+	$(FOREIGN)/bin/pip install --disable-pip-version-check torch==2.13.0
+	$(FOREIGN)/bin/pip install --disable-pip-version-check -c constraints-foreign.txt \
+	  torch==2.13.0 accelerate datasets hypothesis peft pytest pytest-xdist sentence-transformers transformers trl
+	@touch $@
+
+# The table of the results is written by: .venv-foreign/bin/python packages/label-guard/tests/foreign/table.py
+test-guard-foreign: $(FOREIGN)/.installed
+	PYTHONPATH=packages/label-guard/src $(FOREIGN)/bin/python -m pytest -n 2 packages/label-guard/tests/foreign
+
 torture: setup
 	$(BIN)/python scripts/torture.py --seed 1 --cases 30
 
@@ -99,5 +112,5 @@ constraints:
 	mv build/constraints.txt constraints.txt
 
 clean:
-	rm -rf $(VENV) $(BOSON) build dist $(PACKAGES:%=%/build) $(PACKAGES:%=%/dist) \
+	rm -rf $(VENV) $(BOSON) $(FOREIGN) build dist $(PACKAGES:%=%/build) $(PACKAGES:%=%/dist) \
 	  .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
