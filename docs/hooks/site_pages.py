@@ -25,6 +25,7 @@ OUTSIDE_PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "THIRD_PARTY_NOTICES.md": "third_party_notices.md",
     "benchmarks/README.md": "benchmarks.md",
+    "packages/label-guard/tests/foreign/TRAINERS.md": "label_guard_trainers.md",
     "packages/label-guard/tests/routes/ROUTES.md": "label_guard_routes.md",
     "tests/golden/README.md": "golden_files.md",
 }
