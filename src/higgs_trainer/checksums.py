@@ -22,6 +22,7 @@ import xxhash
 
 from higgs_trainer.errors import DamageError, SaveError, list_first
 from higgs_trainer.files import write_json
+from higgs_trainer.input_files import check_ends
 from higgs_trainer.run_folder import CHECKSUMS_FILE, CHECKSUMS_SCHEMA, Checksums, FileChecksum
 
 BLOCK_BYTES = 2**20
@@ -176,6 +177,7 @@ def _read_checksums(folder: Path, remedy: str) -> dict[str, FileChecksum] | None
     path = folder / CHECKSUMS_FILE
     if not os.path.lexists(path):
         return None
+    check_ends(path, remedy)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         files: dict[str, FileChecksum] = content["files"]

@@ -26,6 +26,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from higgs_trainer.errors import SaveError, UserError
+from higgs_trainer.input_files import check_ends
 
 REMEDY = "make room, or give another place"
 WRITE_ERRORS: tuple[type[Exception], ...] = (OSError, SafetensorError)
@@ -126,6 +127,7 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing or damaged, or contains another value.
     """
+    check_ends(path, "Write it again, or remove it.")
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 from higgs_trainer.errors import UserError
+from higgs_trainer.limits import STORED_JSON_BYTES
 
 KINDS = {
     stat.S_IFREG: "a file",
@@ -44,6 +45,31 @@ def check_is_file(path: str | Path, what_to_do: str, error_class: type[UserError
         raise error_class(f"{path} cannot be read (No such file or directory). {what_to_do}")
     if kind != "a file":
         raise error_class(f"{path} is {kind}, not a file. {what_to_do}")
+
+
+def check_ends(
+    path: str | Path,
+    what_to_do: str,
+    error_class: type[UserError] = UserError,
+    *,
+    at_most: int | None = STORED_JSON_BYTES,
+) -> None:
+    """Raise an error if reading the path could block or never end: it is a pipe, a device or an implausibly large file.
+
+    What is missing, a folder or not readable is left to the code that opens it.
+
+    Args:
+        what_to_do: the remedy, a sentence.
+        at_most: the largest size of a file (bytes). None: any.
+    """
+    try:
+        kind, size = name_kind(path), os.stat(path).st_size
+    except (OSError, ValueError):
+        return
+    if kind not in ("a file", "a folder"):
+        raise error_class(f"{path} is {kind}, not a file. {what_to_do}")
+    if kind == "a file" and at_most is not None and size > at_most:
+        raise error_class(f"{path} has more than {at_most:,} bytes. {what_to_do}")
 
 
 def read_file(

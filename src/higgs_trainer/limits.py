@@ -74,6 +74,11 @@ MOST_CHANNELS = 2
 SAMPLE_RATES_HZ = range(1_000, 768_001)
 """Any other sample rate means a damaged header."""
 
+# Files that a model folder, a prepared dataset or a run contains
+
+STORED_JSON_BYTES = 2**28
+"""A configuration, a tokenizer or a list of checksums. The tokenizer of the released model has 17 MB."""
+
 # The chat template of a model folder
 
 TEMPLATE_BYTES = 1_000_000

@@ -92,7 +92,7 @@ def load_codec(name: str | Path) -> Codec:
 def _load_mel_codec(folder: Path) -> Codec:
     try:
         return MelCodec.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(
             f"the codec in {folder} is damaged ({error}). Copy the folder again."
         ) from error

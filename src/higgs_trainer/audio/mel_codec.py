@@ -24,7 +24,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from higgs_trainer.errors import CheckpointError
 from higgs_trainer.files import write_json
+from higgs_trainer.input_files import check_ends
 from higgs_trainer.tensors import FRAMES_PER_SECOND
 
 CONFIG_FILE, WEIGHTS_FILE = "codec_config.json", "codec.safetensors"
@@ -158,8 +160,13 @@ class MelCodec:
     def from_pretrained(cls, folder: str | Path) -> MelCodec:
         """Read what `save_pretrained` wrote. Raise ValueError if the files do not belong together."""
         folder = Path(folder)
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            check_ends(folder / name, "Copy the folder again.", CheckpointError)
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        if (config.get("codec"), config.get("format")) != ("mel_codec", FORMAT):
+        if not isinstance(config, dict) or (config.get("codec"), config.get("format")) != (
+            "mel_codec",
+            FORMAT,
+        ):
             raise ValueError(f"{folder} is not a mel_codec of format {FORMAT}")
         tensors = {key: tensor.float() for key, tensor in load_file(folder / WEIGHTS_FILE).items()}
         codec = cls(name=config["name"], **tensors)

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from higgs_trainer.errors import CheckpointError, DamageError, RecipeError, list_first, suggest_name
+from higgs_trainer.input_files import check_ends
 from higgs_trainer.model.families import Family
 from higgs_trainer.model.model_files import verify_model
 from higgs_trainer.model.weight_files import (
@@ -167,6 +168,7 @@ def read_base_name(adapter: Path, *, needs_weights: bool = True) -> str:
         )
     if needs_weights and not (adapter / ADAPTER_WEIGHTS).is_file():
         raise CheckpointError(describe_missing_weights(adapter, ADAPTER_WEIGHTS))
+    check_ends(config, COPY_AGAIN, CheckpointError)
     try:
         name = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError, RecursionError) as error:

@@ -12,8 +12,9 @@ from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from higgs_trainer.audio.codec import Codec, load_codec
-from higgs_trainer.errors import CheckpointError, DamageError, list_first
+from higgs_trainer.errors import CheckpointError, DamageError, UserError, list_first
 from higgs_trainer.files import restore_replaced
+from higgs_trainer.input_files import check_ends
 
 # This import registers "packed_sdpa".
 from higgs_trainer.model import attention as attention
@@ -211,7 +212,8 @@ def list_inputs(model: str | Path, codec: str | Path | None = None) -> list[Inpu
     restore_replaced(model)
     inputs = [Input("the model", model)]
     # Without an adapter, or with a damaged one, which loading reports, there is no base model to list.
-    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+    with suppress(UserError, OSError, ValueError, LookupError, TypeError, RecursionError):
+        check_ends(Path(model) / ADAPTER_CONFIG, COPY_AGAIN)
         config = json.loads((Path(model) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         inputs.append(Input("the base model of the adapter", str(config["base_model_name_or_path"])))
     return inputs + ([] if codec is None else [Input("the codec", codec)])

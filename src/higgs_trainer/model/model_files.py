@@ -7,6 +7,9 @@ checksums of a model cover only these files.
 from pathlib import Path
 
 from higgs_trainer.checksums import compute_fingerprint, verify_checksums, write_checksums
+from higgs_trainer.errors import CheckpointError
+from higgs_trainer.input_files import check_ends
+from higgs_trainer.limits import STORED_JSON_BYTES, TEMPLATE_BYTES
 from higgs_trainer.run_folder import CHECKSUMS_FILE, RESUME_FILE, RUN_RECORD, TRAINER_STATE_FILE
 
 CODEC_FOLDER = "codec"
@@ -14,6 +17,7 @@ PATTERNS = ("*.safetensors", "*.json", "*.jinja")
 HUB_FILES = [*PATTERNS, f"{CODEC_FOLDER}/*"]
 """The files to download from the hub. All files with checksums are among them."""
 NOT_OF_THE_MODEL = frozenset({*RUN_RECORD, TRAINER_STATE_FILE, RESUME_FILE, CHECKSUMS_FILE})
+LARGEST = {".json": STORED_JSON_BYTES, ".jinja": TEMPLATE_BYTES}
 REMEDY = (
     "Copy or download the folder again. If the change was intended, remove "
     f"{CHECKSUMS_FILE} from it: then it is used without verification."
@@ -42,7 +46,11 @@ def verify_model(folder: Path) -> bool:
 
     Raises:
         DamageError: a file is missing, cut, changed or added; names it.
+        CheckpointError: there is a pipe or a device in place of a file, or a file of settings is implausibly large.
     """
+    for name in list_model_files(folder):
+        at_most = LARGEST.get(Path(name).suffix)
+        check_ends(folder / name, "Copy or download it again.", CheckpointError, at_most=at_most)
     return verify_checksums(folder, list_model_files, remedy=REMEDY)
 
 

@@ -135,6 +135,8 @@ def load_speech_model(
     checkpoint = load_trained(model, dtype=dtype)
     try:
         checkpoint.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if checkpoint.model.device.type == "meta":
+            raise RuntimeError("it has no memory for weights")
     # A build of torch without CUDA raises AssertionError.
     except (RuntimeError, AssertionError) as error:
         raise UserError(

@@ -1,9 +1,11 @@
 """Damaged models and adapters are refused by everything that loads one, with the name of the file or of the weight."""
 
 import json
+import os
 import pickle
 import shutil
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -281,3 +283,19 @@ def test_one_value_that_is_not_finite_is_found_wherever_it_is(dtype, value):
         spoilt = weight.clone()
         spoilt[place] = value
         assert list_not_finite(weights | {"b": spoilt}) == ["b"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "chat_template.jinja", "codec/a.json"])
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "more than"])
+def test_what_would_block_or_never_end_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(5 * 2**30)
+    with pytest.raises(CheckpointError, match=f"{path.name} (is|has) {kind}"):
+        load_checkpoint(tmp_path)
