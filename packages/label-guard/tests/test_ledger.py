@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
+from transformers import GPT2LMHeadModel, GPT2Model
 
-from label_guard import LabelGuard, Leak
+from label_guard import Contract, LabelGuard, Leak
 from label_guard.leak import KeySource
-from tiny_guarded import TargetLossTrainer, make_model, make_trainer
+from tiny_guarded import TargetLossTrainer, gpt2_config, make_model, make_trainer
 
 
 def test_a_leak_prints_key_source_layer_count_and_remedy() -> None:
@@ -34,17 +38,119 @@ def test_the_cascade_shows_what_each_layer_did(tmp_path: Path) -> None:
     assert table[8] == "guarded: 2 leaks from 1 place stopped, none reached the model"
 
 
-def test_the_verdict_of_a_clean_run_is_clean() -> None:
-    guard = LabelGuard(make_model())
-    assert guard.ledger.verdict().startswith("clean")
+IDS = torch.arange(5).unsqueeze(0)
+
+
+def test_the_verdict_of_a_clean_run_counts_what_was_called() -> None:
+    model = make_model()
+    guard = LabelGuard(model)
+    assert guard.ledger.verdict() == (
+        "nothing was watched: no forward that refuses a label was called; not called: StrictLM"
+    )
+    model(IDS)
+    assert guard.ledger.verdict() == (
+        "clean: 1 boundary watched (StrictLM), nothing but model inputs was put into a call"
+    )
     assert guard.ledger.report()["leaks"] == []
+
+
+class TakesAnyKey(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, **kwargs: Any) -> Any:
+        return kwargs
+
+
+def test_a_forward_that_takes_any_key_is_never_called_clean(caplog: pytest.LogCaptureFixture) -> None:
+    model = TakesAnyKey()
+    guard = LabelGuard(model)
+    limit = "TakesAnyKey.forward, which takes any key (**kwargs)"
+    assert f"Not watched: {limit}" in caplog.text
+    for _ in range(2):
+        assert model(input_ids=IDS, labels=IDS).keys() == {"input_ids", "labels"}
+    (leak,) = guard.leaks
+    assert (leak.key, leak.outcome, leak.count) == ("labels", "swallowed", 1)
+    assert "not stopped, because TakesAnyKey.forward takes any key" in str(leak)
+    verdict = guard.ledger.verdict()
+    assert "clean" not in verdict
+    assert verdict.endswith(f"'labels' reached TakesAnyKey.forward; not watched: {limit}")
+
+
+def test_a_replaced_forward_that_calls_the_original_is_said_and_not_called_clean(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = make_model()
+    original = model.forward
+
+    def adds_labels(input_ids: Any) -> Any:
+        return original(input_ids, labels=input_ids)
+
+    model.forward = adds_labels
+    guard = LabelGuard(model)
+    hidden = "what test_a_replaced_forward_that_calls_the_original_is_said_and_not_called_clean.<locals>.adds_labels ("
+    assert f"Not watched: {hidden}" in caplog.text
+    with pytest.raises(TypeError, match="labels"):
+        model(IDS)
+    assert f"; not watched: {hidden}" in guard.ledger.verdict()
+
+
+def test_without_layer_5_the_verdict_says_that_calls_were_not_watched() -> None:
+    model = make_model()
+    guard = LabelGuard(model, layers=frozenset({1}))
+    model(IDS)
+    assert guard.ledger.verdict().endswith("not watched: the calls of the model, because layer 5 is off")
+    assert "clean" not in guard.ledger.verdict()
+
+
+def test_policy_watch_changes_nothing_and_names_the_source() -> None:
+    model = make_model()
+    guard = LabelGuard(model, policy="watch")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'labels'"):
+        model(IDS, labels=IDS)
+    (leak,) = guard.leaks
+    assert leak.outcome == "passed"
+    assert "test_policy_watch_changes_nothing_and_names_the_source" in leak.source.name
+    assert guard.ledger.verdict() == "not stopped: 1 leak from 1 place, 'labels' into StrictLM.forward"
+    assert guard.pop_targets() == {}
+
+
+def test_policy_watch_leaves_labels_that_a_backbone_swallows() -> None:
+    model = GPT2Model(gpt2_config())
+    calls = []
+    model.register_forward_pre_hook(lambda module, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    guard = LabelGuard(model, policy="watch")
+    model(input_ids=IDS, labels=IDS)
+    assert [leak.outcome for leak in guard.leaks] == ["swallowed"]
+    guard = LabelGuard(model)
+    model(input_ids=IDS, labels=IDS)
+    assert [leak.outcome for leak in guard.leaks] == ["stopped"]
+    assert guard.pop_targets().keys() == {"labels"}
+
+
+def test_under_policy_watch_a_contract_stops_nothing() -> None:
+    model = make_model(GPT2LMHeadModel)
+    contract = Contract("short", frozenset({"input_ids"}), frozenset({"labels"}))
+    guard = LabelGuard(model, contract, policy="watch")
+    assert model(IDS, labels=IDS, attention_mask=torch.ones_like(IDS)).loss is not None
+    assert [leak.key for leak in guard.leaks] == ["labels"]
 
 
 def test_the_report_is_json_with_the_documented_keys(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, make_model(), kind=TargetLossTrainer)
     trainer.train()
     report = json.loads(json.dumps(trainer.guard.ledger.report()))
-    assert set(report) == {"schema", "contract", "policy", "verdict", "layers", "model_call", "leaks"}
+    assert set(report) == {
+        "schema",
+        "contract",
+        "policy",
+        "verdict",
+        "layers",
+        "model_call",
+        "boundaries",
+        "leaks",
+    }
     assert report["schema"] == "label-guard/report/1"
     assert [layer["layer"] for layer in report["layers"]] == [1, 2, 3, 4, 5]
     first = report["layers"][0]
@@ -55,7 +161,8 @@ def test_the_report_is_json_with_the_documented_keys(tmp_path: Path) -> None:
     assert first["tensors"]["labels"] == {"device": "cpu", "dtype": "int64", "shape": [2, 7]}
     assert set(report["model_call"]) == {"input_ids", "attention_mask"}
     (leak,) = report["leaks"]
-    assert set(leak) == {"key", "layer", "source", "remedy", "count"}
+    assert set(leak) == {"key", "layer", "source", "remedy", "count", "outcome", "model", "first_layer"}
+    assert report["boundaries"] == [{"name": "StrictLM", "watched": True, "called": True, "not_watched": []}]
     assert (leak["key"], leak["layer"], leak["count"]) == ("labels", 1, 2)
 
 

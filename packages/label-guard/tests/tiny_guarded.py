@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutput
 
-from label_guard import LabelGuardMixin
+from label_guard import Contract, LabelGuardMixin
 
 VOCABULARY, HIDDEN, LENGTH = 37, 12, 7
 
@@ -54,6 +54,16 @@ class IgnoringLM(StrictLM):
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, labels: Any = None
     ) -> CausalLMOutput:
         return super().forward(input_ids, attention_mask)
+
+
+class SpeechModel(nn.Module):
+    """A model whose second positional parameter is ``labels``, as in older models of transformers."""
+
+    def forward(self, speech: Tensor, labels: Tensor | None = None, rate: int = 1) -> tuple[Any, ...]:
+        return speech, labels, rate
+
+
+SPEECH = Contract("SpeechModel", inputs=frozenset({"speech", "rate"}), targets=frozenset({"labels"}))
 
 
 class KwargsWrapper(nn.Module):

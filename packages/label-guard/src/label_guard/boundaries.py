@@ -93,8 +93,9 @@ def _iterate_boundaries(
     else:
         passes_labels_on = is_model and _passes_labels_on(module)
     for child in children:
-        # A module without parts is a layer, and so is an item of a list of modules.
-        is_part = not any(True for _ in child.children()) or isinstance(child, CONTAINERS)
+        # A layer of a library is no model, and neither is an item of a list of modules.
+        is_layer = not any(True for _ in child.children()) and find_class(child).__module__.startswith(PASSING)
+        is_part = is_layer or isinstance(child, CONTAINERS)
         yield from _iterate_boundaries(
             child, is_model=passes_labels_on and not is_part, in_pretrained=in_pretrained
         )

@@ -404,10 +404,14 @@ def qualify(code: CodeType, owner: Any = None) -> str:
 
 
 def name_place(code: CodeType, line: int) -> str:
-    """Return file and line. The path starts at the installed package, or at the working directory, or is absolute."""
-    path = code.co_filename
+    """Return file and line."""
+    return f"{shorten_path(code.co_filename)}:{line}"
+
+
+def shorten_path(path: str) -> str:
+    """Return a path that starts at the installed package, or at the working directory, or is absolute."""
     for root in ("site-packages" + os.sep, "dist-packages" + os.sep):
         if root in path:
-            return f"{path.rpartition(root)[2]}:{line}"
+            return path.rpartition(root)[2]
     relative = os.path.relpath(path) if os.path.isabs(path) else path
-    return f"{path if relative.startswith('..') else relative}:{line}"
+    return path if relative.startswith("..") else relative

@@ -12,7 +12,7 @@ import torch
 
 _TORCH = Path(torch.__file__).parent
 # Code that only passes a call on: the guard itself and the compiler.
-_PASSES_ON = (
+PASSES_ON = (
     str(Path(__file__).parent) + os.sep,
     str(_TORCH / "_dynamo") + os.sep,
     str(_TORCH / "_compile.py"),
@@ -23,7 +23,7 @@ def iterate_frames() -> Iterator[FrameType]:
     """Iterate over the stack outward, without frames of the guard and of the compiler."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if not frame.f_code.co_filename.startswith(_PASSES_ON):
+        if not frame.f_code.co_filename.startswith(PASSES_ON):
             yield frame
         frame = frame.f_back
 

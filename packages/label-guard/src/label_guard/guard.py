@@ -20,7 +20,8 @@ from torch import nn
 from label_guard.boundaries import find_base, find_boundaries, find_class
 from label_guard.call_source import FindBatchSource, find_call_source
 from label_guard.contract import Contract, ModelInputs, Split, is_same
-from label_guard.leak import LAYERS, PASSED, STOPPED, SWALLOWED, LabelLeakError, Leak
+from label_guard.copies import Blueprint
+from label_guard.leak import LAYERS, PASSED, STOPPED, SWALLOWED, KeySource, LabelLeakError, Leak
 from label_guard.ledger import Ledger
 from label_guard.names import is_label_like
 from label_guard.step import Step
@@ -91,6 +92,7 @@ class LabelGuard:
         self.find_batch_source: FindBatchSource | None = None
         self.on_stopped: Callable[[str], None] | None = None
         self.step: Step | None = None
+        self.blueprint = Blueprint(self)
         self._state = CallState()
         self._watched: list[WatchedForward] = []
         if 5 in self.layers:
@@ -174,6 +176,8 @@ class LabelGuard:
         """Return what was diverted from this thread's last call, and forget it."""
         state = self._state
         targets, state.targets, state.caught_at = state.targets, {}, set()
+        for watched in self._watched:
+            targets = watched.pop_traced() | targets
         return targets
 
     # Layer 5
@@ -225,6 +229,15 @@ class LabelGuard:
             contract = self._given_contract if module is found.base else None
             self._watched.append(WatchedForward(module, self, contract))
             self._watched[-1].install()
+        self._announce_limits()
+
+    def _announce_limits(self) -> None:
+        """Say what is not watched, at the start and whenever that changes."""
+        before = set(self.ledger.list_limits())
+        self.ledger.boundaries = [watched.record for watched in self._watched]
+        for limit in self.ledger.list_limits():
+            if limit not in before:
+                logger.warning("Not watched: %s", limit)
 
     def start_call(self, boundary: object) -> None:
         """Forget what the last call diverted, unless a loss is being computed, or this is a part of the same call."""
@@ -257,13 +270,15 @@ class LabelGuard:
         by_position: bool = False,
         outcome: str = STOPPED,
         model: str = "",
+        source: KeySource | None = None,
     ) -> str:
         """Record a leak, log it if it is the first from its source, and return the name of the source.
 
         Raises:
             LabelLeakError: under the policy ``"raise"``, unless the key reached a ``forward`` that takes any key.
         """
-        source = find_call_source(key, value, self.find_batch_source, by_position=by_position)
+        if source is None:
+            source = find_call_source(key, value, self.find_batch_source, by_position=by_position)
         first_layer = 0
         if self.step is not None and layer == 5 and value is not None:
             first_layer = self.step.seen.get(key, 0)

@@ -105,7 +105,7 @@ class GuardedRun:
 
 def _find_guards(model: nn.Module) -> list[LabelGuard]:
     """Return the guards in the modules of a model, each once."""
-    from label_guard.forward import find_guard, find_slot
+    from label_guard.forward import find_guard
 
-    watched = (find_guard(module.__dict__.get(find_slot(module))) for module in model.modules())
-    return list(dict.fromkeys(found.guard for found in watched if found is not None))
+    guards = (find_guard(module) for module in model.modules())
+    return list(dict.fromkeys(guard for guard in guards if guard is not None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from label_guard.leak import LAYERS, Leak
+from label_guard.leak import LAYERS, PASSED, STOPPED, SWALLOWED, Leak
 
 SCHEMA = "label-guard/report/1"
 
@@ -33,12 +34,36 @@ class LayerRecord:
     tensors: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
+@dataclass
+class BoundaryRecord:
+    """The record of one guarded ``forward``.
+
+    Attributes:
+        name: the class of its module.
+        is_watched: whether a label is kept out of it; not so if it takes any key.
+        hidden: a function that replaced the ``forward`` before it was guarded and calls the original; empty if there is
+            none. What that function adds is not seen.
+        was_called: whether it was called.
+    """
+
+    name: str
+    is_watched: bool
+    hidden: str = ""
+    was_called: bool = False
+
+    def list_limits(self) -> list[str]:
+        """Say what is not watched here."""
+        limits = [] if self.is_watched else [f"{self.name}.forward, which takes any key (**kwargs)"]
+        return limits + ([f"what {self.hidden} passes to {self.name}.forward"] if self.hidden else [])
+
+
 class Ledger:
     """The record of everything that the guard saw during a run.
 
     Attributes:
         contract_name: the name of the contract.
-        policy: ``"divert"`` or ``"raise"``.
+        policy: ``"divert"``, ``"raise"`` or ``"watch"``.
+        boundaries: the record of each guarded ``forward``.
         layers: the record of each layer, by its number.
         model_call: a description of each argument of the first call to the model.
     """
@@ -46,6 +71,8 @@ class Ledger:
     def __init__(self, contract_name: str, policy: str, layers: frozenset[int]) -> None:
         self.contract_name = contract_name
         self.policy = policy
+        self.boundaries: list[BoundaryRecord] = []
+        self._lock = threading.Lock()
         self.layers = {number: LayerRecord(on=number in layers) for number in LAYERS}
         self.model_call: dict[str, dict[str, Any]] = {}
         self._leaks: dict[tuple[str, ...], Leak] = {}
@@ -58,29 +85,30 @@ class Ledger:
     def record_call(self, layer: int, batch: Mapping[str, Any]) -> None:
         """Count a batch that passes a layer, and describe its values if it is the first."""
         record = self.layers[layer]
-        record.calls += 1
-        record.seen.update(map(str, batch))
+        self.record_names(layer, map(str, batch))
         if not record.tensors:
             record.tensors = {str(key): describe(value) for key, value in batch.items()}
 
     def record_names(self, layer: int, names: Iterable[str]) -> None:
         """Count a batch that an observer sees, by the names of its keys alone."""
         record = self.layers[layer]
-        record.calls += 1
-        record.seen.update(names)
+        with self._lock:
+            record.calls += 1
+            record.seen.update(names)
 
     def record_diverted(self, layer: int, key: str) -> None:
         """Count a key that a layer removes from the batch or the call."""
-        self.layers[layer].diverted[key] += 1
+        with self._lock:
+            self.layers[layer].diverted[key] += 1
 
     def record_leak(self, leak: Leak) -> tuple[Leak, bool]:
         """Count a leak. Returns the leak with its count so far, and whether it is the first from this source."""
         entry = (leak.key, str(leak.layer), leak.source.name, leak.outcome, leak.model)
-        if entry in self._leaks:
-            self._leaks[entry].count += 1
-            return self._leaks[entry], False
-        self._leaks[entry] = leak
-        return leak, True
+        with self._lock:
+            known = self._leaks.setdefault(entry, leak)
+            if known is not leak:
+                known.count += 1
+        return known, known is leak
 
     def record_model_call(self, model_inputs: Mapping[str, Any]) -> None:
         """Describe the arguments of the first call to the model."""
@@ -114,14 +142,46 @@ class Ledger:
         return "\n".join(line.rstrip() for line in lines)
 
     def verdict(self) -> str:
-        """Return one line that says whether there were leaks, and how many were stopped."""
-        if not self._leaks:
-            return "clean: nothing but model inputs was put into a call"
-        count = sum(leak.count for leak in self.leaks)
-        num_sources = len({leak.source.name for leak in self.leaks})
-        leaks = f"{count} leak{'s' if count > 1 else ''}"
-        places = f"{num_sources} place{'s' if num_sources > 1 else ''}"
-        return f"guarded: {leaks} from {places} stopped, none reached the model"
+        """Return one line that says what was watched, and what became of the leaks. It counts only what was called."""
+        parts = [self._judge_leaks() or self._judge_clean()]
+        parts += [f"not watched: {limit}" for limit in self.list_limits()]
+        if unused := [record.name for record in self._watched if not record.was_called]:
+            parts.append(f"not called: {', '.join(_count_names(Counter(unused)))}")
+        return "; ".join(parts)
+
+    def list_limits(self) -> list[str]:
+        """Say what is not watched, each once."""
+        limits = [limit for record in self.boundaries for limit in record.list_limits()]
+        if not self.layers[5].on:
+            limits.append("the calls of the model, because layer 5 is off")
+        return list(dict.fromkeys(limits))
+
+    @property
+    def _watched(self) -> list[BoundaryRecord]:
+        return [record for record in self.boundaries if record.is_watched]
+
+    def _judge_clean(self) -> str:
+        called: Counter[str] = Counter(record.name for record in self._watched if record.was_called)
+        if not called:
+            return "nothing was watched: no forward that refuses a label was called"
+        count, names = sum(called.values()), ", ".join(_count_names(called))
+        watched = f"{count} {'boundary' if count == 1 else 'boundaries'} watched ({names})"
+        return f"clean: {watched}, nothing but model inputs was put into a call"
+
+    def _judge_leaks(self) -> str:
+        """Say what became of the leaks; empty if there were none."""
+        parts = []
+        if stopped := [leak for leak in self.leaks if leak.outcome == STOPPED]:
+            parts.append(f"guarded: {_count_leaks(stopped)} stopped, none reached the model")
+        if passed := [leak for leak in self.leaks if leak.outcome == PASSED]:
+            keys = ", ".join(dict.fromkeys(f"{leak.key!r} into {leak.model}.forward" for leak in passed))
+            parts.append(f"not stopped: {_count_leaks(passed)}, {keys}")
+        if swallowed := [leak for leak in self.leaks if leak.outcome == SWALLOWED]:
+            keys = ", ".join(
+                dict.fromkeys(f"{leak.key!r} reached {leak.model}.forward" for leak in swallowed)
+            )
+            parts.append(keys if stopped or passed else f"{self._judge_clean()}; {keys}")
+        return "; ".join(parts)
 
     def report(self) -> dict[str, Any]:
         """Return the ledger as plain data that ``json.dumps`` takes.
@@ -129,12 +189,13 @@ class Ledger:
         ::
 
             {"schema": "label-guard/report/1",
-             "contract": name, "policy": "divert" | "raise", "verdict": line,
+             "contract": name, "policy": "divert" | "raise" | "watch", "verdict": line,
              "layers": [{"layer": 1..5, "name": str, "on": bool, "calls": int,
                          "seen": {key: count}, "diverted": {key: count},
                          "tensors": {key: {"device", "dtype", "shape"} | {"type"}}}],
              "model_call": {key: {"device", "dtype", "shape"} | {"type"}},
-             "leaks": [{"key", "layer", "source", "remedy", "count"}]}
+             "boundaries": [{"name", "watched", "called", "not_watched": [str]}],
+             "leaks": [{"key", "layer", "source", "remedy", "count", "outcome", "model", "first_layer"}]}
 
         ``calls`` of layer 5 counts the calls in which it caught something: a counter in the model's own ``forward``
         would cost time and break the graph of a compiled model.
@@ -157,6 +218,15 @@ class Ledger:
                 for number, record in self.layers.items()
             ],
             "model_call": self.model_call,
+            "boundaries": [
+                {
+                    "name": boundary.name,
+                    "watched": boundary.is_watched,
+                    "called": boundary.was_called,
+                    "not_watched": boundary.list_limits(),
+                }
+                for boundary in self.boundaries
+            ],
             "leaks": [
                 {
                     "key": leak.key,
@@ -164,10 +234,24 @@ class Ledger:
                     "source": leak.source.name,
                     "remedy": leak.source.remedy,
                     "count": leak.count,
+                    "outcome": leak.outcome,
+                    "model": leak.model,
+                    "first_layer": leak.first_layer,
                 }
                 for leak in self.leaks
             ],
         }
+
+
+def _count_leaks(leaks: list[Leak]) -> str:
+    count = sum(leak.count for leak in leaks)
+    places = len({leak.source.name for leak in leaks})
+    return f"{count} leak{'s' if count > 1 else ''} from {places} place{'s' if places > 1 else ''}"
+
+
+def _count_names(names: Counter[str]) -> list[str]:
+    """List names, each with how often it came if that is more than once."""
+    return [name if count == 1 else f"{name} x{count}" for name, count in names.items()]
 
 
 def describe(value: Any) -> dict[str, Any]:
