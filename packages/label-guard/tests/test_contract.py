@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,8 @@ BATCH_TYPES = {
         "loss": UserDict(labels=fields["labels"]),
         "utterance_ids": fields["utterance_ids"],
     },
+    "nested named tuple": lambda fields: {"batch": NamedTupleBatch(**fields)},
+    "nested attributes": lambda fields: {"outer": {"batch": SimpleNamespace(**fields)}},
     "nested dataclass": lambda fields: {"batch": BatchWithMetadata(**fields)},
 }
 
@@ -83,9 +86,28 @@ def test_a_label_that_is_none_is_left_out() -> None:
     assert CONTRACT.split({"labels": None}) == ({}, {}, {})
 
 
-def test_a_mapping_of_targets_is_flattened_and_a_mapping_as_a_target_is_not() -> None:
-    assert CONTRACT.split({"targets": {"labels": 1}}).targets == {"labels": 1}
-    assert CONTRACT.split({"labels": {"text": 1}}).targets == {"labels": {"text": 1}}
+@pytest.mark.parametrize("key", ["labels", "targets", "emotion_labels"])
+def test_a_mapping_under_the_name_of_a_target_is_a_target_whatever_it_holds(key: str) -> None:
+    """Unpacked, its keys would be taken for inputs of the model."""
+    for inner in ({"input_ids": 1}, {"labels": 1}, {"speed": 1}, UserDict(input_ids=1)):
+        assert CONTRACT.split({key: inner}) == ({}, {key: inner}, {})
+        assert CONTRACT.flatten({key: inner}) == {key: inner}
+
+
+@pytest.mark.parametrize("key", ["input_ids", "labels", "utterance_ids"])
+def test_a_key_at_two_depths_with_two_values_raises(key: str) -> None:
+    batch = {key: [1], "inner": {"deeper": SimpleNamespace(**{key: [2]})}}
+    for split in (CONTRACT.split, CONTRACT.flatten):
+        with pytest.raises(LabelLeakError, match=f"{key!r} twice"):
+            split(batch)
+    assert CONTRACT.flatten({key: None, "inner": {key: [2]}}) == {key: [2]}
+
+
+def test_two_arrays_under_one_key_are_compared() -> None:
+    batch = {"utterance_ids": np.arange(3), "inner": {"utterance_ids": np.arange(3)}}
+    assert CONTRACT.split(batch).metadata["utterance_ids"] is batch["utterance_ids"]
+    with pytest.raises(LabelLeakError, match="twice"):
+        CONTRACT.split({"labels": [np.arange(3)], "inner": {"labels": [np.zeros(3)]}})
 
 
 def test_two_different_values_for_one_key_raise() -> None:

@@ -127,7 +127,7 @@ BATCH_TYPES: dict[str, Callable[[dict[str, Tensor]], Any]] = {
     "a BatchFeature": BatchFeature,
     "a dataclass": lambda batch: DataclassBatch(**batch),
     "an attribute object": lambda batch: SimpleNamespace(**batch),
-    "a nested dict": lambda batch: {"targets": {"labels": batch.pop("labels")}, "inputs": batch},
+    "a nested dict": lambda batch: {"loss": {"labels": batch.pop("labels")}, "inputs": batch},
 }
 
 

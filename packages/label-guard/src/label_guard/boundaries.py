@@ -94,7 +94,9 @@ def _iterate_boundaries(
         passes_labels_on = is_model and _passes_labels_on(module)
     for child in children:
         # A layer of a library is no model, and neither is an item of a list of modules.
-        is_layer = not any(True for _ in child.children()) and find_class(child).__module__.startswith(PASSING)
+        is_layer = not any(True for _ in child.children()) and find_class(child).__module__.startswith(
+            PASSING
+        )
         is_part = is_layer or isinstance(child, CONTAINERS)
         yield from _iterate_boundaries(
             child, is_model=passes_labels_on and not is_part, in_pretrained=in_pretrained

@@ -122,23 +122,24 @@ class Contract:
                     (key,),
                 )
             for part in parts:
-                if part is split.targets and value is None:
-                    continue
-                if key in part and not is_same(part[key], value):
-                    raise LabelLeakError(
-                        f"the batch holds {key!r} twice, with two different values. Remove one of them",
-                        (key,),
-                    )
-                part[key] = value
+                if part is not split.targets or value is not None:
+                    _add(part, key, value)
         return split
 
     def flatten(self, batch: Any) -> Mapping[str, Any]:
-        """Return the batch as one flat mapping, or the batch itself if it already is one."""
+        """Return the batch as one flat mapping, or the batch itself if it already is one.
+
+        Raises:
+            LabelLeakError: a key comes twice with two different values.
+        """
         if isinstance(batch, Mapping) and not any(
             self._is_nested(key, value) for key, value in batch.items()
         ):
             return batch
-        return dict(self._entries(batch))
+        flat: dict[str, Any] = {}
+        for key, value in self._entries(batch):
+            _add(flat, key, value)
+        return flat
 
     def is_target(self, key: str) -> bool:
         """Whether a key goes to the loss."""
@@ -165,17 +166,9 @@ class Contract:
     def _is_nested(self, key: Any, value: Any) -> bool:
         """Whether a value is a batch inside the batch: it has named fields, and the contract does not list its key.
 
-        A mapping under the name of a target (``targets``) is one too, if the contract knows every key in it.
+        A mapping under the name of a target is a target, whatever it holds.
         """
-        has_fields = len(value) > 0 if isinstance(value, Mapping) else is_dataclass(value)
-        if not has_fields or not isinstance(key, str):
-            return False
-        takers = self._takers(key)
-        only_target = takers == (False, True, False)
-        return not any(takers) or (only_target and all(map(self._knows, read_fields(value))))
-
-    def _knows(self, key: Any) -> bool:
-        return isinstance(key, str) and any(self._takers(key))
+        return isinstance(key, str) and not any(self._takers(key)) and _has_fields(value)
 
     def __str__(self) -> str:
         lists = {"inputs": self.inputs, "targets": self.targets, "metadata": self.metadata}
@@ -204,12 +197,36 @@ def read_fields(batch: Any) -> Mapping[str, Any]:
     return found
 
 
+def _has_fields(value: Any) -> bool:
+    """Whether a value under a key of a batch is itself a batch: a mapping, dataclass, named tuple or plain object."""
+    if isinstance(value, Mapping):
+        return len(value) > 0
+    if isinstance(value, (type, torch.Tensor, nn.Module)) or callable(value):
+        return False
+    return is_dataclass(value) or hasattr(value, "_asdict") or bool(getattr(value, "__dict__", None))
+
+
+def _add(fields: dict[str, Any], key: str, value: Any) -> None:
+    """Add a key to the fields of a batch. None is no value, so it yields to one."""
+    held = fields.get(key)
+    if held is not None and value is not None and not is_same(held, value):
+        raise LabelLeakError(
+            f"the batch holds {key!r} twice, with two different values. Remove one of them", (key,)
+        )
+    fields[key] = value if held is None else held
+
+
 def is_same(left: Any, right: Any) -> bool:
     """Whether two values of a key are equal; tensors may be on different devices."""
     if left is right:
         return True
     if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
         return left.shape == right.shape and bool(torch.equal(left, right.to(left.device)))
-    if isinstance(left, torch.Tensor) or isinstance(right, torch.Tensor):
+    if type(left) is not type(right):
         return False
-    return bool(left == right)
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(map(is_same, left, right))
+    if isinstance(left, Mapping):
+        return left.keys() == right.keys() and all(is_same(left[key], right[key]) for key in left)
+    equal = left == right
+    return bool(equal.all() if hasattr(equal, "all") else equal)

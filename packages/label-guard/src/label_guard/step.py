@@ -34,4 +34,5 @@ def list_names(batch: Any) -> tuple[str, ...]:
     """Return the names of the fields of a batch, without reading a value; none if it has no named fields."""
     if isinstance(batch, (Mapping, UserDict)):
         return tuple(key for key in batch if isinstance(key, str))
-    return tuple(getattr(batch, "__dict__", ()))
+    # A named tuple has no variables of its own.
+    return getattr(batch, "_fields", None) or tuple(getattr(batch, "__dict__", ()))
