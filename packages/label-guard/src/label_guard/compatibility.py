@@ -13,13 +13,16 @@ if TYPE_CHECKING:
 CACHE_OUTPUTS = ["past_key_values", "cache"]
 
 
-def count_items(get_batch_samples: Callable[..., Any], batches: list[Any], device: Any) -> Any:
+def count_items(trainer: Trainer, get_batch_samples: Callable[..., Any], batches: list[Any]) -> Any:
     """Return the number of items that Trainer's ``get_batch_samples`` counts in the batches of a step.
 
-    Later versions of transformers take the device as a third argument.
+    Later versions of transformers take the device as a third argument. 4.50 also counts where its ``training_step``
+    divides the loss by the number of accumulated batches; a loss divided by the count too would be too small.
     """
+    if not trainer.model_accepts_loss_kwargs and trainer.compute_loss_func is None:
+        return None
     takes_device = len(inspect.signature(get_batch_samples).parameters) > 2
-    arguments = (device,) if takes_device else ()
+    arguments = (trainer.args.device,) if takes_device else ()
     return get_batch_samples(iter(batches), len(batches), *arguments)[1]
 
 

@@ -156,7 +156,7 @@ class LabelGuardMixin(TrainerBase):
 
         Only an owner uses this. Override it to count in another way.
         """
-        return count_items(super().get_batch_samples, list(batch_samples), self.args.device)
+        return count_items(self, super().get_batch_samples, list(batch_samples))
 
 
 def _is_owner(kind: type) -> bool:
