@@ -55,6 +55,12 @@ def _check_batches(recipe: "Recipe") -> Iterator[Contradiction]:
             f"is {training.per_device_train_batch_size}, but with data.packing a batch is one pack",
             "Set data.tokens_per_pack instead, or data.packing: false.",
         )
+    if training.max_steps == 0 or training.max_steps < -1:
+        yield (
+            ("training", "max_steps"),
+            f"is {training.max_steps}, which transformers reads as not set",
+            "Write the number of steps, or -1 to train for num_train_epochs.",
+        )
     if training.bf16 and training.fp16:
         yield ("training", "fp16"), "excludes training.bf16", "Keep one of them."
     new_name = training.extra_arguments.get("activation_checkpointing")

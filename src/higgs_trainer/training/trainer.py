@@ -24,6 +24,7 @@ Evaluation runs the same steps up to the totals, from `evaluation_loop`. ``train
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from higgs_trainer.dataset.examples import Example
-from higgs_trainer.errors import LossError
+from higgs_trainer.errors import LossError, RecipeError
 from higgs_trainer.model.families import Aligned, Family
 from higgs_trainer.tensors import check_pack
 from higgs_trainer.training.checkpoints import CompleteCheckpoints
@@ -50,6 +51,16 @@ from higgs_trainer.training.losses import (
 from higgs_trainer.training.metrics import LossTotals
 from higgs_trainer.training.stopping import FiniteGradients
 from label_guard import LabelGuardMixin, ModelInputs
+
+
+@contextmanager
+def _explain_refusal(what: str, fields: str) -> Iterator[None]:
+    """Raise a RecipeError that names fields of the recipe where a library refuses their values."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"the {what} cannot be built ({reason}). Correct {fields}.") from error
 
 
 class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
@@ -140,6 +151,24 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         self._check_divides(self.train_dataset, self.args.train_batch_size)
         dataloader: DataLoader[Any] = super().get_train_dataloader()
         return dataloader
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Build the optimizer of the arguments.
+
+        Raises:
+            RecipeError: it refuses `optim_args` or another setting.
+        """
+        with _explain_refusal("optimizer", "training.optim and training.optim_args"):
+            return super().create_optimizer(*args, **kwargs)
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """Build the schedule of the learning rate.
+
+        Raises:
+            RecipeError: it refuses `lr_scheduler_kwargs` or another setting.
+        """
+        with _explain_refusal("schedule", "training.lr_scheduler_type and training.lr_scheduler_kwargs"):
+            return super().create_scheduler(*args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, *device: Any) -> Any:
         """Take the micro-batches of a step, and start the clock if it is the first step after a log.

@@ -190,6 +190,7 @@ training: {per_device_train_batch_size: 0, sed: 1, dataloader_drop_last: true}
 
 TOGETHER = {
     "evaluation without data": ("eval_strategy: steps", "", "data.eval"),
+    "no steps": ("max_steps: 0", "", "Write the number of steps, or -1"),
     "two precisions": ("bf16: true, fp16: true", "", "excludes training.bf16"),
     "metric without evaluation": ("metric_for_best_model: loss", "", "eval_strategy"),
     "held-out sentences without data": ("seed: 1", "samples: {held_out: 2}", "data.eval"),

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from generation import generate_texts
 from higgs_trainer.dataset.collator import PaddingCollator
 from higgs_trainer.dataset.context import Context, PromptClip
-from higgs_trainer.errors import LossError
+from higgs_trainer.errors import LossError, RecipeError
 from higgs_trainer.model.families import family_of
 from higgs_trainer.speech.sampling import Sampling
 from higgs_trainer.training.losses import LossWeights
@@ -262,3 +262,19 @@ def test_labels_that_other_code_adds_to_a_batch_reach_neither_model_nor_loss(tmp
 def test_a_text_loss_without_text_logits_is_refused(tmp_path):
     with pytest.raises(LossError, match="weight of the text loss"):
         build_trainer(tiny_checkpoint(), [make_row(1)], tmp_path, weights=LossWeights(text=0.5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"optim_args": "x"}, r"the optimizer cannot be built .* Correct training\.optim and"),
+        (
+            {"lr_scheduler_kwargs": {"x": 1}},
+            r"the schedule cannot be built .* Correct training\.lr_scheduler",
+        ),
+    ],
+)
+def test_settings_that_the_optimizer_or_the_schedule_refuses_are_named(tmp_path, arguments, message):
+    trainer = build_trainer(tiny_checkpoint(), [make_row(0)], tmp_path, **arguments)
+    with pytest.raises(RecipeError, match=message):
+        trainer.train()
