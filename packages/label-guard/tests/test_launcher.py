@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import transformers
 from accelerate import Accelerator
 from transformers import Trainer
 
@@ -200,6 +201,9 @@ def test_a_script_with_a_trainer_trains_as_without_its_leak(launch: Launch, tmp_
     assert [file.name for file in tmp_path.glob("report*")] == ["report.json"]
 
 
+@pytest.mark.skipif(
+    transformers.__version__.startswith("4.46."), reason="the Trainer of 4.46 counts no targets for a wrapper"
+)
 @pytest.mark.parametrize("smooth", [(), ("smooth",)], ids=["mean", "smoothed"])
 def test_the_loss_of_a_model_that_does_not_count_is_divided_from_the_first_step_on(
     launch: Launch, smooth: tuple[str, ...]
