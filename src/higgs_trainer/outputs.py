@@ -3,6 +3,7 @@
 check_apart                      an output is no input, contains none and lies in none
 check_page                       a page replaces nothing but a page
 fill_folder, check_can_fill      a folder that a command fills file by file, such as one of generated clips
+hold_folder                      no two commands write into one folder at once
 find_free_name                   the first unused name for a folder that is moved out of the way
 """
 
@@ -174,6 +175,30 @@ def find_free_name(folder: Path, ending: str) -> Path:
     return next(path for path in names if not os.path.lexists(path))
 
 
+@contextmanager
+def hold_folder(output: str | Path) -> Iterator[None]:
+    """Keep other commands from holding the same folder during the block, by a lock on ``.NAME.lock`` next to it.
+
+    Where the parent of the folder cannot be written to, as around a mounted volume, there is no lock.
+
+    Raises:
+        UserError: another command holds the folder.
+    """
+    output = Path(os.path.realpath(output))
+    path = output.with_name(f".{output.name}.lock")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        lock = _lock(path, output)
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
 def is_unfinished(output: str | Path) -> bool:
     """Return whether a command has begun to fill a folder and has not finished it."""
     return os.path.isfile(Path(output) / IN_PROGRESS)
@@ -189,7 +214,7 @@ def check_can_fill(output: str | Path) -> None:
     if not is_unfinished(output):
         check_is_empty(output)
         return
-    _release(_lock(marker), marker)
+    _release(_lock(marker, marker.parent), marker)
 
 
 @contextmanager
@@ -209,7 +234,7 @@ def fill_folder(output: str | Path) -> Iterator[Path]:
         if is_unfinished(output):
             _move_away(output)
         output.mkdir(parents=True, exist_ok=True)
-        lock = _lock(output / IN_PROGRESS)
+        lock = _lock(output / IN_PROGRESS, output)
     try:
         yield output
     except BaseException:
@@ -239,8 +264,8 @@ def _has_content(folder: Path) -> bool:
     )
 
 
-def _lock(marker: Path) -> FileLock:
-    """Create the mark of an unfinished folder and lock it.
+def _lock(marker: Path, folder: Path) -> FileLock:
+    """Create a file and lock it, for a command that writes to ``folder``.
 
     Raises:
         UserError: another process holds the lock.
@@ -250,7 +275,7 @@ def _lock(marker: Path) -> FileLock:
         lock.acquire(blocking=False)
     except Timeout as error:
         raise UserError(
-            f"another command is writing to {marker.parent}. Wait for it, or give another folder."
+            f"another command is writing to {folder}. Wait for it, or give another folder."
         ) from error
     return lock
 

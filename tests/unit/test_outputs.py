@@ -14,6 +14,7 @@ from higgs_trainer.outputs import (
     check_page,
     fill_folder,
     find_free_name,
+    hold_folder,
     is_unfinished,
 )
 
@@ -187,6 +188,28 @@ def test_a_second_command_does_not_disturb_the_first(tmp_path):
             with pytest.raises(UserError, match=f"another command is writing to {out}. Wait for it"):
                 attempt(out)
     assert list_names(out) == ["clip"]
+
+
+def test_no_two_commands_hold_a_folder(tmp_path):
+    (tmp_path / "link").symlink_to("out")
+    with hold_folder(tmp_path / "out"):
+        assert list_names(tmp_path) == [".out.lock", "link"]
+        second = hold_folder(tmp_path / "link")
+        with pytest.raises(UserError, match=f"another command is writing to {tmp_path}/out"):
+            second.__enter__()
+    with hold_folder(tmp_path / "new" / "out"):
+        pass
+    assert list_names(tmp_path) == ["link", "new"]
+
+
+def test_a_folder_in_a_read_only_one_is_used_without_a_lock(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("higgs_trainer.outputs.FileLock.acquire", refuse)
+    with hold_folder(tmp_path / "out"):
+        pass
+    assert list_names(tmp_path) == []
 
 
 def test_a_free_name_is_one_that_nothing_has(tmp_path):

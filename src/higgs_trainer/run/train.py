@@ -5,7 +5,8 @@ recipe -> model, codec, datasets, trainer (``assembly.py``) -> ``trainer.train()
 One training step is drawn in ``training/trainer.py``.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from higgs_trainer.errors import UserError
 from higgs_trainer.files import explain_failed_write
+from higgs_trainer.outputs import hold_folder
 from higgs_trainer.recipe.reading import write_recipe
 from higgs_trainer.recipe.schema import EarlyStoppingRecipe, Recipe
 from higgs_trainer.report.run_page import write_report
@@ -94,6 +96,24 @@ def train(
     allowed = check_allowed(allow_changed, recipe)
     if start is not None:
         compare_recipe(start, recipe, allowed)
+    # The first process holds the folder for all.
+    is_first = int(os.environ.get("RANK", "0")) == 0
+    with hold_folder(recipe.training.output_dir) if is_first else nullcontext():
+        return _train_held(
+            recipe, start, allowed, callbacks, build_optimizer=build_optimizer, overwrite=overwrite
+        )
+
+
+def _train_held(
+    recipe: Recipe,
+    start: Path | None,
+    allowed: Collection[str],
+    callbacks: Sequence[TrainerCallback],
+    *,
+    build_optimizer: BuildOptimizer | None,
+    overwrite: bool,
+) -> TrainingSummary:
+    """Build the run, compare it with that of the checkpoint, and train."""
     run = build_run(recipe, build_optimizer=build_optimizer)
     record = describe_run(recipe, run)
     changes = [] if start is None else compare_run(start, record, allowed)
@@ -118,15 +138,16 @@ def _train(
     if trainer.is_world_process_zero():
         with explain_failed_write(output_dir, "make room, or choose another folder"):
             output_dir.mkdir(parents=True, exist_ok=True)
-            write_recipe(recipe, output_dir / RECIPE_FILE)
-            write_history(output_dir, start, changes)
             for line in [] if start is None else describe_changes(start, changes):
                 echo(line)
             overlap = find_data_overlap(recipe.data, run.train_set, run.held_out)
             for line in describe_warnings(overlap):
                 echo(line, to_stderr=True)
             environment = describe_environment(trainer.accelerator)
+            # First, because these files show that the folder is that of a run, should the process be killed here.
             write_plan(output_dir, trainer.model, environment, count_overlap(overlap))
+            write_recipe(recipe, output_dir / RECIPE_FILE)
+            write_history(output_dir, start, changes)
             if run.samples:
                 write_recordings(output_dir, run.samples.list_recordings(run.train_set.rows))
 

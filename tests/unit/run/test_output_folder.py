@@ -9,7 +9,11 @@ import pytest
 from higgs_trainer.checksums import write_checksums
 from higgs_trainer.errors import UserError
 from higgs_trainer.recipe.schema import Recipe
+from higgs_trainer.run import output as run_output
+from higgs_trainer.run.output import write_plan
 from higgs_trainer.run.output_folder import check_output_folder, replace_earlier_run, settle_earlier_run
+from higgs_trainer.run_folder import SIGNS_OF_A_RUN
+from tiny import tiny_checkpoint
 
 
 def build_recipe(folder: Path, output: str | Path = "out", **training) -> Recipe:
@@ -189,6 +193,14 @@ def test_a_kill_at_any_rename_loses_no_run(folder, monkeypatch, step):
     settle_earlier_run(out)
     found = {path.parent.name: path.read_text() for path in folder.glob("*/weights")}
     assert found in ({"out": "old"}, {"out": "new", "out.replaced-1": "old"})
+
+
+def test_the_first_file_of_a_run_shows_that_the_folder_is_that_of_a_run(folder, monkeypatch):
+    """Otherwise a run that is killed after it would block its own command."""
+    written = []
+    monkeypatch.setattr(run_output, "write_json", lambda path, value: written.append(path.name))
+    write_plan(folder / "out", tiny_checkpoint().model, {}, None)
+    assert written[0] in SIGNS_OF_A_RUN
 
 
 def test_the_next_run_restores_what_a_killed_one_left(folder):
