@@ -191,7 +191,7 @@ def test_a_run_with_a_leak_equals_one_without(case: Comparison, smoothing: float
 
 @pytest.mark.skipif(
     transformers.__version__.startswith(("4.", "5.3.")),
-    reason="the Trainer of 4.46 counts no targets without loss keywords; that of 5.3 logs another scale",
+    reason="the Trainer of 4.46 counts no targets without loss keywords; that of 5.3 counts otherwise",
 )
 def test_four_batches_of_one_row_give_the_loss_of_one_batch_of_four(tmp_path: Path) -> None:
     """The count of the whole step reaches the loss, so gradient accumulation changes only the rounding."""
