@@ -8,7 +8,7 @@ A run folder is the output folder of one training run:
 
     recipe.yaml, environment.json,          written before the first step
     trainable_parameters.json, _recordings/,
-    data_overlap.json
+    data_overlap.json, _local_paths.json
     metrics.jsonl, samples/step-N/,         written during training, history.jsonl by a resumed run
     checkpoint-N/
     adapter or model, tokenizer, codec,     written after the last step, metrics.json last
@@ -46,6 +46,8 @@ PARAMETERS_FILE = "trainable_parameters.json"
 DATA_OVERLAP_FILE = "data_overlap.json"
 # transformers uploads nothing whose name starts with an underscore, and these are recordings of a person.
 RECORDINGS_FOLDER = "_recordings"
+# The paths on this machine that the other files name relatively.
+LOCAL_PATHS_FILE = "_local_paths.json"
 
 # During training.
 LOG_FILE = "metrics.jsonl"
@@ -108,6 +110,7 @@ TRAINING_WRITES = (
     REPORT_FILE,
     TRAINER_STATE_FILE,
     RECORDINGS_FOLDER,
+    LOCAL_PATHS_FILE,
     CHECKSUMS_FILE,
     "codec",
     "*.jinja",
@@ -169,15 +172,12 @@ Metrics = dict[str, float]
 
 
 class Environment(TypedDict):
-    """``environment.json``: the machine and the versions of a run. ``cuda`` is None without CUDA."""
+    """``environment.json``: the distribution and the versions of a run. ``cuda`` is None without CUDA."""
 
     device: str
     processes: int
     distributed: str
     mixed_precision: str
-    cpu_threads: int
-    cpus: int | None
-    platform: str
     python: str
     cuda: str | None
     higgs_trainer: str

@@ -25,6 +25,7 @@ from higgs_trainer.model.loading import list_inputs
 from higgs_trainer.outputs import Input, check_apart, check_can_fill, fill_folder
 from higgs_trainer.recipe.yaml_file import read_yaml
 from higgs_trainer.run_folder import AFTER, BEFORE, EVALUATION_FOLDER, RECIPE_FILE, name_clip
+from higgs_trainer.shared_paths import find_shared
 from higgs_trainer.speech.generate import Request
 from higgs_trainer.speech.sampling import Sampling
 from higgs_trainer.speech.speech_model import SpeechModel, generate_into_folder, load_speech_model
@@ -224,6 +225,7 @@ def _find_role(model: str, output: Path) -> str | None:
     if Path(model).resolve() == run:
         return AFTER
     base = str((read_yaml(run / RECIPE_FILE).get("model") or {}).get("name_or_path") or "")
+    base = str(find_shared(base, run) or base)
     return BEFORE if base and (model == base or Path(model).resolve() == Path(base).resolve()) else None
 
 

@@ -29,6 +29,7 @@ from higgs_trainer.model.weight_files import (
     read_tensors,
 )
 from higgs_trainer.run_folder import CHECKSUMS_FILE
+from higgs_trainer.shared_paths import NAMED, find_shared
 from higgs_trainer.tensors import list_not_finite
 
 logger = logging.getLogger(__name__)
@@ -177,6 +178,13 @@ def read_base_name(adapter: Path, *, needs_weights: bool = True) -> str:
         raise CheckpointError(
             f'{config}: "base_model_name_or_path" is missing. Name the base model with --base.'
         )
+    if name.startswith((".", NAMED)):
+        if (found := find_shared(name, adapter)) is None:
+            raise CheckpointError(
+                f"{config} names the base model {name}, which is not there. Correct base_model_name_or_path in that "
+                "file: a path from its folder that starts with a dot, an absolute path or a name on the hub."
+            )
+        return str(found)
     return name
 
 

@@ -24,6 +24,7 @@ from higgs_trainer.model.families.layouts import COMPUTED
 from higgs_trainer.model.model_files import CODEC_FOLDER, HUB_FILES, list_model_files, verify_model
 from higgs_trainer.model.weight_files import COPY_AGAIN, FLOATS, StoredTensor, find_weight_files, read_headers
 from higgs_trainer.outputs import Input
+from higgs_trainer.shared_paths import find_shared
 from higgs_trainer.tensors import list_not_finite
 
 COMPANIONS = (CODEC_FOLDER, "preprocessor_config.json", "processor_config.json")
@@ -215,7 +216,8 @@ def list_inputs(model: str | Path, codec: str | Path | None = None) -> list[Inpu
     with suppress(UserError, OSError, ValueError, LookupError, TypeError, RecursionError):
         check_ends(Path(model) / ADAPTER_CONFIG, COPY_AGAIN)
         config = json.loads((Path(model) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        inputs.append(Input("the base model of the adapter", str(config["base_model_name_or_path"])))
+        base = str(config["base_model_name_or_path"])
+        inputs.append(Input("the base model of the adapter", find_shared(base, model) or base))
     return inputs + ([] if codec is None else [Input("the codec", codec)])
 
 

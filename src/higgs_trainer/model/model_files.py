@@ -10,13 +10,19 @@ from higgs_trainer.checksums import compute_fingerprint, verify_checksums, write
 from higgs_trainer.errors import CheckpointError
 from higgs_trainer.input_files import check_ends
 from higgs_trainer.limits import STORED_JSON_BYTES, TEMPLATE_BYTES
-from higgs_trainer.run_folder import CHECKSUMS_FILE, RESUME_FILE, RUN_RECORD, TRAINER_STATE_FILE
+from higgs_trainer.run_folder import (
+    CHECKSUMS_FILE,
+    LOCAL_PATHS_FILE,
+    RESUME_FILE,
+    RUN_RECORD,
+    TRAINER_STATE_FILE,
+)
 
 CODEC_FOLDER = "codec"
 PATTERNS = ("*.safetensors", "*.json", "*.jinja")
 HUB_FILES = [*PATTERNS, f"{CODEC_FOLDER}/*"]
 """The files to download from the hub. All files with checksums are among them."""
-NOT_OF_THE_MODEL = frozenset({*RUN_RECORD, TRAINER_STATE_FILE, RESUME_FILE, CHECKSUMS_FILE})
+NOT_OF_THE_MODEL = frozenset({*RUN_RECORD, TRAINER_STATE_FILE, RESUME_FILE, CHECKSUMS_FILE, LOCAL_PATHS_FILE})
 LARGEST = {".json": STORED_JSON_BYTES, ".jinja": TEMPLATE_BYTES}
 REMEDY = (
     "Copy or download the folder again. If the change was intended, remove "

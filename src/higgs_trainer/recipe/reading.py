@@ -1,5 +1,6 @@
 """Read a recipe from a YAML file and the command line, and write one to a file."""
 
+import os
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +16,7 @@ from higgs_trainer.recipe.problems import FOUND_HERE, Place, describe_wrong_valu
 from higgs_trainer.recipe.schema import Recipe, WeightedFolder
 from higgs_trainer.recipe.training_fields import SECRETS
 from higgs_trainer.recipe.yaml_file import read_document, write_yaml
+from higgs_trainer.shared_paths import restore_paths, share_path, write_local_paths
 
 COMMAND_LINE = Path("command line")
 
@@ -42,7 +44,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     document = read_document(path)
-    reader = _Reader(path, document.values, document.lines)
+    reader = _Reader(path, restore_paths(document.values, path.parent), document.lines)
     for override in parse_overrides(overrides):
         reader.set(override)
     reader.fill_sections()
@@ -55,12 +57,37 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def write_recipe(recipe: Recipe, path: str | Path) -> None:
     """Write every field, including defaults, so that `read_recipe` returns an equal recipe.
 
-    A `hub_token` is not written: the file is shown in the report and pushed with the result.
+    A `hub_token` is not written, and paths are written as `share_path` names them: the file is shown in the report and
+    pushed with the result. ``_local_paths.json`` next to it is private.
     """
+    folder = Path(path).parent
     sections = recipe.model_dump()
+    local = list(_list_paths(sections))
+    for name in ("name_or_path", "codec"):
+        if (value := sections["model"][name]) is not None and os.path.isabs(value):
+            local.append(Path(value))
+            sections["model"][name] = share_path(value, folder)
     for secret in SECRETS:
         sections["training"].pop(secret, None)
-    write_yaml(sections, Path(path))
+    write_local_paths(folder, local)
+    write_yaml(_share_paths(sections, folder), Path(path))
+
+
+def _list_paths(value: Any) -> Iterator[Path]:
+    """Yield the paths in nested values."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _list_paths(item)
+
+
+def _share_paths(value: Any, folder: Path) -> Any:
+    if isinstance(value, Path):
+        return share_path(value, folder)
+    if isinstance(value, dict):
+        return {key: _share_paths(item, folder) for key, item in value.items()}
+    return [_share_paths(item, folder) for item in value] if isinstance(value, list | tuple) else value
 
 
 class _Reader:

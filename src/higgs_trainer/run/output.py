@@ -31,6 +31,7 @@ from higgs_trainer.run_folder import (
     UNFINISHED_FOLDER,
     DataOverlap,
 )
+from higgs_trainer.shared_paths import hide_paths
 from higgs_trainer.sharing.model_card import write_model_card
 from higgs_trainer.terminal import echo
 from higgs_trainer.training.trainer import HiggsAudioTrainer
@@ -79,7 +80,7 @@ def write_result(
         if trainer.is_world_process_zero():
             copy_companions(base, result)
             trainer.state.save_to_json(str(result / TRAINER_STATE_FILE))
-            write_json(result / GUARD_REPORT_FILE, trainer.guard.ledger.report())
+            write_json(result / GUARD_REPORT_FILE, hide_paths(trainer.guard.ledger.report()))
             summary = {name: summarize(rows) for name, rows in datasets.items()}
             write_json(result / DATA_SUMMARY_FILE, summary)
             write_json(result / METRICS_FILE, metrics)

@@ -26,6 +26,7 @@ from higgs_trainer.run_folder import (
     RECIPE_FILE,
     SAMPLES_FOLDER,
 )
+from higgs_trainer.shared_paths import NAMED, find_shared
 from higgs_trainer.version import __version__
 
 TEMPLATE = "model_card.md.jinja"
@@ -110,7 +111,7 @@ def build_model_card(folder: Path, record: Path, earlier: Path, name: str) -> Mo
     evaluation = read_evaluation(folder) or read_evaluation(record) or JudgedSets([], "")
     metrics = _read_json(_find(METRICS_FILE, folder, record))
     kept = read_kept(earlier)
-    base = read_base(recipe)
+    base = read_base(recipe, record, earlier.parent)
     if "license" in kept:
         base = {key: value for key, value in base.items() if not key.startswith("license")}
     base |= kept
@@ -159,13 +160,17 @@ def read_kept(card: Path) -> dict[str, str]:
     return kept
 
 
-def read_base(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def read_base(recipe: Mapping[str, Any], *folders: Path) -> dict[str, Any]:
     """Read the base model's name, if it is on the hub, and its licence.
+
+    Args:
+        folders: where a relative path of the recipe may start.
 
     For a model on the hub, the licence is a link to its page. For a local one, it is what its card says, if it has one.
     """
     named = str(recipe.get("model", {}).get("name_or_path", ""))
-    if HUB_NAME.fullmatch(named) and not Path(named).exists():
+    named = str(next(filter(None, (find_shared(named, folder) for folder in folders)), named))
+    if not named.startswith((".", NAMED)) and HUB_NAME.fullmatch(named) and not Path(named).exists():
         link = f"https://huggingface.co/{named}"
         licence = {"license": "other", "license_name": BASES_LICENCE, "license_link": link}
         return {"hub_name": named, **licence}

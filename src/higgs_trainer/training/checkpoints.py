@@ -26,7 +26,13 @@ from higgs_trainer.files import (
     restore_folders,
     write_json,
 )
-from higgs_trainer.run_folder import RESUME_FILE, TRAINER_STATE_FILE, UNFINISHED_FOLDER, ResumeRecord
+from higgs_trainer.run_folder import (
+    MODEL_CARD_FILE,
+    RESUME_FILE,
+    TRAINER_STATE_FILE,
+    UNFINISHED_FOLDER,
+    ResumeRecord,
+)
 from higgs_trainer.training.changed_arguments import apply_changes, plan_optimizer, restore_patience
 from higgs_trainer.training.checkpoint_damage import check_checkpoint, list_checkpoint_files, read_step
 
@@ -160,10 +166,16 @@ class CompleteCheckpoints(TrainerBase):
             set_seed(self.args.seed)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model without the pickle of Trainer's arguments, which are in ``recipe.yaml`` too."""
+        """Save the model without the pickle of Trainer's arguments, which are in ``recipe.yaml`` too.
+
+        The card that PEFT writes into an unfinished checkpoint names the folder of the base model: it is removed.
+        """
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
-            Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            folder = Path(output_dir or self.args.output_dir)
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            if folder.parent.name == UNFINISHED_FOLDER:
+                (folder / MODEL_CARD_FILE).unlink(missing_ok=True)
 
     def _get_output_dir(self, trial: Any) -> str:
         """Return the folder of unfinished checkpoints. Trainer writes there, and deletes old checkpoints only there."""

@@ -1,6 +1,5 @@
-"""Record where a run was trained: versions and devices."""
+"""Record with which versions a run was trained."""
 
-import os
 import platform
 from importlib.metadata import version
 from typing import Any
@@ -14,17 +13,15 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenize
 
 
 def describe_environment(accelerator: Accelerator) -> dict[str, Any]:
-    """Return Python, platform, devices and the versions of `PACKAGES`, as plain data for ``environment.json``."""
-    device = accelerator.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    """Return how the run was distributed and all versions, as plain data for ``environment.json``.
+
+    The file is shared with the model, so it tells nothing else about the machine.
+    """
     return {
-        "device": f"{device.type} ({name})",
+        "device": accelerator.device.type,
         "processes": accelerator.num_processes,
         "distributed": accelerator.distributed_type.value,
         "mixed_precision": accelerator.mixed_precision,
-        "cpu_threads": torch.get_num_threads(),
-        "cpus": os.cpu_count(),
-        "platform": platform.platform(),
         "python": platform.python_version(),
         "cuda": torch.version.cuda,
         "higgs_trainer": __version__,
