@@ -261,9 +261,11 @@ def damage_work_folder(case: Case) -> Process:
     while process.poll() is None and time.monotonic() < process.started + moment:
         time.sleep(0.0005)
     process.send(signal.SIGKILL)
-    process.wait()
-    files = [path for path in sorted((case.folder / "out").rglob("*")) if path.is_file()]
     case.note = f"killed after {moment:.3f} s"
+    if process.wait() == 0:
+        case.note += ", too late"
+        return process
+    files = [path for path in sorted((case.folder / "out").rglob("*")) if path.is_file()]
     if files:
         path = case.rng.choice(files)
         content = bytearray(path.read_bytes())

@@ -169,7 +169,7 @@ def test_the_page_of_a_run_lacks_nothing_but_an_evaluation(trained, tmp_path):
             "after",
             "recording, through the codec",
             "training_step",
-            "cpu (",
+            "<dt>device</dt><dd>cpu",
             "reference",
         ):
             assert expected in text, expected

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from higgs_trainer.cli.signals import EndedBySignal
-from higgs_trainer.errors import HiggsTrainerError
+from higgs_trainer.errors import HiggsTrainerError, UserError
 from higgs_trainer.printable import make_line, make_printable
 from label_guard.leak import LabelLeakError
 
@@ -125,28 +125,53 @@ FAULTS = {
     ),
 }
 
+EXHAUSTED = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EIO,
+    errno.ENOMEM,
+    errno.EAGAIN,
+    errno.ESTALE,
+    errno.ENOTCONN,
+)
+"""Faults that no path and no option of the user can cause."""
+
 DAMAGED_DATABASE = ("malformed", "not a database", "file is encrypted", "corrupt")
 
 
 def describe(error: BaseException) -> Ending:
     """Return the message and the exit code for what ended a command."""
+    chain = list(_list_causes(error))
     if isinstance(error, HiggsTrainerError):
+        if isinstance(error, UserError) and (exhaustion := _find_exhaustion(chain)) is not None:
+            return exhaustion
         return Ending(_keep_own_lines(str(error)), error.exit_code)
     if isinstance(error, LabelLeakError):
         return Ending(_keep_own_lines(str(error)), MACHINE)
-    chain = list(_list_causes(error))
-    for cause in chain:
-        if isinstance(cause, KeyboardInterrupt):
+    for link in chain:
+        if isinstance(link, KeyboardInterrupt):
             return Ending("interrupted", 128 + signal.SIGINT)
-        if isinstance(cause, EndedBySignal):
-            return Ending(f"ended by {signal.Signals(cause.number).name}", 128 + cause.number)
+        if isinstance(link, EndedBySignal):
+            return Ending(f"ended by {signal.Signals(link.number).name}", 128 + link.number)
     # A library that meets a fault may raise an exception of its own from it.
-    for cause in chain:
-        if isinstance(cause, HiggsTrainerError):
-            return describe(cause)
-        if (fault := _find_fault(cause)) is not None:
-            return Ending(_describe_fault(cause, fault), fault.exit_code)
+    for link in chain:
+        if isinstance(link, HiggsTrainerError):
+            return describe(link)
+        if (fault := _find_fault(link)) is not None:
+            return Ending(_describe_fault(link, fault), fault.exit_code)
     return Ending(_report_bug(error), MACHINE, is_bug=True)
+
+
+def _find_exhaustion(chain: list[BaseException]) -> Ending | None:
+    """Find a fault that is never the user's mistake, although the code that met it took it for one."""
+    for link in chain[1:]:
+        fault = _find_fault(link)
+        if fault is not None and any(fault is FAULTS[number] for number in EXHAUSTED):
+            return Ending(_describe_fault(link, fault), MACHINE)
+    return None
 
 
 def _list_causes(error: BaseException) -> Iterator[BaseException]:
@@ -168,8 +193,10 @@ def _find_fault(error: BaseException) -> Fault | None:
         return Fault((), "a database of the work folder is damaged", "Remove that folder, and run again.")
     if isinstance(error, OSError | RuntimeError | ImportError | SystemError | sqlite3.Error):
         return _find_words(error)
-    # Of other types, only those of libraries. Our own code raises what Python raises, and that is a bug.
-    return _find_words(error) if type(error).__module__.split(".")[0] in WRAPPING_LIBRARIES else None
+    # Of other types, only those of libraries. Our own code raises what Python raises, and that is a bug. Libraries in
+    # Rust, such as tokenizers, raise Exception itself.
+    is_foreign = type(error) is Exception or type(error).__module__.split(".")[0] in WRAPPING_LIBRARIES
+    return _find_words(error) if is_foreign else None
 
 
 WRAPPING_LIBRARIES = ("safetensors", "safetensors_rust", "soundfile", "pyarrow", "datasets", "torch", "PIL")

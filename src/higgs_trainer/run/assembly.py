@@ -27,7 +27,6 @@ from higgs_trainer.run.arguments import build_arguments
 from higgs_trainer.run.datasets import LoadedSets, load_sets, plan_evaluation, plan_training
 from higgs_trainer.run.samples import Samples
 from higgs_trainer.run_folder import SAMPLES_FOLDER
-from higgs_trainer.shared_paths import share_name
 from higgs_trainer.sharing.model_card import write_model_card
 from higgs_trainer.training.losses import LossWeights
 from higgs_trainer.training.metrics import list_held_out_metrics
@@ -73,8 +72,6 @@ def build_run(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) 
     train_set = load_sets([train.path for train in recipe.data.train], base, codec)
     held_out = load_sets([held.path for held in recipe.data.eval], base, codec) if recipe.data.eval else None
     checkpoint = choose_trainable(base, family, recipe.adapter, recipe.model.freeze)
-    for config in getattr(checkpoint.model, "peft_config", {}).values():
-        config.base_model_name_or_path = share_name(recipe.model.name_or_path, recipe.training.output_dir)
     if recipe.model.indexed_layers and arguments.device.type == "cpu":
         # Not measured on a GPU yet.
         index_layers(checkpoint.model)

@@ -33,20 +33,18 @@ from higgs_trainer.run_folder import (
 )
 from higgs_trainer.shared_paths import hide_paths
 from higgs_trainer.sharing.model_card import write_model_card
-from higgs_trainer.terminal import echo
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 
 
 def write_plan(
     output_dir: Path, model: nn.Module, environment: Mapping[str, Any], overlap: DataOverlap | None
-) -> None:
-    """Write, before the first step, which parameters will be trained, on which machine, and whether data overlaps.
+) -> str:
+    """Write, before the first step, which parameters will be trained, with which versions, and whether data overlaps.
 
-    Print the parameters. The report page of an earlier run in the same folder is removed.
+    Return a table of the parameters. The report page of an earlier run in the same folder is removed.
     """
     (output_dir / REPORT_FILE).unlink(missing_ok=True)
     trainable = count_trainable(model)
-    echo(format_trainable(trainable))
     counts = {kind: {"trained": trained, "all": total} for kind, (trained, total) in trainable.items()}
     write_json(output_dir / PARAMETERS_FILE, counts)
     write_json(output_dir / ENVIRONMENT_FILE, environment)
@@ -54,6 +52,7 @@ def write_plan(
         (output_dir / DATA_OVERLAP_FILE).unlink(missing_ok=True)
     else:
         write_json(output_dir / DATA_OVERLAP_FILE, overlap)
+    return format_trainable(trainable)
 
 
 def write_result(

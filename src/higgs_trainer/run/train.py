@@ -136,19 +136,21 @@ def _train(
     # Until the main process has moved an earlier run away.
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
+        overlap = find_data_overlap(recipe.data, run.train_set, run.held_out)
         with explain_failed_write(output_dir, "make room, or choose another folder"):
             output_dir.mkdir(parents=True, exist_ok=True)
-            for line in [] if start is None else describe_changes(start, changes):
-                echo(line)
-            overlap = find_data_overlap(recipe.data, run.train_set, run.held_out)
-            for line in describe_warnings(overlap):
-                echo(line, to_stderr=True)
+            # First, because its files mark the folder as that of a run: the corrected command may use it.
             environment = describe_environment(trainer.accelerator)
-            # First, because these files show that the folder is that of a run, should the process be killed here.
-            write_plan(output_dir, trainer.model, environment, count_overlap(overlap))
+            trainable = write_plan(output_dir, trainer.model, environment, count_overlap(overlap))
             write_recipe(recipe, output_dir / RECIPE_FILE)
             write_history(output_dir, start, changes)
-            if run.samples:
+        for line in [] if start is None else describe_changes(start, changes):
+            echo(line)
+        for line in describe_warnings(overlap):
+            echo(line, to_stderr=True)
+        echo(trainable)
+        if run.samples:
+            with explain_failed_write(output_dir, "make room, or choose another folder"):
                 write_recordings(output_dir, run.samples.list_recordings(run.train_set.rows))
 
     stopping = StopOnRequest(trainer.accelerator, _describe_resuming(trainer))

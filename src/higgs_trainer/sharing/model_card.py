@@ -107,7 +107,7 @@ def write_model_card(
 def build_model_card(folder: Path, record: Path, earlier: Path, name: str) -> ModelCard:
     """Build the card. huggingface_hub's own classes check its metadata."""
     recipe = read_yaml(record / RECIPE_FILE) if (record / RECIPE_FILE).is_file() else {}
-    data = _read_json(_find(DATA_SUMMARY_FILE, folder, record))
+    data = _read_data(_find(DATA_SUMMARY_FILE, folder, record))
     evaluation = read_evaluation(folder) or read_evaluation(record) or JudgedSets([], "")
     metrics = _read_json(_find(METRICS_FILE, folder, record))
     kept = read_kept(earlier)
@@ -230,6 +230,17 @@ def _show_score(score: Score | None) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     return read_json_object(path) if path.is_file() else {}
+
+
+def _read_data(path: Path) -> dict[str, Any]:
+    data = _read_json(path)
+    kinds = {"utterances": int, "hours": int | float, "tasks": dict, "languages": dict, "speakers": int}
+    for name, part in data.items():
+        if not isinstance(part, dict) or not all(
+            isinstance(part.get(key), kind) for key, kind in kinds.items()
+        ):
+            raise UserError(f'{path}: "{name}" is damaged; copy the file again, or remove it')
+    return data
 
 
 def _find(name: str, *places: Path) -> Path:

@@ -22,6 +22,7 @@ from higgs_trainer.files import (
     explain_failed_write,
     flush_to_disk,
     move_into_place,
+    read_json_object,
     remove_folder,
     restore_folders,
     write_json,
@@ -33,6 +34,7 @@ from higgs_trainer.run_folder import (
     UNFINISHED_FOLDER,
     ResumeRecord,
 )
+from higgs_trainer.shared_paths import share_name
 from higgs_trainer.training.changed_arguments import apply_changes, plan_optimizer, restore_patience
 from higgs_trainer.training.checkpoint_damage import check_checkpoint, list_checkpoint_files, read_step
 
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from transformers import Trainer as TrainerBase
 else:
     TrainerBase = object
+
+PEFT_CONFIG = "adapter_config.json"
 
 OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "optimizer_0")
 """Files of the optimizer's state: the first without FSDP, the others with FSDP."""
@@ -102,6 +106,15 @@ def _find_best(checkpoint: Path) -> str | None:
     best = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_FILE)).best_model_checkpoint
     found = None if best is None else checkpoint.parent / Path(best).name
     return str(found) if found is not None and found.is_dir() else None
+
+
+def share_base_name(adapter: Path, output_dir: str | Path) -> None:
+    """Let the configuration of an adapter name its base model as files in the run folder do (`share_name`)."""
+    path = adapter / PEFT_CONFIG
+    if path.is_file():
+        config = read_json_object(path)
+        if isinstance(name := config.get("base_model_name_or_path"), str):
+            write_json(path, config | {"base_model_name_or_path": share_name(name, output_dir)})
 
 
 class CompleteCheckpoints(TrainerBase):
@@ -168,7 +181,8 @@ class CompleteCheckpoints(TrainerBase):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model without the pickle of Trainer's arguments, which are in ``recipe.yaml`` too.
 
-        The card that PEFT writes into an unfinished checkpoint names the folder of the base model: it is removed.
+        PEFT writes the path of the base model into an adapter: it becomes relative to the run folder. The card that
+        PEFT writes into an unfinished checkpoint names it too, and is removed.
         """
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
@@ -176,6 +190,7 @@ class CompleteCheckpoints(TrainerBase):
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
             if folder.parent.name == UNFINISHED_FOLDER:
                 (folder / MODEL_CARD_FILE).unlink(missing_ok=True)
+            share_base_name(folder, self.args.output_dir)
 
     def _get_output_dir(self, trial: Any) -> str:
         """Return the folder of unfinished checkpoints. Trainer writes there, and deletes old checkpoints only there."""

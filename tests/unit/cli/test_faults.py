@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from higgs_trainer.cli import main
 from higgs_trainer.cli.faults import describe
 from higgs_trainer.cli.signals import EndedBySignal, raise_on_signals
-from higgs_trainer.errors import SaveError, UserError
+from higgs_trainer.errors import CheckpointError, SaveError, UserError
 
 RECIPE = "{model: {name_or_path: a/b}, data: {train: p}, training: {output_dir: o}}"
 
@@ -78,6 +78,19 @@ FAULTS: dict[str, tuple[BaseException, int, str]] = {
         "/data/clips",
     ),
     "a mistake that a library wraps": (caused_by(UserError("give one"), ValueError("x")), 2, "^give one$"),
+    "a fault that our code took for a mistake": (
+        caused_by(
+            RuntimeError("can't start new thread"), CheckpointError("m cannot be loaded; give another")
+        ),
+        1,
+        "^this process may not start another thread",
+    ),
+    "a mistake that a missing file shows": (
+        caused_by(failed(errno.ENOENT), UserError("m is not there; give another")),
+        2,
+        "^m is not there; give another$",
+    ),
+    "a full disk, in tokenizers": (Exception("No space left on device (os error 28)"), 1, "the disk is full"),
     "our own message": (
         SaveError("o could not be written; make room"),
         1,
