@@ -62,6 +62,8 @@ def prepare(
         float | None,
         typer.Option(
             metavar="LUFS",
+            # BS.1770 takes anything quieter for silence, and the recordings would become that.
+            min=-70.0,
             max=0.0,
             help="Normalise every recording to this loudness, such as -23 (needs the extra 'loudness').",
         ),

@@ -103,6 +103,7 @@ CONTRADICTIONS = {
     "a peak of nan": (["--min-peak-dbfs", "nan"], "--min-peak-dbfs is nan. Give a finite number."),
     "a peak of -inf": (["--min-peak-dbfs", "-inf"], "--min-peak-dbfs is -inf. Give a finite number."),
     "a huge rate": (["--min-sample-rate-hz", str(10**30)], "has more than 63 bits"),
+    "a loudness of silence": (["--loudness-lufs", "-300"], "--loudness-lufs"),
     "a switch twice": (["--overwrite", "--overwrite"], "--overwrite is given 2 times"),
     "a codec twice": (["--codec", "x"], "--codec is given 2 times"),
 }
