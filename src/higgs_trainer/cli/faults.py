@@ -189,6 +189,10 @@ def _find_fault(error: BaseException) -> Fault | None:
         return FAULTS[error.errno]
     if isinstance(error, MemoryError):
         return FAULTS[errno.ENOMEM]
+    if isinstance(error, UnicodeEncodeError):
+        return Fault(
+            (), "a name or a text is not UTF-8", "Rename the file or folder, or correct the text.", USER
+        )
     if isinstance(error, sqlite3.Error) and any(words in str(error) for words in DAMAGED_DATABASE):
         return Fault((), "a database of the work folder is damaged", "Remove that folder, and run again.")
     if isinstance(error, OSError | RuntimeError | ImportError | SystemError | sqlite3.Error):

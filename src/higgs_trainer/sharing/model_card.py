@@ -17,6 +17,7 @@ from higgs_trainer.errors import UserError
 from higgs_trainer.evaluation.evaluation_folder import JudgedSet, JudgedSets, Score, read_evaluation
 from higgs_trainer.files import read_json_object, write_text
 from higgs_trainer.model.adapters import ADAPTER_CONFIG
+from higgs_trainer.printable import make_printable
 from higgs_trainer.recipe.yaml_file import read_yaml
 from higgs_trainer.run_folder import (
     AFTER,
@@ -99,7 +100,7 @@ def write_model_card(
             "Give the output folder of a training run or of merge."
         )
     card = build_model_card(
-        folder, record, (earlier or record) / MODEL_CARD_FILE, name or record.resolve().name
+        folder, record, (earlier or record) / MODEL_CARD_FILE, make_printable(name or record.resolve().name)
     )
     write_text(folder / MODEL_CARD_FILE, f"{card}\n")
 

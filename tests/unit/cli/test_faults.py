@@ -90,6 +90,11 @@ FAULTS: dict[str, tuple[BaseException, int, str]] = {
         2,
         "^m is not there; give another$",
     ),
+    "a name that cannot be written": (
+        UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed"),
+        2,
+        "is not UTF-8 .* Rename",
+    ),
     "a full disk, in tokenizers": (Exception("No space left on device (os error 28)"), 1, "the disk is full"),
     "our own message": (
         SaveError("o could not be written; make room"),
