@@ -1,5 +1,6 @@
 """Report the outcome of the demo: an evaluation of its clips, a table, and a page that plays them."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,6 +75,8 @@ def evaluate_sets(
     Returns:
         The content of ``figures.json``.
     """
+    folder = run / EVALUATION_FOLDER
+    sets = {name: _copy_clips(one, folder / name.replace(" ", "-")) for name, one in sets.items()}
     judges = Judges(recogniser, load_speaker_encoder(), None, SAMPLE_RATE_HZ, digits_spelled=True)
     rows: dict[str, list[JudgedClip]] = {}
     for name, one in sets.items():
@@ -87,8 +90,19 @@ def evaluate_sets(
     is_compared = list(rows)[:2] == [BEFORE, AFTER]
     differences = compute_differences(rows[BEFORE], rows[AFTER]) if is_compared else None
     report = build_report(figures, differences, digits_spelled=True)
-    write_evaluation(run / EVALUATION_FOLDER, report, [row for judged in rows.values() for row in judged])
+    write_evaluation(folder, report, [row for judged in rows.values() for row in judged])
     return report
+
+
+def _copy_clips(one: ClipSet, folder: Path) -> ClipSet:
+    """Copy the files of a set into ``folder``, because the page of a run plays no file from outside the run."""
+    clips = []
+    for clip in one.clips:
+        if clip.audio is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            clip = replace(clip, audio=str(shutil.copy(clip.audio, folder)))
+        clips.append(clip)
+    return ClipSet(one.texts, clips)
 
 
 def read_value(report: Mapping[str, Any], name: str, figure: str) -> float:
