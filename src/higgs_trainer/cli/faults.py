@@ -30,7 +30,7 @@ TRACEBACK_VARIABLE = "HIGGS_TRAINER_TRACEBACK"
 
 @dataclass(frozen=True)
 class Ending:
-    """The message of a command that failed, and its exit code. ``is_bug``: nobody expected this exception."""
+    """The message of a command that failed, and its exit code. ``is_bug``: the exception is a bug of Higgs Trainer."""
 
     message: str
     exit_code: int

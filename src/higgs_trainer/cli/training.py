@@ -78,7 +78,7 @@ def train(
         bool,
         typer.Option(
             "--overwrite",
-            help="Start anew although the output folder holds a run. The old run is kept as NAME.replaced-1.",
+            help="Start from the beginning although the output folder holds a run, which is kept as NAME.replaced-1.",
         ),
     ] = False,
     allow_changed: Annotated[

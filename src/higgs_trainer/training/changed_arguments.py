@@ -38,7 +38,7 @@ def apply_changes(
 ) -> None:
     """Put the changed arguments into an optimizer and a scheduler whose states were loaded from a checkpoint.
 
-    The learning rate of the next step is computed anew from the schedule, which may have another number of steps.
+    The learning rate of the next step is computed from the schedule, which may have another number of steps.
     """
     for group, options in zip(optimizer.param_groups, planned.groups, strict=True):
         for argument in changed:

@@ -20,7 +20,7 @@ MAX_PARTS = 50
 
 
 @dataclass(frozen=True)
-class Rows:
+class InspectedRows:
     """What is known about a key in the rows of a dataset.
 
     Attributes:
@@ -34,7 +34,7 @@ class Rows:
     suspects: tuple[Suspect, ...] = ()
 
 
-def inspect_rows(dataset: Any, key: str) -> Rows:
+def inspect_rows(dataset: Any, key: str) -> InspectedRows:
     """Find out whether the rows of a dataset hold a key, and which code may have put it there."""
     has_column, is_known = False, True
     suspects: list[Suspect] = []
@@ -44,7 +44,7 @@ def inspect_rows(dataset: Any, key: str) -> Rows:
         suspects += code
         has_column |= columns is not None and key in columns
         is_known &= columns is not None and not code
-    return Rows(has_column, is_known, tuple(suspects))
+    return InspectedRows(has_column, is_known, tuple(suspects))
 
 
 def _iterate_parts(dataset: Any) -> Iterator[Any]:

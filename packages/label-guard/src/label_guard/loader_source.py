@@ -16,7 +16,7 @@ from label_guard.code_reading import (
     name_function,
     read_variables,
 )
-from label_guard.dataset_source import Rows, inspect_rows
+from label_guard.dataset_source import InspectedRows, inspect_rows
 from label_guard.suspect import Suspect, judge, judge_scope
 
 # Collators of transformers that make `labels` from these columns, and only from them.
@@ -97,14 +97,14 @@ def _suspect_loader(loader: Any, key: str) -> list[Suspect]:
     return _suspect_either(rows, collator, key)
 
 
-def _inspect(dataset: Any, key: str, columns: frozenset[str] | None) -> Rows:
+def _inspect(dataset: Any, key: str, columns: frozenset[str] | None) -> InspectedRows:
     """Inspect the rows as the collator gets them: transformers removes the columns that it does not expect."""
     if columns is not None and key not in columns:
-        return Rows(has_column=False, is_known=True)
+        return InspectedRows(has_column=False, is_known=True)
     return inspect_rows(dataset, key)
 
 
-def _suspect_rows(rows: Rows, key: str) -> list[Suspect]:
+def _suspect_rows(rows: InspectedRows, key: str) -> list[Suspect]:
     """Return the code that makes the rows and may have added the key, and the column that is known to hold it."""
     writers = [suspect for suspect in rows.suspects if suspect.evidence == Evidence.WRITES]
     column = [Suspect(f"the dataset's column {key!r}", IN_COLUMN)] if rows.has_column else []
@@ -112,7 +112,7 @@ def _suspect_rows(rows: Rows, key: str) -> list[Suspect]:
 
 
 def _suspect_renamed(
-    dataset: Any, collator: Suspect, rows: Rows, key: str, columns: frozenset[str] | None
+    dataset: Any, collator: Suspect, rows: InspectedRows, key: str, columns: frozenset[str] | None
 ) -> list[Suspect]:
     """Judge a collator of transformers, which adds ``labels`` only if the rows have one of two other columns."""
     found = [suspect for suspect in _suspect_rows(rows, key) if suspect.evidence == Evidence.WRITES]
@@ -125,7 +125,7 @@ def _suspect_renamed(
     return list(rows.suspects) or [Suspect("the dataset"), collator]
 
 
-def _suspect_either(rows: Rows, collator: Suspect, key: str) -> list[Suspect]:
+def _suspect_either(rows: InspectedRows, collator: Suspect, key: str) -> list[Suspect]:
     """Decide between the dataset and the collator by what is known of the rows and what the collator's code does."""
     suspects = _suspect_rows(rows, key)
     from_rows = [suspect for suspect in suspects if suspect.evidence == Evidence.WRITES]

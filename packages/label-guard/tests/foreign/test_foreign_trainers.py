@@ -1,4 +1,4 @@
-"""A guarded trainer that nobody here wrote computes what it computes unguarded, and a leak changes nothing."""
+"""A guarded trainer of another project computes what it computes unguarded, and a leak changes nothing."""
 
 from __future__ import annotations
 
