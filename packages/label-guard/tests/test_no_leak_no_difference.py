@@ -287,7 +287,7 @@ def observe(case: Case, kind: type[Trainer], folder: Path) -> dict[str, Any]:
     for stage in ("train", "evaluate", "predict"):
         try:
             result = trainer.predict(evaluated) if stage == "predict" else getattr(trainer, stage)()
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
             seen["errors"].append((stage, type(error), str(error)))
             continue
         metrics = result if isinstance(result, dict) else result.metrics
