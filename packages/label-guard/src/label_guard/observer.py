@@ -88,8 +88,9 @@ class Observer:
 
     def _record(self, layer: int, batch: Any) -> None:
         if self._guard.step is not None and layer in self._guard.layers:
-            self._guard.step.record(layer, batch)
-            self._guard.ledger.record_names(layer, list_names(batch))
+            names = list_names(batch)
+            self._guard.step.record(layer, names)
+            self._guard.ledger.record_names(layer, names)
 
 
 class SmootherWithoutCount:

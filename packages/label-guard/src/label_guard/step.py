@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,15 +24,15 @@ class Step:
     seen: dict[str, int] = field(default_factory=dict)
     split: ModelInputs | None = None
 
-    def record(self, layer: int, batch: Any) -> None:
+    def record(self, layer: int, names: Iterable[str]) -> None:
         """Record the keys of the batch at a layer."""
-        for key in list_names(batch):
+        for key in names:
             self.seen.setdefault(key, layer)
 
 
 def list_names(batch: Any) -> tuple[str, ...]:
     """Return the names of the fields of a batch, without reading a value; none if it has no named fields."""
-    if isinstance(batch, (Mapping, UserDict)):
-        return tuple(key for key in batch if isinstance(key, str))
+    if isinstance(batch, (dict, UserDict, Mapping)):
+        return tuple([key for key in batch if isinstance(key, str)])
     # A named tuple has no variables of its own.
     return getattr(batch, "_fields", None) or tuple(getattr(batch, "__dict__", ()))
