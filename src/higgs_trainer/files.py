@@ -261,8 +261,11 @@ def name_replaced(target: Path) -> Path:
 def restore_replaced(target: str | Path) -> None:
     """Give a folder its name back if a process was killed while it replaced the folder. Readers call this first."""
     target = Path(target).absolute()
+    if not target.name:
+        return
     replaced = name_replaced(target)
-    if replaced.is_dir() and not os.path.lexists(target):
+    # A name that is too long for the disk raises OSError in Path.is_dir.
+    if os.path.isdir(replaced) and not os.path.lexists(target):
         # Another reader may be faster, and the folder may be read-only.
         with suppress(OSError):
             os.replace(replaced, target)

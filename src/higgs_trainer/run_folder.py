@@ -54,6 +54,8 @@ LOG_FILE = "metrics.jsonl"
 SAMPLES_FOLDER = "samples"
 # Folders that are not complete yet. The underscore keeps transformers from uploading them.
 UNFINISHED_FOLDER = "_unfinished"
+# The final files, whole, while they are moved into the run folder.
+RESULT_FOLDER = "_result"
 
 # After the last step.
 TRAINER_STATE_FILE = "trainer_state.json"
@@ -136,6 +138,18 @@ def is_run(folder: Path) -> bool:
 def find_runs(folder: Path) -> list[Path]:
     """Return the run folders directly inside a folder, by name."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and is_run(path))
+
+
+def read_step(checkpoint: Path) -> int:
+    """Return N of a folder ``checkpoint-N``, and -1 for another name."""
+    match = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
+    return int(match[1]) if match else -1
+
+
+def list_checkpoints(output_dir: str | Path) -> list[Path]:
+    """List the complete checkpoints of a run, the oldest first."""
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir() and read_step(path) >= 0]
+    return sorted(found, key=read_step)
 
 
 def name_clip(number: int) -> str:

@@ -13,7 +13,6 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 
 from higgs_trainer.audio.codec import Codec, load_codec
 from higgs_trainer.errors import CheckpointError, DamageError, UserError, list_first
-from higgs_trainer.files import restore_replaced
 from higgs_trainer.input_files import check_ends
 
 # This import registers "packed_sdpa".
@@ -26,6 +25,7 @@ from higgs_trainer.model.weight_files import COPY_AGAIN, FLOATS, StoredTensor, f
 from higgs_trainer.outputs import Input
 from higgs_trainer.shared_paths import find_shared
 from higgs_trainer.tensors import list_not_finite
+from higgs_trainer.unfinished_runs import restore_run
 
 COMPANIONS = (CODEC_FOLDER, "preprocessor_config.json", "processor_config.json")
 NOT_LOADABLE = "Give the folder or the hub name of a Higgs Audio checkpoint."
@@ -198,7 +198,7 @@ def load_trained(folder: str | Path, *, dtype: str = "float32") -> Checkpoint:
         CheckpointError: the model, or the base model that the adapter names, cannot be loaded (`load_checkpoint`), or
             the adapter does not fit (`load_adapter`).
     """
-    restore_replaced(folder)
+    restore_run(folder)
     if not (Path(folder) / ADAPTER_CONFIG).is_file():
         return load_checkpoint(folder, dtype=dtype)
     base = load_checkpoint(read_base_name(Path(folder)), dtype=dtype)
@@ -210,7 +210,7 @@ def list_inputs(model: str | Path, codec: str | Path | None = None) -> list[Inpu
 
     Nothing is loaded. Names on the hub are listed too.
     """
-    restore_replaced(model)
+    restore_run(model)
     inputs = [Input("the model", model)]
     # Without an adapter, or with a damaged one, which loading reports, there is no base model to list.
     with suppress(UserError, OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -227,7 +227,7 @@ def find_folder(name_or_path: str | Path) -> Path:
     Raises:
         CheckpointError: there is no such folder, and no such model on the hub.
     """
-    restore_replaced(name_or_path)
+    restore_run(name_or_path)
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
     try:

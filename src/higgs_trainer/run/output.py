@@ -27,6 +27,7 @@ from higgs_trainer.run_folder import (
     METRICS_FILE,
     PARAMETERS_FILE,
     REPORT_FILE,
+    RESULT_FOLDER,
     TRAINER_STATE_FILE,
     UNFINISHED_FOLDER,
     DataOverlap,
@@ -34,6 +35,7 @@ from higgs_trainer.run_folder import (
 from higgs_trainer.shared_paths import hide_paths
 from higgs_trainer.sharing.model_card import write_model_card
 from higgs_trainer.training.trainer import HiggsAudioTrainer
+from higgs_trainer.unfinished_runs import finish_result
 
 
 def write_plan(
@@ -65,7 +67,8 @@ def write_result(
 ) -> None:
     """Write the trained model, its card, the metrics and the records of the run, after the last step.
 
-    All files are written under another name first and moved into place together, ``metrics.json`` last.
+    All files are written under another name first and then moved into place, ``metrics.json`` last. After a kill while
+    they are moved, the next command that opens the folder moves the others.
 
     Args:
         base: folder or hub name of the model that training started from, whose codec and processor files are copied.
@@ -86,8 +89,8 @@ def write_result(
             write_model_card(result, record=output_dir, name=trainer.args.hub_model_id)
             write_model_checksums(result)
             flush_to_disk(result)
-            for path in sorted(result.iterdir(), key=lambda path: path.name == METRICS_FILE):
-                move_into_place(path, output_dir / path.name)
+            move_into_place(result, output_dir / RESULT_FOLDER)
+            finish_result(output_dir)
             shutil.rmtree(output_dir / UNFINISHED_FOLDER)
     if trainer.args.push_to_hub:
         # Every rank calls this too, because it saves the model again.

@@ -3,7 +3,7 @@
 A run writes into a folder that is missing, has nothing that it would overwrite, or holds an unfinished run. A finished
 run is replaced only if the user asks for it: it is renamed to ``_earlier-NAME``, and when the new run has its first
 checkpoint or its result, to ``NAME.replaced-N``. A new run that fails before that gives the earlier one its name back;
-after a kill, the next run does so.
+after a kill, the next run or reader does so (``unfinished_runs.py``).
 """
 
 import os
@@ -13,15 +13,14 @@ from pathlib import Path
 
 from higgs_trainer.dataset.prepared import CARD_NAME
 from higgs_trainer.errors import RecipeError, list_first
-from higgs_trainer.files import explain_failed_write, remove_folder, restore_replaced
+from higgs_trainer.files import explain_failed_write, restore_replaced
 from higgs_trainer.model.loading import list_inputs
-from higgs_trainer.outputs import Input, check_apart, find_free_name
+from higgs_trainer.outputs import Input, check_apart, find_free_name, hold_folder
 from higgs_trainer.recipe.schema import Recipe
 from higgs_trainer.run_folder import METRICS_FILE, TRAINING_WRITES, is_run
-from higgs_trainer.terminal import echo
-from higgs_trainer.training.checkpoints import find_start, list_checkpoints
+from higgs_trainer.training.checkpoints import find_start
+from higgs_trainer.unfinished_runs import is_in_order, name_earlier, settle_earlier_run, settle_run
 
-EARLIER = "_earlier-"
 FOREIGN = (*TRAINING_WRITES, CARD_NAME, "dataset_info.json", "*.arrow")
 """Patterns of files and folders that a run would overwrite, or that show that a folder is a dataset."""
 
@@ -41,8 +40,11 @@ def check_output_folder(recipe: Recipe, *, overwrite: bool) -> Path | None:
     """
     training = recipe.training
     output_dir, resume = training.output_dir, training.resume_from_checkpoint
-    settle_earlier_run(output_dir)
     restore_replaced(output_dir)
+    if not is_in_order(output_dir):
+        # Another command that trains into the folder now is an error here.
+        with hold_folder(output_dir):
+            settle_run(output_dir)
     check_apart("training.output_dir", output_dir, _list_inputs(recipe))
     _check_foreign(output_dir)
     if overwrite:
@@ -96,30 +98,8 @@ def replace_earlier_run(output_dir: Path) -> Iterator[None]:
     """
     if is_run(output_dir):
         with explain_failed_write(output_dir):
-            os.replace(output_dir, _name_earlier(output_dir))
+            os.replace(output_dir, name_earlier(output_dir))
     try:
         yield
     finally:
         settle_earlier_run(output_dir)
-
-
-def settle_earlier_run(output_dir: Path) -> None:
-    """Give an earlier run that is being replaced its place: its old name, or ``NAME.replaced-N`` if the new run has
-    begun to be worth something."""
-    earlier = _name_earlier(output_dir)
-    # Only one process of several may rename.
-    if not earlier.is_dir() or int(os.environ.get("RANK", "0")) > 0:
-        return
-    with explain_failed_write(output_dir, "rename it by hand"):
-        if (output_dir / METRICS_FILE).is_file() or list_checkpoints(output_dir):
-            kept = find_free_name(output_dir, "replaced")
-            os.replace(earlier, kept)
-            echo(f"the earlier run is now {kept}")
-            return
-        if output_dir.is_dir():
-            remove_folder(output_dir)
-        os.replace(earlier, output_dir)
-
-
-def _name_earlier(output_dir: Path) -> Path:
-    return output_dir.with_name(EARLIER + output_dir.name)

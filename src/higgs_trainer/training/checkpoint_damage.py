@@ -3,7 +3,6 @@
 import json
 import logging
 import pickle
-import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,19 +14,19 @@ from transformers.trainer_pt_utils import safe_globals
 from higgs_trainer.checksums import list_files, verify_checksums
 from higgs_trainer.errors import CheckpointError, DamageError, list_first
 from higgs_trainer.model.weight_files import read_headers, read_tensors
-from higgs_trainer.run_folder import CHECKSUMS_FILE, MODEL_CARD_FILE, RESUME_FILE, TRAINER_STATE_FILE
+from higgs_trainer.run_folder import (
+    CHECKSUMS_FILE,
+    MODEL_CARD_FILE,
+    RESUME_FILE,
+    TRAINER_STATE_FILE,
+    read_step,
+)
 from higgs_trainer.tensors import list_not_finite
 
 logger = logging.getLogger(__name__)
 
 TORCH_FILES = (".pt", ".pth", ".bin")
 RNG_STATES = "rng_state*.pth"
-
-
-def read_step(checkpoint: Path) -> int:
-    """Return N of a folder ``checkpoint-N``, and -1 for another name."""
-    match = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
-    return int(match[1]) if match else -1
 
 
 def list_checkpoint_files(checkpoint: Path) -> list[str]:
@@ -47,7 +46,8 @@ def check_checkpoint(checkpoint: Path, others: Sequence[Path]) -> None:
         DamageError: names the file, and the newest whole checkpoint among ``others``.
     """
     try:
-        if not _verify(checkpoint):
+        # A folder without a state is no checkpoint, which is another error.
+        if not _verify(checkpoint) and (checkpoint / TRAINER_STATE_FILE).is_file():
             logger.warning(
                 "%s has no %s, so a changed file could not be found; an earlier version wrote it",
                 checkpoint,

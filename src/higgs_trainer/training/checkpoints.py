@@ -16,7 +16,7 @@ from transformers import TrainerState, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from higgs_trainer.checksums import write_checksums
-from higgs_trainer.errors import DamageError, RecipeError, SaveError
+from higgs_trainer.errors import DamageError, RecipeError, SaveError, list_first
 from higgs_trainer.files import (
     TORCH_WRITE_ERRORS,
     explain_failed_write,
@@ -33,10 +33,12 @@ from higgs_trainer.run_folder import (
     TRAINER_STATE_FILE,
     UNFINISHED_FOLDER,
     ResumeRecord,
+    list_checkpoints,
+    read_step,
 )
 from higgs_trainer.shared_paths import share_name
 from higgs_trainer.training.changed_arguments import apply_changes, plan_optimizer, restore_patience
-from higgs_trainer.training.checkpoint_damage import check_checkpoint, list_checkpoint_files, read_step
+from higgs_trainer.training.checkpoint_damage import check_checkpoint, list_checkpoint_files
 
 if TYPE_CHECKING:
     from transformers import Trainer as TrainerBase
@@ -49,12 +51,6 @@ OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "optimizer_0")
 """Files of the optimizer's state: the first without FSDP, the others with FSDP."""
 
 RESUME_REMEDY = "make room and resume with --resume_from_checkpoint true"
-
-
-def list_checkpoints(output_dir: str | Path) -> list[Path]:
-    """List the complete checkpoints of a run, the oldest first."""
-    found = [path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir() and read_step(path) >= 0]
-    return sorted(found, key=read_step)
 
 
 def find_start(output_dir: str | Path, resume_from_checkpoint: str | Path | bool | None) -> Path | None:
@@ -75,6 +71,7 @@ def find_start(output_dir: str | Path, resume_from_checkpoint: str | Path | bool
     else:
         start = Path(resume_from_checkpoint) if resume_from_checkpoint else None
     if start is not None:
+        _check_exists(start)
         _check_whole(start)
     if start is not None and not (start / TRAINER_STATE_FILE).is_file():
         raise RecipeError(
@@ -94,6 +91,19 @@ def find_start(output_dir: str | Path, resume_from_checkpoint: str | Path | bool
             "run under another name."
         )
     return start
+
+
+def _check_exists(checkpoint: Path) -> None:
+    if checkpoint.is_dir():
+        return
+    found = [path.name for path in list_checkpoints(checkpoint.parent)]
+    there = (
+        f"{checkpoint.parent} has {list_first(found)}" if found else f"{checkpoint.parent} has no checkpoint"
+    )
+    raise RecipeError(
+        f"training.resume_from_checkpoint: there is no folder {checkpoint}; {there}. Give a folder checkpoint-N of "
+        "the output folder, or true for the last one."
+    )
 
 
 def _check_whole(checkpoint: Path) -> None:

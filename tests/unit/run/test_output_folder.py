@@ -8,11 +8,13 @@ import pytest
 
 from higgs_trainer.checksums import write_checksums
 from higgs_trainer.errors import UserError
+from higgs_trainer.outputs import hold_folder
 from higgs_trainer.recipe.schema import Recipe
 from higgs_trainer.run import output as run_output
 from higgs_trainer.run.output import write_plan
-from higgs_trainer.run.output_folder import check_output_folder, replace_earlier_run, settle_earlier_run
+from higgs_trainer.run.output_folder import check_output_folder, replace_earlier_run
 from higgs_trainer.run_folder import SIGNS_OF_A_RUN
+from higgs_trainer.unfinished_runs import finish_result, restore_run, settle_earlier_run
 from tiny import tiny_checkpoint
 
 
@@ -210,3 +212,70 @@ def test_the_next_run_restores_what_a_killed_one_left(folder):
         check_output_folder(build_recipe(folder), overwrite=False)
     assert (folder / "out" / "weights").read_text() == "old"
     assert json.loads((folder / "out" / "metrics.json").read_text()) == {}
+
+
+def test_a_reader_restores_what_a_killed_run_left(folder):
+    write_run(folder / "_earlier-out", "old")
+    write_run(folder / "out", "new", finished=False)
+    restore_run(folder / "out")
+    assert (folder / "out" / "weights").read_text() == "old"
+    assert ".out.lock" not in list_names(folder)
+
+
+def test_neither_a_reader_nor_another_run_touches_a_run_that_still_trains(folder):
+    """A run that has no checkpoint yet looks like one that was killed."""
+    write_run(folder / "_earlier-out", "old")
+    out = write_run(folder / "out", "new", finished=False)
+    with hold_folder(out):
+        restore_run(out)
+        with pytest.raises(UserError, match="another command is writing to"):
+            check_output_folder(build_recipe(folder), overwrite=False)
+    assert (out / "weights").read_text() == "new"
+    assert (folder / "_earlier-out" / "weights").read_text() == "old"
+
+
+def overwrite(out: Path) -> None:
+    check_output_folder(build_recipe(out.parent), overwrite=True)
+
+
+@pytest.mark.parametrize("step", range(1, 5))
+@pytest.mark.parametrize("reader", [restore_run, overwrite])
+def test_a_kill_while_final_files_are_moved_leaves_no_mix(folder, monkeypatch, step, reader):
+    """The run was finished before and has been extended."""
+    out = write_run(folder / "out", "old")
+    result = write_run(out / "_result", "new")
+    (result / "metrics.json").write_text('{"new": 1}')
+    (out / "codec").mkdir()
+    (out / "codec" / "a").write_text("old")
+    (result / "codec").mkdir()
+    (result / "codec" / "a").write_text("new")
+    calls, replace = 0, os.replace
+
+    def count(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == step:
+            raise Killed
+        replace(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", count)
+        with pytest.raises(Killed):
+            finish_result(out)
+    assert (out / "metrics.json").read_text() == "{}"
+    reader(out)
+    assert (out / "weights").read_text() == (out / "codec" / "a").read_text() == "new"
+    assert (out / "metrics.json").read_text() == '{"new": 1}'
+    assert list_names(out) == ["codec", "environment.json", "metrics.json", "weights"]
+
+
+@pytest.mark.parametrize("name", ["/", "x" * 250])
+def test_a_folder_whose_name_can_have_no_prefix_is_no_unfinished_run(tmp_path, name):
+    restore_run(tmp_path / name)
+
+
+def test_other_processes_of_a_distributed_run_rename_nothing(folder, monkeypatch):
+    write_run(folder / "_earlier-out", "old")
+    monkeypatch.setenv("RANK", "1")
+    restore_run(folder / "out")
+    assert not (folder / "out").exists()

@@ -13,8 +13,8 @@ from transformers import TrainingArguments
 from higgs_trainer.dataset.collator import PaddingCollator
 from higgs_trainer.errors import DamageError, RecipeError
 from higgs_trainer.model.families import family_of
-from higgs_trainer.run_folder import CHECKSUMS_FILE, RESUME_FILE
-from higgs_trainer.training.checkpoints import find_start, list_checkpoints
+from higgs_trainer.run_folder import CHECKSUMS_FILE, RESUME_FILE, list_checkpoints
+from higgs_trainer.training.checkpoints import find_start
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 from tiny import NUM_CODEBOOKS, encode_rows, make_row, tiny_checkpoint
 

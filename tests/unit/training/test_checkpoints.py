@@ -6,7 +6,8 @@ import pytest
 
 from higgs_trainer.checksums import write_checksums
 from higgs_trainer.errors import RecipeError
-from higgs_trainer.training.checkpoints import find_start, list_checkpoints
+from higgs_trainer.run_folder import list_checkpoints
+from higgs_trainer.training.checkpoints import find_start
 
 
 def make_checkpoint(folder, step, *, optimizer="optimizer.pt"):
@@ -56,3 +57,17 @@ def test_later_checkpoints_of_an_earlier_run_are_refused(tmp_path, resume):
     make_checkpoint(other, 9)
     with pytest.raises(RecipeError, match="has checkpoint-7 of an earlier run"):
         find_start(out, out / resume if resume else resume)
+
+
+def test_a_checkpoint_that_does_not_exist_is_named_with_those_that_do(tmp_path, caplog):
+    (tmp_path / "checkpoint-4").mkdir()
+    (tmp_path / "checkpoint-10").mkdir()
+    with pytest.raises(
+        RecipeError, match=r"there is no folder .*checkpoint-5; .* has checkpoint-4, checkpoint-10"
+    ):
+        find_start(tmp_path, tmp_path / "checkpoint-5")
+    with pytest.raises(RecipeError, match=r"there is no folder .*; .*elsewhere has no checkpoint"):
+        find_start(tmp_path, tmp_path / "elsewhere" / "checkpoint-5")
+    with pytest.raises(RecipeError, match="is not a checkpoint of a training run"):
+        find_start(tmp_path, tmp_path / "checkpoint-10")
+    assert not caplog.records
