@@ -203,6 +203,87 @@ def test_layers_in_a_list_are_no_boundaries() -> None:
     assert watched(LabelGuard(Stack())) == ["Stack"]
 
 
+class Inner(nn.Module):
+    """A model of the user's that is not pretrained, and takes speech alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, speech: Tensor) -> Tensor:
+        return self.linear(speech)
+
+
+class AddsLabels(nn.Module):
+    """A module that takes any key, and adds a label to the call of the model inside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.inner = nn.LayerNorm(3), Inner()
+
+    def forward(self, speech: Tensor, **kwargs: Any) -> Tensor:
+        return self.inner(self.norm(speech), **{"labels": speech, **kwargs})
+
+
+class Closed(nn.Module):
+    """A module that takes speech alone, and has a weight and a part that is no model to a wrapper."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.scale, self.part = nn.Parameter(torch.ones(1)), part
+
+    def forward(self, speech: Tensor) -> Tensor:
+        return self.part(speech) * self.scale
+
+
+def test_a_model_in_an_open_module_deep_inside_a_closed_one_is_watched() -> None:
+    model = Closed(Closed(AddsLabels()))
+    with pytest.raises(TypeError, match="labels"):
+        model(torch.ones(1, 3))
+    guard = LabelGuard(model)
+    model(torch.ones(1, 3))
+    assert watched(guard) == ["Closed", "Inner"]
+    assert [leak.model for leak in guard.leaks] == ["Inner"]
+
+
+def test_open_layers_in_a_list_add_no_boundaries() -> None:
+    class Stack(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(AddsLabels() for _ in range(3))
+
+        def forward(self, speech: Tensor) -> Tensor:
+            return speech
+
+    assert watched(LabelGuard(Closed(Stack()))) == ["Closed"]
+
+
+class AddsLabelsOutside(Closed):
+    def forward(self, speech: Tensor) -> Tensor:
+        return self.part(speech, labels=speech) * self.scale
+
+
+def test_a_model_that_was_guarded_by_itself_stays_guarded_inside_a_wrapper() -> None:
+    inner = Inner()
+    guard = LabelGuard(inner)
+    model = AddsLabelsOutside(inner)
+    guard.reattach(model)
+    assert watched(guard) == ["AddsLabelsOutside", "Inner"]
+    model(torch.ones(1, 3))
+    assert [leak.model for leak in guard.leaks] == ["Inner"]
+    guard.remove()
+    with pytest.raises(TypeError, match="labels"):
+        model(torch.ones(1, 3))
+
+
+def test_the_guard_leaves_a_model_that_another_takes_the_place_of() -> None:
+    first, second = Inner(), Inner()
+    guard = LabelGuard(first)
+    guard.reattach(second)
+    assert "forward" not in first.__dict__
+    assert guard.boundaries == (second,)
+
+
 def test_the_signature_of_a_decorated_forward_is_read() -> None:
     class Decorated(Mean):
         @functools.wraps(Mean.forward)

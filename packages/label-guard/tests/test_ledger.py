@@ -38,6 +38,27 @@ def test_the_cascade_shows_what_each_layer_did(tmp_path: Path) -> None:
     assert table[8] == "guarded: 2 leaks from 1 place stopped, none reached the model"
 
 
+def test_the_cascade_of_an_observer_says_that_the_model_was_called(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, make_model())
+    assert "StrictLM.forward: not called" in trainer.guard.ledger.cascade().splitlines()
+    trainer.train()
+    assert "StrictLM.forward: called" in trainer.guard.ledger.cascade().splitlines()
+
+
+def test_the_cascade_has_no_rows_for_layers_that_are_off() -> None:
+    def rows(*layers: int) -> list[str]:
+        lines = LabelGuard(make_model(), layers=frozenset(layers)).ledger.cascade().splitlines()
+        return [line[0] for line in lines[2:-2]]
+
+    assert rows(5) == ["5"]
+    assert rows(1, 3) == ["1", "3"]
+
+
+def test_the_cascade_does_not_say_whether_a_model_was_called_that_is_not_watched() -> None:
+    guard = LabelGuard(make_model(), layers=frozenset({1}))
+    assert "StrictLM.forward: not watched" in guard.ledger.cascade().splitlines()
+
+
 IDS = torch.arange(5).unsqueeze(0)
 
 

@@ -63,7 +63,7 @@ def find_class(module: nn.Module) -> type:
 
 
 def _iterate_boundaries(
-    module: nn.Module, *, is_model: bool, in_pretrained: bool = False
+    module: nn.Module, *, is_model: bool, in_pretrained: bool = False, in_list: bool = False
 ) -> Iterator[nn.Module]:
     """Iterate over the boundaries in a module and beneath it, from the outside inward.
 
@@ -71,12 +71,16 @@ def _iterate_boundaries(
         module: the module.
         is_model: whether the module is a model that a label could be passed to.
         in_pretrained: whether the module is a part of a pretrained model, as a backbone is.
+        in_list: whether the module is in a list of modules, as a layer is.
     """
+    in_list = in_list or isinstance(module, CONTAINERS)
     children = list(module.children())
     if children and find_class(module).__module__.startswith(PASSING):
         inner = _find_inner(module)
         if inner is not None:
-            yield from _iterate_boundaries(inner, is_model=is_model or _find_peft_base(module) is not None)
+            yield from _iterate_boundaries(
+                inner, is_model=is_model or _find_peft_base(module) is not None, in_list=in_list
+            )
             return
     else:
         is_pretrained = _is_pretrained(module)
@@ -89,17 +93,19 @@ def _iterate_boundaries(
         children = [
             part for part in module.modules() if part is not module and _find_peft_base(part) is not None
         ]
-        passes_labels_on = False
+        passes_labels_on = adds_labels = False
     else:
         passes_labels_on = is_model and _passes_labels_on(module)
+        adds_labels = not in_list and _may_add_labels(module)
     for child in children:
         # A layer of a library is no model, and neither is an item of a list of modules.
         is_layer = not any(True for _ in child.children()) and find_class(child).__module__.startswith(
             PASSING
         )
         is_part = is_layer or isinstance(child, CONTAINERS)
+        is_inner_model = passes_labels_on or (adds_labels and any(True for _ in child.children()))
         yield from _iterate_boundaries(
-            child, is_model=passes_labels_on and not is_part, in_pretrained=in_pretrained
+            child, is_model=is_inner_model and not is_part, in_pretrained=in_pretrained, in_list=in_list
         )
 
 
@@ -115,6 +121,11 @@ def _passes_labels_on(module: nn.Module) -> bool:
         return False
     signature = read_signature(module)
     return signature.is_open or signature.names_a_label
+
+
+def _may_add_labels(module: nn.Module) -> bool:
+    """Whether a module of the user's, anywhere in a model, passes what it likes to the models inside it."""
+    return not find_class(module).__module__.startswith(PASSING) and read_signature(module).is_open
 
 
 def _find_inner(module: nn.Module) -> nn.Module | None:

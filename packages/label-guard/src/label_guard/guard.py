@@ -212,12 +212,17 @@ class LabelGuard:
             self.base, self._read_contract = found.base, None
         kept = {id(watched.module): watched for watched in self._watched if watched.is_installed()}
         replaced = {id(watched.module) for watched in self._watched if watched.is_active} - set(kept)
-        stays = {id(module) for module in found.modules}
+        parts = {id(module) for module in model.modules()}
+        # A model that was guarded by itself stays guarded inside a wrapper.
+        inner = [
+            watched.module for watched in self._watched if watched.is_active and id(watched.module) in parts
+        ]
+        modules = {id(module): module for module in (*found.modules, *inner)}
         for watched in self._watched:
-            if id(watched.module) not in stays:
+            if id(watched.module) not in modules:
                 watched.uninstall()
         self._model, self._watched = model, []
-        for module in found.modules:
+        for module in modules.values():
             if id(module) in replaced:
                 logger.warning(
                     "%s.forward was replaced since it was guarded; guarding it again",
@@ -235,6 +240,8 @@ class LabelGuard:
         """Say what is not watched, at the start and whenever that changes."""
         before = set(self.ledger.list_limits())
         self.ledger.boundaries = [watched.record for watched in self._watched]
+        for watched in self._watched:
+            watched.record.is_base = watched.module is self.base
         for limit in self.ledger.list_limits():
             if limit not in before:
                 logger.warning("Not watched: %s", limit)

@@ -44,12 +44,14 @@ class BoundaryRecord:
         hidden: a function that replaced the ``forward`` before it was guarded and calls the original; empty if there is
             none. What that function adds is not seen.
         was_called: whether it was called.
+        is_base: whether the module is the base model.
     """
 
     name: str
     is_watched: bool
     hidden: str = ""
     was_called: bool = False
+    is_base: bool = False
 
     def list_limits(self) -> list[str]:
         """Say what is not watched here."""
@@ -118,10 +120,15 @@ class Ledger:
             self.model_call = {key: describe(value) for key, value in model_inputs.items()}
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """Return the cells of the cascade table: layer, calls, keys seen, keys diverted, their sources."""
+        """Return the cells of the cascade table: layer, calls, keys seen, keys diverted, their sources.
+
+        A layer that is off has no row.
+        """
         rows = []
         for number, record in self.layers.items():
-            layer = f"{number} {LAYERS[number]}" + ("" if record.on else " (off)")
+            if not record.on:
+                continue
+            layer = f"{number} {LAYERS[number]}"
             calls = f"{record.calls} caught" if number == 5 else str(record.calls)
             seen = ", ".join(record.seen)
             diverted = ", ".join(f"{key} x{count}" for key, count in record.diverted.items())
@@ -139,9 +146,20 @@ class Ledger:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table
         ]
         lines.insert(1, "  ".join("-" * width for width in widths))
-        call = ", ".join(self.model_call) or "not called yet"
-        lines += [f"{self.contract_name}.forward: {call}", self.verdict()]
+        lines += [f"{self.contract_name}.forward: {self._describe_call()}", self.verdict()]
         return "\n".join(line.rstrip() for line in lines)
+
+    def _describe_call(self) -> str:
+        """Name the arguments of the first call to the base model; without an owner, say whether it was called."""
+        if self.model_call:
+            return ", ".join(self.model_call)
+        if not self.layers[5].on:
+            return "not watched"
+        return (
+            "called"
+            if any(record.is_base and record.was_called for record in self.boundaries)
+            else "not called"
+        )
 
     def verdict(self) -> str:
         """Return one line that says what was watched, and what became of the leaks. It counts only what was called."""
