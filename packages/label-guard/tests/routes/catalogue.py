@@ -1,15 +1,16 @@
 """The routes by which a key gets into a model's call, each as real code, and the layers that stop it.
 
-A route is run in each column of the table: ``none`` is the stock Trainer, ``1`` to ``5`` the guarded Trainer with that
-layer alone, ``all`` the guarded Trainer with all five layers. The model records the keys of each call and ignores those
-that it does not take, so that a leak is recorded and the run continues.
+A route is run in each column of the table: ``none`` is the stock Trainer, ``1`` to ``5`` an owner with that layer
+alone, ``all`` an owner with all five layers. ``observer 1-4`` is an observer whose layer 5 is off, ``observer 5`` one
+with layer 5 alone. The model records the keys of each call and ignores those that it does not take, so that a leak is
+recorded and the run continues.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ COLUMNS: dict[str, frozenset[int] | None] = {
     "none": None,
     **{str(layer): frozenset({layer}) for layer in range(1, 6)},
     "all": frozenset({1, 2, 3, 4, 5}),
+    "observer 1-4": frozenset({1, 2, 3, 4}),
+    "observer 5": frozenset({5}),
 }
 Wrap = Callable[[nn.Module], nn.Module]
 ALL, FROM_2, FROM_3, ONLY_5 = frozenset("12345"), frozenset("2345"), frozenset("345"), frozenset("5")
@@ -94,20 +97,44 @@ class OwnLossTrainer(LabelGuardMixin, Trainer):
         return model(**inputs)
 
 
+class WatchedTrainer(LabelGuardMixin, PlainTrainer):
+    """An observer: the same loss as the stock trainer's."""
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """The trainers of a route: the stock one, and the guarded one in each role."""
+
+    stock: type[Trainer] = PlainTrainer
+    owner: type[Trainer] = OwnLossTrainer
+    observer: type[Trainer] = WatchedTrainer
+
+    def choose(self, column: str) -> type[Trainer]:
+        """Return the trainer of a column of the table."""
+        if column == "none":
+            return self.stock
+        return self.observer if column.startswith("observer") else self.owner
+
+
+# Trainers whose loss reads the labels, where transformers computes it.
+READS_LABELS = Kinds(stock=Trainer, observer=GuardedTrainer)
+
+
 @dataclass(frozen=True)
 class Route:
     """A route: what is special about its batch, its model or its trainer, and the layers that stop it.
 
     Attributes:
         name: the name of the route in the table.
-        stops: the layers that stop it alone.
+        stops: the layers that stop it alone in an owner. Those of 1 to 3 see it in an observer.
         without: what the stock Trainer does: ``leaks``, ``dies``, ``clean`` or ``loses ...``.
         without_evaluating: the same in evaluate and predict, if it differs there.
-        why: why the other layers do not stop it.
+        why: why the other layers of an owner do not stop it.
         stages: the stages in which it is run.
         collate: the collator.
         wrap: wraps the model.
-        kinds: the stock Trainer and the guarded one.
+        kinds: the trainers.
+        in_batch: whether the key that leaks is in the batch, where an observer sees it.
         edit: makes a subclass of the trainer that adds a key.
         after: called with the trainer after the guard is attached.
         base: the class of the model.
@@ -123,7 +150,8 @@ class Route:
     stages: tuple[str, ...] = ("train",)
     collate: Callable[[Any], Any] = collate_plain
     wrap: Wrap = lambda model: model
-    kinds: tuple[type[Trainer], type[Trainer]] = (PlainTrainer, OwnLossTrainer)
+    kinds: Kinds = Kinds()
+    in_batch: bool = True
     edit: Callable[[type[Trainer]], type[Trainer]] = lambda kind: kind
     after: Callable[[Any], None] = lambda trainer: None
     base: type[RecordingLM] = RecordingLM
@@ -139,17 +167,27 @@ class Outcome:
         leaked: keys that reached the model although it does not take them.
         missing: inputs of the batch that did not reach the model.
         died: the error that ended the run, if one did.
+        seen: the layers of an observer that saw what leaked.
     """
 
     leaked: frozenset[str]
     missing: frozenset[str]
     died: str = ""
+    seen: tuple[int, ...] = ()
 
     @property
     def cell(self) -> str:
         if self.missing:
             return "loses " + ", ".join(sorted(self.missing))
-        return "leaks" if self.leaked else "dies" if self.died else "clean"
+        if self.leaked:
+            return format_leak(self.seen)
+        return "dies" if self.died else "clean"
+
+
+def format_leak(seen: Iterable[object]) -> str:
+    """Return the cell of a leak: which layers saw it."""
+    layers = ", ".join(map(str, seen))
+    return f"leaks, seen at {layers}" if layers else "leaks"
 
 
 def run(route: Route, stage: str, column: str, folder: Path) -> Outcome:
@@ -160,7 +198,7 @@ def run(route: Route, stage: str, column: str, folder: Path) -> Outcome:
     options = {"compute_loss_func": None, "data_collator": route.collate, "max_steps": 1} | dict(
         route.options
     )
-    kind = route.edit(route.kinds[layers is not None])
+    kind = route.edit(route.kinds.choose(column))
     trainer = make_trainer(folder, route.wrap(base), kind=kind, guard_layers=layers, **options)
     if layers is not None:
         trainer.guard_contract = route.contract
@@ -175,7 +213,12 @@ def run(route: Route, stage: str, column: str, folder: Path) -> Outcome:
             trainer.evaluate() if stage == "evaluate" else trainer.predict(trainer.eval_dataset)
     except (TypeError, AttributeError, ValueError) as error:
         died = f"{type(error).__name__}: {error}"
-    return observe(base.calls, died)
+    outcome = observe(base.calls, died)
+    if not column.startswith("observer"):
+        return outcome
+    records = trainer.guard.ledger.layers
+    seen = tuple(layer for layer in range(1, 5) if outcome.leaked & records[layer].seen.keys())
+    return replace(outcome, seen=seen)
 
 
 def observe(calls: list[frozenset[str]], died: str = "") -> Outcome:
@@ -292,7 +335,6 @@ class EditingCallback(TrainerCallback):
 EVERY = ("train", "evaluate", "predict")
 # Predict takes the same path as evaluate.
 BOTH = ("train", "evaluate")
-OBSERVED = "the trainer computes its own loss, so these layers only record"
 NOT_1 = "evaluate and predict do not run training_step"
 AFTER_4 = "it is added to the call after layer 4"
 STOCK_CANNOT_READ = {
@@ -313,11 +355,11 @@ ROUTES = [
             without=STOCK_CANNOT_READ.get(name, "leaks")) for name, kind in BATCHES.items()),
     *(Route(f"label_names={names}", FROM_2, stages=("evaluate", "predict"), why=NOT_1, collate=collate_with_labels,
             options={"label_names": names}) for names in ([], ["labels"])),
-    Route("label smoothing", ONLY_5, stages=BOTH, why=OBSERVED, collate=collate_with_labels,
-          kinds=(Trainer, GuardedTrainer), without="clean", without_evaluating="leaks",
+    Route("label smoothing", ALL, stages=BOTH, why=NOT_1, collate=collate_with_labels,
+          kinds=READS_LABELS, without="clean", without_evaluating="leaks",
           options={"label_smoothing_factor": 0.1}),
-    Route("compute_loss_func", ONLY_5, stages=BOTH, why=OBSERVED, collate=collate_with_labels,
-          kinds=(Trainer, GuardedTrainer), without="clean", without_evaluating="leaks",
+    Route("compute_loss_func", ALL, stages=BOTH, why=NOT_1, collate=collate_with_labels,
+          kinds=READS_LABELS, without="clean", without_evaluating="leaks",
           options={"compute_loss_func": next_token_loss}),
     Route("gradient accumulation", ALL, collate=collate_with_labels, options={"gradient_accumulation_steps": 2}),
     *(Route(f"PEFT {task}, handed bare to the Trainer", ONLY_5, why=AFTER_4, wrap=lora(task),
@@ -346,8 +388,8 @@ ROUTES = [
     Route("mixed precision, PEFT CAUSAL_LM", ONLY_5, why=AFTER_4, stages=BOTH, wrap=lora("CAUSAL_LM"),
           options={"bf16": True}),
     Route("pre-hook after merge_and_unload", ONLY_5, why=AFTER_4, wrap=lambda model: hook("base")(merged(model))),
-    Route("`num_items_in_batch` into a (**kwargs) wrapper", ONLY_5, collate=collate_with_labels, wrap=KwargsWrapper,
-          kinds=(Trainer, GuardedTrainer), options={"compute_loss_func": next_token_loss}, why=OBSERVED),
+    Route("`num_items_in_batch` into a (**kwargs) wrapper", ALL, collate=collate_with_labels, wrap=KwargsWrapper,
+          in_batch=False, kinds=READS_LABELS, options={"compute_loss_func": next_token_loss}),
     Route("a subclass adds labels before training_step", ALL, edit=editing("training_step")),
     Route("a subclass adds labels before _prepare_inputs", FROM_2, stages=BOTH, edit=editing("_prepare_inputs"),
           why="it is added after layer 1"),
@@ -365,4 +407,11 @@ def expected_cell(route: Route, stage: str, column: str) -> str:
     if column == "none":
         return without
     stops = route.stops - {"1"} if evaluating else route.stops
+    if column == "observer 1-4" and without == "leaks":
+        # In evaluate and predict, Trainer computes a loss only where it knows the names of the labels.
+        runs_loss = not evaluating or bool(route.options.get("label_names"))
+        seeing = stops & set("123" if runs_loss else "12") if route.in_batch else ()
+        return format_leak(sorted(seeing))
+    if column.startswith("observer"):
+        return "clean" if without == "leaks" else without
     return "clean" if column == "all" or column in stops or without == "clean" else "leaks"

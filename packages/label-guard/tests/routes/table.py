@@ -24,7 +24,7 @@ Row = tuple[str, str, list[str], str]
 
 def format_table(rows: list[Row]) -> str:
     """Format rows of route, stages, cells and reason as a Markdown table."""
-    lines = ["| route | on | " + " | ".join(COLUMNS) + " | why the other layers do not stop it |"]
+    lines = ["| route | on | " + " | ".join(COLUMNS) + " | why the other layers of an owner do not stop it |"]
     lines.append("|---|---|" + "---|" * (len(COLUMNS) + 1))
     lines += [f"| {route} | {stages} | {' | '.join(cells)} | {why} |" for route, stages, cells, why in rows]
     return "\n".join(lines)
@@ -47,7 +47,8 @@ def rows_of(route: Route, folder: Path) -> list[Row]:
     for stage in route.stages:
         cells = tuple(run(route, stage, column, folder).cell for column in COLUMNS)
         by_cells.setdefault(cells, []).append(stage)
-    stopped = [cells for cells in by_cells if set(cells[1:]) != {"clean"}]
+    owner = slice(1, list(COLUMNS).index("all"))
+    stopped = [cells for cells in by_cells if set(cells[owner]) != {"clean"}]
     return [
         (route.name, ", ".join(stages), list(cells), route.why if cells in stopped else "")
         for cells, stages in by_cells.items()
