@@ -229,7 +229,7 @@ class TokenizedText(Dataset[Any]):
         return 8
 
     def __getitem__(self, index: int) -> Any:
-        return dict(self.tokenizer("w3 w4 w5", max_length=3, truncation=True))
+        return dict(self.tokenizer("w3 w4 w5", max_length=3, truncation=True, return_token_type_ids=False))
 
 
 # Trainers and callbacks
