@@ -27,6 +27,7 @@ from higgs_trainer.run_folder import (
     find_runs,
     is_run,
 )
+from higgs_trainer.unfinished_runs import restore_run
 
 # More colours could not be distinguished.
 MOST_RUNS = 6
@@ -69,6 +70,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunContents]:
     paths = [Path(folder) for folder in folders]
     resolved = [path.resolve() for path in paths]
     for path in paths:
+        restore_run(path)
         if not path.is_dir():
             raise UserError(f"{path} is not a folder; give the output folder of a run")
         if not is_run(path):

@@ -242,11 +242,22 @@ def write_history(output_dir: Path, start: Path | None, changes: list[Change]) -
         path.unlink(missing_ok=True)
         return
     step = int(read_json_object(start / TRAINER_STATE_FILE)["global_step"])
-    lines: list[HistoryLine] = []
-    if path.is_file():
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = _read_history(path) if path.is_file() else []
     kept = [line for line in lines if line["step"] < step]
     if changes:
         kept.append({"step": step, "changes": changes})
     if kept != lines:
         write_json_lines(path, kept)
+
+
+def _read_history(path: Path) -> list[HistoryLine]:
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if all(type(line["step"]) is int for line in lines):
+            return lines
+        reason = "a step is no number"
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        reason = str(error)
+    raise RecipeError(
+        f"{path} is damaged ({reason}). Copy it from a backup, or rename it: a new one is written."
+    )

@@ -371,3 +371,10 @@ def test_a_clip_is_judged_by_its_words_and_cut_where_it_is_endless(tmp_path):
     assert right.seconds == find_longest(sentence.clips) == 31
     assert right.note == "the first 30 s"
     assert (unheard.audio, unheard.spectrogram, unheard.seconds) == ("", "", 0)
+
+
+def test_a_run_that_a_killed_command_moved_away_is_found(tmp_path):
+    (tmp_path / "_earlier-run").mkdir()
+    (tmp_path / "_earlier-run" / "metrics.json").write_text("{}")
+    assert len(read_runs([tmp_path / "run"])) == 1
+    assert (tmp_path / "run" / "metrics.json").is_file()

@@ -318,6 +318,15 @@ def test_the_history_has_the_changes_and_forgets_those_after_the_step(tmp_path: 
     assert not (tmp_path / "history.jsonl").exists()
 
 
+@pytest.mark.parametrize("content", ['{"step": 3, "chan', "[]\n", '{"changes": []}\n', '{"step": "3"}\n'])
+def test_a_damaged_history_is_named(tmp_path, content):
+    (tmp_path / "checkpoint-3").mkdir()
+    (tmp_path / "checkpoint-3" / "trainer_state.json").write_text('{"global_step": 3}')
+    (tmp_path / "history.jsonl").write_text(content)
+    with pytest.raises(RecipeError, match=r"history.jsonl is damaged .* rename it"):
+        write_history(tmp_path, tmp_path / "checkpoint-3", [])
+
+
 # The changed arguments reach the optimizer and the schedule.
 
 
