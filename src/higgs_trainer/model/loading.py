@@ -1,6 +1,7 @@
 """Load a checkpoint from disk or from the hub: model, tokenizer, codec. Safetensors only, no remote code."""
 
 import json
+import math
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from higgs_trainer.input_files import check_ends
 # This import registers "packed_sdpa".
 from higgs_trainer.model import attention as attention
 from higgs_trainer.model.adapters import ADAPTER_CONFIG, load_adapter, read_base_name
+from higgs_trainer.model.config_values import check_ids, check_numbers
 from higgs_trainer.model.families import Family, SequenceFormat, StreamIds, family_of, find_family
 from higgs_trainer.model.families.layouts import COMPUTED
 from higgs_trainer.model.model_files import CODEC_FOLDER, HUB_FILES, list_model_files, verify_model
@@ -98,6 +100,7 @@ def load_checkpoint(
                 f"{name} is in the layout of {family.name}. Convert it first: higgs-trainer convert"
             )
         headers = read_headers(find_weight_files(folder))
+        check_numbers(name, values, headers)
         model_class = family.import_model_class()
         with torch.device("meta"):
             planned = model_class(model_class.config_class.from_pretrained(name), use_text_head=use_text_head)
@@ -110,18 +113,16 @@ def load_checkpoint(
             use_text_head=use_text_head,
             output_loading_info=True,
         )
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+    except UserError:
+        raise
+    # transformers raises exceptions of many kinds for wrong values in config.json and generation_config.json.
+    except Exception as error:
         raise CheckpointError(
             f"{name} cannot be loaded as a Higgs Audio model ({_join_lines(error)}). {NOT_LOADABLE}"
         ) from error
     _check_loaded(name, model, found)
     checkpoint = Checkpoint(name, model, _load_tokenizer(name))
-    begin, end = checkpoint.stream_ids.begin, checkpoint.stream_ids.end
-    if model.config.codebook_size <= max(begin, end):
-        raise CheckpointError(
-            f"{name}: codebook_size {model.config.codebook_size} leaves no room for the stream tokens {begin} and "
-            f"{end}. Set it to {max(begin, end) + 1} in config.json"
-        )
+    check_ids(name, model.config, checkpoint.stream_ids)
     return checkpoint
 
 
@@ -151,6 +152,11 @@ def _check_stored(name: str, planned: PreTrainedModel, headers: dict[str, Stored
         for key, stored in headers.items()
         if key in expected and (stored.dtype not in FLOATS or stored.shape != tuple(expected[key].shape))
     ]
+    missing = sum(weight.numel() for key, weight in expected.items() if key not in headers)
+    if missing > sum(math.prod(stored.shape) for stored in headers.values()):
+        raise CheckpointError(
+            f"{name} lacks most of the weights that its config.json describes ({missing:,} numbers). {COPY_AGAIN}"
+        )
     if problems:
         raise CheckpointError(
             f"{name} has weights of another type or shape than its config.json says: {list_first(problems)}. "

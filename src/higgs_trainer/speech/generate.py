@@ -18,6 +18,7 @@ from higgs_trainer.speech.sampling import (
     SampleByClip,
     Sampling,
     build_generation_config,
+    check_generation_config,
     choose_sampling_rule,
 )
 from higgs_trainer.tensors import FRAMES_PER_SECOND
@@ -139,7 +140,9 @@ def _generate_columns(
     if prompt_columns_BPK.shape[1]:
         inputs |= {"audio_input_ids": prompt_columns_BPK, "audio_input_ids_mask": is_column_BP}
     processors = LogitsProcessorList([checkpoint.sequence.build_stop_rule(ids, config.eos_token_id)])
-    rule = choose_sampling_rule(model.generation_config, sampling)
+    of_model = model.generation_config
+    check_generation_config(of_model)
+    rule = choose_sampling_rule(of_model, sampling)
     if rule is not None:
         window = 0 if rule.repetition is None else rule.repetition.window_columns
         processors.append(
@@ -154,15 +157,17 @@ def _generate_columns(
     max_columns = int(sampling.max_seconds * FRAMES_PER_SECOND) + ids.num_codebooks + 1
     was_training = model.training
     model.eval()
+    # transformers fills what a given config does not set from the model's own.
+    model.generation_config = build_generation_config(checkpoint, max_columns=max_columns)
     try:
         # On a CPU, inference mode takes a tenth less time than no_grad.
         with torch.inference_mode():
             columns_BPK = model.generate(
                 **{name: tensor.to(model.device) for name, tensor in inputs.items()},
-                generation_config=build_generation_config(checkpoint, max_columns=max_columns),
                 logits_processor=processors,
             )
     finally:
+        model.generation_config = of_model
         model.train(was_training)
     # A tensor from inference mode cannot take part in autograd; its clone can.
     return columns_BPK[:, prompt_columns_BPK.shape[1] :].clone().cpu()

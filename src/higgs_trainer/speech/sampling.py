@@ -8,15 +8,16 @@ transformers accepts only four classes of logits processors for Higgs Audio, to 
 codebooks. The processor here does not mix them, and derives from one of these classes.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, InfNanRemoveLogitsProcessor
 
 from higgs_trainer.errors import CheckpointError
+from higgs_trainer.limits import LARGEST_COUNT
 from higgs_trainer.model.loading import Checkpoint
 
 DEFAULTS = {"temperature": 1.0, "top_k": 50, "top_p": 0.95}
@@ -24,6 +25,50 @@ DEFAULTS = {"temperature": 1.0, "top_k": 50, "top_p": 0.95}
 
 UNSUPPORTED = ("min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h")
 """Other fields of a generation config that restrict sampling. transformers does not support them for Higgs Audio."""
+
+UNDERSTOOD = frozenset(
+    {
+        *DEFAULTS,
+        *UNSUPPORTED,
+        *(
+            "do_sample",
+            "eos_token_id",
+            "pad_token_id",
+            "bos_token_id",
+            "max_length",
+            "max_new_tokens",
+            "use_cache",
+        ),
+        *(
+            "cache_implementation",
+            "cache_config",
+            "output_attentions",
+            "output_hidden_states",
+            "output_scores",
+        ),
+        *(
+            "output_logits",
+            "return_dict_in_generate",
+            "transformers_version",
+            "_from_model_config",
+            "_commit_hash",
+        ),
+        *("_original_object_hash", "compile_config", "disable_compile"),
+    }
+)
+"""Fields of a generation config that are used, or that change no code of a clip."""
+NEUTRAL = (None, 0, 1, [], {}, "")
+"""Values with which the other fields have no effect: no penalty, one beam, nothing suppressed."""
+
+WHOLE = ("top_k", "ras_win_len", "ras_win_max_num_repeat")
+RANGES = {
+    "temperature": (1e-3, 1e3),
+    "top_k": (0, LARGEST_COUNT),
+    "top_p": (1e-6, 1),
+    "ras_win_len": (1, 10_000),
+    "ras_win_max_num_repeat": (1, LARGEST_COUNT),
+}
+"""The values that a model's generation config may have."""
 
 
 @dataclass(frozen=True)
@@ -104,31 +149,61 @@ def choose_sampling_rule(config: GenerationConfig, sampling: Sampling) -> Sampli
     asked = {name: value for name, value in asked.items() if value is not None}
     if sampling.greedy or (config.do_sample is False and not asked):
         return None
-    if unsupported := [name for name in UNSUPPORTED if getattr(config, name, None)]:
-        raise CheckpointError(
-            f"generation_config.json sets {', '.join(unsupported)}, which is not supported for Higgs Audio. Remove it."
-        )
+    _refuse([name for name in UNSUPPORTED if getattr(config, name, None)])
     of_model = {name: getattr(config, name) for name in DEFAULTS}
     of_model = {name: value for name, value in of_model.items() if value is not None}
     window, most = getattr(config, "ras_win_len", None), getattr(config, "ras_win_max_num_repeat", None)
+    for name, value in (*of_model.items(), ("ras_win_len", window), ("ras_win_max_num_repeat", most)):
+        _check_value(name, value)
     repetition = None if window is None or most is None else RepetitionRule(window, most)
     return SamplingRule(**(DEFAULTS | of_model | asked), repetition=repetition)
 
 
+def _refuse(names: Sequence[str]) -> None:
+    if names:
+        raise CheckpointError(
+            f"generation_config.json sets {', '.join(names)}, which is not supported for Higgs Audio. Remove it."
+        )
+
+
+def _check_value(name: str, value: Any) -> None:
+    """Check a value of a model's generation config, which transformers does not check for Higgs Audio."""
+    kinds = int if name in WHOLE else (int, float)
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)
+    if value is not None and not (is_number and RANGES[name][0] <= value <= RANGES[name][1]):
+        least, greatest = RANGES[name]
+        kind = "a whole number" if name in WHOLE else "a number"
+        raise CheckpointError(
+            f"generation_config.json: {name} is {str(value)[:40]}. Write {kind} from {least:g} to {greatest:g}."
+        )
+
+
+def check_generation_config(config: GenerationConfig) -> None:
+    """Check that a model's generation config asks for nothing that generation with Higgs Audio does not do.
+
+    Settings that restrict sampling are left to `choose_sampling_rule`, because they do not matter for greedy decoding.
+
+    Raises:
+        CheckpointError: it asks for beams, penalties, stop strings or the like.
+    """
+    known = vars(GenerationConfig())
+    given = {name: value for name, value in vars(config).items() if name in known and name not in UNDERSTOOD}
+    _refuse([name for name, value in given.items() if value != known[name] and value not in NEUTRAL])
+
+
 def build_generation_config(checkpoint: Checkpoint, *, max_columns: int) -> GenerationConfig:
-    """Copy the model's generation config, limited to ``max_columns`` columns and without any sampling settings."""
+    """Build a generation config of ``max_columns`` columns with the ids of the model and without sampling settings."""
     config = checkpoint.model.config
-    plain = copy.deepcopy(checkpoint.model.generation_config)
-    plain.update(do_sample=False, temperature=None, top_k=None, top_p=None)
-    plain.ras_win_len = plain.ras_win_max_num_repeat = None
-    plain.update(
+    plain = GenerationConfig(
+        do_sample=False,
         max_new_tokens=max_columns,
-        max_length=None,
         eos_token_id=config.eos_token_id,
         pad_token_id=config.pad_token_id,
         bos_token_id=config.bos_token_id,
         use_cache=True,
     )
+    # generate of Higgs Audio reads both.
+    plain.ras_win_len = plain.ras_win_max_num_repeat = None
     return plain
 
 

@@ -157,6 +157,38 @@ def test_a_damaged_configuration_is_refused(folders, kind, damage):
     check_refused(lambda: load_trained(folders / kind), message)
 
 
+CONFIG_VALUES = {
+    "a negative size": ({"hidden_size": -1}, "cannot be loaded"),
+    "a text for a number": ({"hidden_size": "32"}, "cannot be loaded"),
+    "no heads": ({"num_attention_heads": 0}, "cannot be loaded"),
+    "a size of 1 TB": ({"intermediate_size": 2**38}, "intermediate_size in config.json is 274877906944"),
+    "layers without end": (
+        {"num_hidden_layers": 2**31 - 1},
+        "num_hidden_layers in config.json is 2,147,483,647",
+    ),
+    "more layers than weights fill": ({"num_hidden_layers": 18}, "lacks most of the weights"),
+    "labels without end": ({"num_labels": 2**31 - 1}, "num_labels in config.json is 2,147,483,647"),
+    "NaN": ({"rms_norm_eps": float("nan")}, "rms_norm_eps in config.json is nan"),
+    "positions without a scale": (
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 0}},
+        "rope_theta in config.json is 0, not above 0",
+    ),
+    "an encoder": ({"is_encoder_decoder": True}, "is_encoder_decoder in config.json must be false"),
+    "a padding token outside": ({"pad_token_id": 10**6}, "cannot be loaded"),
+    "no padding token": ({"pad_token_id": None}, "pad_token_id in config.json is None, not the id of"),
+    "several ends": ({"eos_token_id": [3]}, "eos_token_id in config.json is \\[3\\], not the id of"),
+    "a negative token": ({"audio_token_id": -5}, "the audio token in config.json is -5, not the id of"),
+    "a negative code": ({"audio_stream_bos_id": -5}, "the stream tokens in config.json are -5 and"),
+}
+
+
+@pytest.mark.parametrize("damage", CONFIG_VALUES)
+def test_a_wrong_value_in_the_configuration_of_a_model_is_refused_before_memory_is_taken(folders, damage):
+    values, message = CONFIG_VALUES[damage]
+    edit_json(folders / "base" / "config.json", **values)
+    check_refused(lambda: load_checkpoint(folders / "base"), message)
+
+
 @pytest.mark.parametrize("content", ["{", "{}", '{"model": {"type": "BPE"}}'])
 def test_a_damaged_tokenizer_is_refused(folders, content):
     (folders / "base" / "tokenizer.json").write_text(content)

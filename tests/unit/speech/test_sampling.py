@@ -1,6 +1,7 @@
 """Sampling: transformers' distribution and, for one clip, its codes; independence of the batch; the stop rule."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from higgs_trainer.speech.sampling import (
     Sampling,
     SamplingRule,
     build_generation_config,
+    check_generation_config,
     choose_sampling_rule,
 )
 from tiny import NUM_CODEBOOKS, NUM_CODES, talkative_checkpoint, tiny_checkpoint
@@ -212,3 +214,48 @@ def test_the_seed_of_a_request_overrides_that_of_the_sampling() -> None:
     eight = dataclasses.replace(sampling, seed=8)
     assert torch.equal(by_number[1].codes_FK, generate_texts(checkpoint, ["one"], sampling=eight)[0].codes_FK)
     assert not torch.equal(by_number[0].codes_FK, by_number[1].codes_FK)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"temperature": "hot"},
+        {"temperature": 0},
+        {"temperature": float("nan")},
+        {"top_k": 2.5},
+        {"top_k": [1]},
+        {"top_p": -1},
+        {"ras_win_len": 10**13, "ras_win_max_num_repeat": 1},
+        {"ras_win_len": True, "ras_win_max_num_repeat": 1},
+    ],
+)
+def test_a_damaged_value_of_sampling_in_the_generation_config_is_named(values: dict[str, Any]) -> None:
+    config = GenerationConfig(do_sample=True)
+    for name, value in values.items():
+        setattr(config, name, value)
+    with pytest.raises(CheckpointError, match=f"generation_config.json: {next(iter(values))} is"):
+        choose_sampling_rule(config, Sampling())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_beams": 4},
+        {"repetition_penalty": 1.2},
+        {"min_new_tokens": "x"},
+        {"suppress_tokens": [3]},
+        {"stop_strings": ["a"]},
+    ],
+)
+def test_a_generation_config_that_asks_for_what_higgs_audio_does_not_do_is_refused(
+    values: dict[str, Any],
+) -> None:
+    config = GenerationConfig()
+    for name, value in values.items():
+        setattr(config, name, value)
+    with pytest.raises(CheckpointError, match=f"sets {next(iter(values))}, which is not supported"):
+        check_generation_config(config)
+
+
+def test_a_generation_config_with_settings_without_effect_is_accepted() -> None:
+    check_generation_config(GenerationConfig(num_beams=1, repetition_penalty=1.0, do_sample=True, top_k=9))
