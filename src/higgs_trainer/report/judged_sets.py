@@ -17,6 +17,7 @@ def read_judged_sets(run: Path) -> Part[JudgedSets]:
     if found is None:
         return Part(
             None,
-            f"{EVALUATION_FOLDER}/{FIGURES_FILE} is not in {run}; higgs-trainer evaluate {run} writes it.",
+            f"{EVALUATION_FOLDER}/{FIGURES_FILE} is not in {run}; "
+            f"higgs-trainer evaluate {run.resolve().name} writes it.",
         )
     return Part(found, found.note)

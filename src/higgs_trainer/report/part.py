@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from higgs_trainer.errors import UserError
 from higgs_trainer.files import check_inside, read_json_object
+from higgs_trainer.shared_paths import hide_paths
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -31,6 +32,21 @@ class Part(Generic[T]):
     def then(self, change: Callable[[T], "Part[U]"]) -> "Part[U]":
         """Apply ``change`` to the value. A missing value stays missing, with its note."""
         return Part(None, self.note) if self.value is None else change(self.value)
+
+
+def hide_folder(note: str, run: Path) -> str:
+    """Return a note with its paths relative to the run folder: a page that is shared tells nothing about the machine.
+
+    Args:
+        run: the run folder, an absolute path.
+    """
+    inside = note.replace(f"{run}/", "").replace(f"{run.resolve()}/", "")
+    return str(hide_paths(inside.replace(str(run), "the run folder")))
+
+
+def hide_folder_of(part: Part[T], run: Path) -> Part[T]:
+    """Return a part whose note has only paths relative to the run folder."""
+    return Part(part.value, hide_folder(part.note, run))
 
 
 def read_text(run: Path, name: str, *, otherwise: str, most_bytes: int = MOST_TEXT_BYTES) -> Part[str]:

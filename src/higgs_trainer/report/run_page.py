@@ -10,6 +10,7 @@ from higgs_trainer.page.document import PLAYERS_SCRIPT, read_script, write_docum
 from higgs_trainer.report.clips import Budget, find_longest, group_by_run, show_sentences
 from higgs_trainer.report.listening import find_sentences
 from higgs_trainer.report.logs import choose_charts
+from higgs_trainer.report.part import hide_folder
 from higgs_trainer.report.runs import RunContents, find_setting, flatten, read_runs
 from higgs_trainer.report.scores import build_table, build_tiles
 from higgs_trainer.report.thinning import THINNED, fit_on_page, to_sparse
@@ -61,6 +62,8 @@ def write_report(
     found, notes = find_sentences(folders)
     sentences, left_out = show_sentences(found, Budget())
     notes = [*notes, *left_out]
+    for run in folders:
+        notes = [hide_folder(one, run.folder) for one in notes]
     logs, is_thinned = fit_on_page([run.logs.value or {} for run in folders])
     size_bytes = write_document(
         path,

@@ -13,7 +13,7 @@ from higgs_trainer.evaluation.evaluation_folder import JudgedSets
 from higgs_trainer.recipe.yaml_file import WrongYAML, parse_yaml
 from higgs_trainer.report.judged_sets import read_judged_sets
 from higgs_trainer.report.logs import MOST_STATE_BYTES, read_logs
-from higgs_trainer.report.part import Part, read_object, read_text
+from higgs_trainer.report.part import Part, hide_folder_of, read_object, read_text
 from higgs_trainer.report.thinning import Columns
 from higgs_trainer.run_folder import (
     DATA_SUMMARY_FILE,
@@ -108,20 +108,29 @@ def _choose_names(folders: list[Path]) -> list[str]:
 
 
 def _read_run(folder: Path, name: str) -> RunContents:
+    # An absolute path can be found in the text of an error, and left out of it.
+    folder = folder.absolute()
     recipe = read_text(folder, RECIPE_FILE, otherwise=WRITTEN_BY_TRAINING)
     settings = _parse_settings(recipe.value or "")
+    guard = read_object(folder, GUARD_REPORT_FILE, otherwise=WRITTEN_AT_THE_END)
     return RunContents(
         name=name,
         folder=folder,
-        logs=read_logs(folder),
-        figures=read_object(folder, METRICS_FILE, otherwise=WRITTEN_AT_THE_END),
-        evaluation=read_judged_sets(folder),
-        guard=read_object(folder, GUARD_REPORT_FILE, otherwise=WRITTEN_AT_THE_END).then(_check_guard),
-        recipe=recipe,
+        logs=hide_folder_of(read_logs(folder), folder),
+        figures=hide_folder_of(read_object(folder, METRICS_FILE, otherwise=WRITTEN_AT_THE_END), folder),
+        evaluation=hide_folder_of(read_judged_sets(folder), folder),
+        guard=hide_folder_of(guard.then(_check_guard), folder),
+        recipe=hide_folder_of(recipe, folder),
         settings=settings,
-        parameters=read_object(folder, PARAMETERS_FILE, otherwise=WRITTEN_BY_TRAINING),
-        environment=read_object(folder, ENVIRONMENT_FILE, otherwise=WRITTEN_BY_TRAINING),
-        datasets=_read_datasets(folder, settings),
+        parameters=hide_folder_of(
+            read_object(folder, PARAMETERS_FILE, otherwise=WRITTEN_BY_TRAINING), folder
+        ),
+        environment=hide_folder_of(
+            read_object(folder, ENVIRONMENT_FILE, otherwise=WRITTEN_BY_TRAINING), folder
+        ),
+        datasets={
+            role: hide_folder_of(part, folder) for role, part in _read_datasets(folder, settings).items()
+        },
         best_step=_find_best_step(folder, settings),
     )
 

@@ -157,7 +157,7 @@ def test_a_long_log_makes_a_small_page_in_a_moment(run: Path) -> None:
     assert (max(points.values()), min(points.values())) == (99.5, 0.125)
     assert (min(points), max(points)) == (1, 8_000)
     assert "Of 8,000 lines, the curves show the least and the greatest value" in page
-    assert f"2 of 8002 lines of {run}/metrics.jsonl cannot be read and are left out: line 8001, 8002." in page
+    assert "2 of 8002 lines of metrics.jsonl cannot be read and are left out: line 8001, 8002." in page
 
 
 @pytest.mark.parametrize("num_lines", [1, 2, 7, 8, 9, 100, 1000])
@@ -265,3 +265,33 @@ def test_a_page_that_would_be_too_large_is_refused(run: Path, monkeypatch: pytes
     with pytest.raises(UserError, match=r"more than 0\.001 MB"):
         write_report([run], run / "page.html")
     assert not (run / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "metrics.jsonl",
+        "metrics.json",
+        "recipe.yaml",
+        "environment.json",
+        "guard_report.json",
+        "data_summary.json",
+    ],
+)
+@pytest.mark.parametrize("damage", ["missing", "damaged", "a link out", "a folder"])
+def test_the_page_names_no_folder_of_the_machine(run: Path, secret: Path, name: str, damage: str) -> None:
+    path = run / name
+    path.unlink(missing_ok=True)
+    if damage == "damaged":
+        path.write_bytes(b"{\xff")
+    elif damage == "a link out":
+        path.symlink_to(secret)
+    elif damage == "a folder":
+        path.mkdir()
+    (run / "samples/step-6/index.jsonl").write_text("{}{")
+    (run / "evaluation/figures.json").write_text("{")
+    page, notes = read_page(run)
+    shown = re.findall(r'<p class="missing">(.*?)</p>', page)
+    assert shown
+    assert notes
+    assert str(run.parent) not in " ".join([*shown, *notes])

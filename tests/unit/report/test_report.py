@@ -75,7 +75,7 @@ def test_a_page_says_what_is_missing(tmp_path):
         "environment.json",
         "evaluation/figures.json",
     ):
-        assert f"{name} is not in {run}" in page, name
+        assert f"{name} is not in the run folder" in page, name
     assert "The recipe does not set data.train." in page
     assert "all parameters on some/model" in page
     assert "bare has no clips" in written.notes[0]
