@@ -26,6 +26,9 @@ LARGEST_RANK = 2**14
 """LoRA matrices of this rank are larger than the layers of any model, and much larger ones do not fit into memory."""
 LARGEST_WEIGHT = 10_000.0
 """How often an example of a prepared folder may be drawn in an epoch. The draws of an epoch are kept in memory."""
+MOST_PLANNED_DRAWS = 300_000_000
+"""Examples that all epochs of a mixture draw, if their weights make the epochs differ. Each is planned before training,
+in about two microseconds."""
 LARGEST_EPOCHS = 1_000_000.0
 """The number of epochs. The lengths of all epochs of a mixture are planned before training."""
 MOST_WORKERS = 1_024

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from higgs_trainer.manifest.text import find_prompt_problem
 from higgs_trainer.recipe.problems import Place
 
 if TYPE_CHECKING:
@@ -109,6 +110,12 @@ def _check_samples(recipe: "Recipe") -> Iterator[Contradiction]:
         yield ("samples", "judged"), "has nothing to judge", "Set samples.held_out to a number of sentences."
     if samples.held_out and not recipe.data.eval:
         yield ("samples", "held_out"), "needs data.eval", "Name a prepared folder there."
+    texts = [(("samples", "texts", number), text) for number, text in enumerate(samples.texts)]
+    if samples.ref_text is not None:
+        texts.append((("samples", "ref_text"), samples.ref_text))
+    for place, text in texts:
+        if problem := find_prompt_problem(text):
+            yield place, *problem
     if (samples.ref_audio is None) != (samples.ref_text is None):
         given = "ref_audio" if samples.ref_text is None else "ref_text"
         yield (

@@ -15,6 +15,7 @@ from higgs_trainer.dataset.mixing import Mixture
 from higgs_trainer.dataset.packing import BatchPlan, PackPlan, Plan, PlannedExamples, measure_tokens
 from higgs_trainer.dataset.prepared import PreparedRows, check_codec, concatenate, read_prepared
 from higgs_trainer.errors import RecipeError
+from higgs_trainer.limits import MOST_PLANNED_DRAWS
 from higgs_trainer.model.example_encoding import build_examples
 from higgs_trainer.model.loading import Checkpoint
 
@@ -87,6 +88,7 @@ def plan_training(
     if data.packing:
         lengths = measure_tokens(loaded.examples, tokens_per_pack=data.tokens_per_pack)
         num_epochs = _count_epochs(arguments, mixture.count_least(lengths) / data.tokens_per_pack)
+        _check_draws(num_epochs, mixture)
         plan = PackPlan(lengths, tokens_per_pack=data.tokens_per_pack, num_epochs=num_epochs, **shares)
     else:
         plan = BatchPlan(len(loaded.examples), batch_size=arguments.per_device_train_batch_size, **shares)
@@ -102,6 +104,17 @@ def _count_epochs(arguments: TrainingArguments, packs_per_epoch: float) -> int:
         return math.ceil(arguments.num_train_epochs)
     packs = arguments.max_steps * arguments.gradient_accumulation_steps * arguments.world_size
     return 1 + math.ceil(packs / max(1.0, packs_per_epoch))
+
+
+def _check_draws(num_epochs: int, mixture: Mixture) -> None:
+    """Raise an error if planning the epochs, which differ because of the weights, would take hours."""
+    draws = num_epochs * len(mixture)
+    if not mixture.is_same_every_epoch and draws > MOST_PLANNED_DRAWS:
+        raise RecipeError(
+            f"training.max_steps or num_train_epochs: up to {num_epochs:,} epochs of {len(mixture):,} examples would "
+            f"be planned before training, more than {MOST_PLANNED_DRAWS:,} examples. Train for fewer steps, or give "
+            "each set in data.train a whole number as weight."
+        )
 
 
 def plan_evaluation(

@@ -40,6 +40,7 @@ def check_output_folder(recipe: Recipe, *, overwrite: bool) -> Path | None:
     """
     training = recipe.training
     output_dir, resume = training.output_dir, training.resume_from_checkpoint
+    _check_name(output_dir)
     restore_replaced(output_dir)
     if not is_in_order(output_dir):
         # Another command that trains into the folder now is an error here.
@@ -61,6 +62,17 @@ def check_output_folder(recipe: Recipe, *, overwrite: bool) -> Path | None:
             f"which keeps the old run as {find_free_name(output_dir, 'replaced').name}."
         )
     return start
+
+
+def _check_name(output_dir: Path) -> None:
+    """Check that files in the folder can be named in JSON and by libraries, before hours of training."""
+    try:
+        os.fspath(output_dir).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RecipeError(
+            f"training.output_dir: the name {output_dir} is not UTF-8, and the result could not be saved there. "
+            "Choose another name."
+        ) from error
 
 
 def _list_inputs(recipe: Recipe) -> list[Input]:

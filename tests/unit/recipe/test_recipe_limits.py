@@ -262,3 +262,20 @@ def test_whatever_is_written_is_read_back(tmp_path_factory: pytest.TempPathFacto
 def test_any_text_is_yaml_or_refused(text: str) -> None:
     with suppress(WrongYAML):
         parse_yaml(text)
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ('{texts: [good, "a <|eot_id|> b"]}', 'samples.texts.1: contains the special token "<|eot_id|>"'),
+        ('{texts: ["[speaker 1] hello"]}', 'samples.texts.0: contains "[speaker 1]"'),
+        (f"{{texts: [{'a' * 20_001}]}}", "samples.texts.0: has 20001 characters"),
+        ('{ref_audio: a.wav, ref_text: "<|x|>"}', 'samples.ref_text: contains the special token "<|x|>"'),
+    ],
+)
+def test_a_text_that_cannot_be_spoken_is_named_when_the_recipe_is_read(tmp_path, samples, message):
+    path = tmp_path / "r.yaml"
+    path.write_text(SHORTEST + f"samples: {samples}\n")
+    with pytest.raises(RecipeError) as raised:
+        read_recipe(path)
+    assert message in str(raised.value)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from higgs_trainer.checksums import write_checksums
-from higgs_trainer.errors import UserError
+from higgs_trainer.errors import RecipeError, UserError
 from higgs_trainer.outputs import hold_folder
 from higgs_trainer.recipe.schema import Recipe
 from higgs_trainer.run import output as run_output
@@ -279,3 +279,8 @@ def test_other_processes_of_a_distributed_run_rename_nothing(folder, monkeypatch
     monkeypatch.setenv("RANK", "1")
     restore_run(folder / "out")
     assert not (folder / "out").exists()
+
+
+def test_a_name_that_is_not_utf_8_is_refused_before_training(folder):
+    with pytest.raises(RecipeError, match="is not UTF-8"):
+        check_output_folder(build_recipe(folder, os.fsdecode(b"out-\xff")), overwrite=False)
