@@ -110,7 +110,9 @@ def _check_samples(recipe: "Recipe") -> Iterator[Contradiction]:
         yield ("samples", "judged"), "has nothing to judge", "Set samples.held_out to a number of sentences."
     if samples.held_out and not recipe.data.eval:
         yield ("samples", "held_out"), "needs data.eval", "Name a prepared folder there."
-    texts = [(("samples", "texts", number), text) for number, text in enumerate(samples.texts)]
+    texts: list[tuple[Place, str]] = [
+        (("samples", "texts", number), text) for number, text in enumerate(samples.texts)
+    ]
     if samples.ref_text is not None:
         texts.append((("samples", "ref_text"), samples.ref_text))
     for place, text in texts:

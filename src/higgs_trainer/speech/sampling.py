@@ -57,7 +57,7 @@ UNDERSTOOD = frozenset(
     }
 )
 """Fields of a generation config that are used, or that change no code of a clip."""
-NEUTRAL = (None, 0, 1, [], {}, "")
+NEUTRAL: tuple[Any, ...] = (None, 0, 1, [], {}, "")
 """Values with which the other fields have no effect: no penalty, one beam, nothing suppressed."""
 
 WHOLE = ("top_k", "ras_win_len", "ras_win_max_num_repeat")
