@@ -4,10 +4,11 @@ import json
 import os
 
 import pytest
+import xxhash
 
 from higgs_trainer import checksums
 from higgs_trainer.errors import DamageError
-from higgs_trainer.run_folder import CHECKSUMS_FILE
+from higgs_trainer.run_folder import CHECKSUMS_FILE, CHECKSUMS_SCHEMA
 
 REMEDY = "Copy it again."
 
@@ -189,3 +190,15 @@ def test_without_a_place_for_the_memory_files_are_read_each_time(large, monkeypa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert verify(large)
     assert verify(large)
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "../secret", "a/../../secret"])
+def test_checksums_that_name_a_file_outside_the_folder_are_damaged(tmp_path, name):
+    """Even if their fingerprint is right: no file outside the folder is read."""
+    digest = "0" * 32
+    fingerprint = xxhash.xxh3_128_hexdigest(json.dumps([[name, digest]]).encode())
+    files = {name: {"bytes": 1, "xxh3": digest}}
+    content = {"schema": CHECKSUMS_SCHEMA, "fingerprint": fingerprint, "files": files}
+    (tmp_path / "checksums.json").write_text(json.dumps(content))
+    with pytest.raises(DamageError, match="which is outside the folder"):
+        checksums.verify_checksums(tmp_path, lambda folder: [], remedy="")
