@@ -288,7 +288,7 @@ class LabelGuard:
             source = find_call_source(key, value, self.find_batch_source, by_position=by_position)
         first_layer = 0
         if self.step is not None and layer == 5 and value is not None:
-            first_layer = self.step.seen.get(key, 0)
+            first_layer = self.step.find_first_layer(key)
         leak, is_new = self.ledger.record_leak(
             Leak(key, layer, source, outcome=outcome, model=model, first_layer=first_layer)
         )

@@ -55,7 +55,7 @@ class LabelGuardMixin(TrainerBase):
 
     _guard: LabelGuard | None = None
     _settings: tuple[Any, ...] = ()
-    _role: Observer | Owner
+    _role: Observer | Owner | None = None
 
     if TYPE_CHECKING:
 
@@ -121,14 +121,18 @@ class LabelGuardMixin(TrainerBase):
         return find_batch_source(self, key, editors, loaded=None if step is None else key in step.loaded)
 
     def _get_role(self) -> Observer | Owner:
-        """Return the role, whose guard is made on first use."""
-        _ = self.guard
+        """Return the role, which is made with the guard on first use."""
+        if self._role is None:
+            _ = self.guard
+        assert self._role is not None
         return self._role
 
     # The layers: each passes the method that comes after it in the MRO to the role
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Take the batches of one optimizer step."""
+        # Raises if a setting was changed.
+        _ = self.guard
         return self._get_role().get_batch_samples(super().get_batch_samples, *args, **kwargs)
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -149,6 +153,7 @@ class LabelGuardMixin(TrainerBase):
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """Take one batch of evaluate or predict."""
+        _ = self.guard
         return self._get_role().prediction_step(super().prediction_step, *args, **kwargs)
 
     def count_targets(self, batch_samples: Sequence[Any]) -> Any:

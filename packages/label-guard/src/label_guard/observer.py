@@ -88,8 +88,7 @@ class Observer:
 
     def _record(self, layer: int, batch: Any) -> None:
         if self._guard.step is not None and layer in self._guard.layers:
-            names = list_names(batch)
-            self._guard.step.record(layer, names)
+            names = self._guard.step.names[layer] = list_names(batch)
             self._guard.ledger.record_names(layer, names)
 
 

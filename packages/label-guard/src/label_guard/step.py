@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,23 +16,24 @@ class Step:
 
     Attributes:
         loaded: the keys of its batches as they came from the dataloader.
-        seen: the layers at which its batch held each key, the first one only.
+        names: the keys of its batch at each layer.
         split: how the last layer split its batch; None in the observer role.
     """
 
     loaded: frozenset[str] = frozenset()
-    seen: dict[str, int] = field(default_factory=dict)
+    names: dict[int, tuple[str, ...]] = field(default_factory=dict)
     split: ModelInputs | None = None
 
-    def record(self, layer: int, names: Iterable[str]) -> None:
-        """Record the keys of the batch at a layer."""
-        for key in names:
-            self.seen.setdefault(key, layer)
+    def find_first_layer(self, key: str) -> int:
+        """Return the first layer at which the batch held a key; 0 if it never did."""
+        return min((layer for layer, names in self.names.items() if key in names), default=0)
 
 
 def list_names(batch: Any) -> tuple[str, ...]:
     """Return the names of the fields of a batch, without reading a value; none if it has no named fields."""
-    if isinstance(batch, (dict, UserDict, Mapping)):
-        return tuple([key for key in batch if isinstance(key, str)])
+    if type(batch) is dict:
+        return tuple(batch)
+    if isinstance(batch, (UserDict, Mapping)):
+        return tuple(batch)
     # A named tuple has no variables of its own.
     return getattr(batch, "_fields", None) or tuple(getattr(batch, "__dict__", ()))
