@@ -1,6 +1,8 @@
 """Find and check the weights of a model or an adapter, before anything is loaded. Only safetensors are read."""
 
+import errno
 import json
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -96,6 +98,11 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
             # safetensors checks sizes, offsets and shapes, but keeps the last of two equal names.
             with safe_open(file, framework="pt"):
                 header = json.loads(opened.read(length), object_pairs_hook=_refuse_duplicates)
+    except FileNotFoundError as error:
+        if not file.exists():
+            raise
+        # safetensors reports any file that it cannot open as missing. This one could be opened a moment before.
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(file)) from error
     except (OSError, SafetensorError, ValueError, struct.error, RecursionError) as error:
         raise DamageError(f"{file} is damaged ({error})", COPY_AGAIN) from error
     return {

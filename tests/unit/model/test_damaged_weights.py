@@ -1,5 +1,6 @@
 """Damaged models and adapters are refused by everything that loads one, with the name of the file or of the weight."""
 
+import errno
 import json
 import os
 import pickle
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from higgs_trainer.audio.mel_codec import MelCodec
 from higgs_trainer.demo.blank_model import write_blank_model
 from higgs_trainer.errors import CheckpointError
+from higgs_trainer.model import weight_files
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
 from higgs_trainer.model.loading import load_checkpoint, load_trained
@@ -331,3 +333,13 @@ def test_what_would_block_or_never_end_is_refused(tmp_path: Path, name: str, kin
             file.truncate(5 * 2**30)
     with pytest.raises(CheckpointError, match=f"{path.name} (is|has) {kind}"):
         load_checkpoint(tmp_path)
+
+
+def test_an_exhausted_machine_is_not_called_a_damaged_file(originals, monkeypatch):
+    def refuse(path, **_):
+        raise FileNotFoundError(f"No such file or directory: {path}")
+
+    monkeypatch.setattr(weight_files, "safe_open", refuse)
+    with pytest.raises(CheckpointError, match="Too many open files") as caught:
+        load_checkpoint(originals / "base")
+    assert caught.value.__cause__.errno == errno.EMFILE
