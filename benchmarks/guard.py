@@ -114,7 +114,25 @@ class TinyNetwork(nn.Module):
         return {"loss": loss, "predictions": predictions}
 
 
-def time_steps(folder: str, steps: int) -> list[list[float]]:
+def build_two_layers() -> tuple[nn.Module, list[dict[str, torch.Tensor]]]:
+    """Return a network of two linear layers, and rows for it."""
+    return TinyNetwork(), [{"x": torch.randn(8), "labels": torch.randn(1)} for _ in range(80)]
+
+
+def build_tiny_llama() -> tuple[nn.Module, list[dict[str, torch.Tensor]]]:
+    """Return a Llama of two layers, as tests of transformers use it, and rows of 16 tokens."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    ids = [torch.randint(0, 64, (16,)) for _ in range(80)]
+    return LlamaForCausalLM(LlamaConfig(**sizes, **heads)), [{"input_ids": row, "labels": row} for row in ids]
+
+
+NETWORKS = {"two linear layers": build_two_layers, "a Llama of two layers": build_tiny_llama}
+
+
+def time_steps(folder: str, steps: int, name: str) -> list[list[float]]:
     """Train with a stock Trainer, and with the same under the mixin, one step each in turn.
 
     Each runs in a thread of its own, so that both go through their whole ``train``. Returns the microseconds of CPU
@@ -143,13 +161,12 @@ def time_steps(folder: str, steps: int) -> list[list[float]]:
     class GuardedTrainer(LabelGuardMixin, Trainer):  # type: ignore[misc]
         """The stock Trainer under the guard."""
 
-    rows = [{"x": torch.randn(8), "labels": torch.randn(1)} for _ in range(80)]
     options = {"max_steps": steps, "report_to": [], "save_strategy": "no", "logging_strategy": "no"}
     arguments = TrainingArguments(folder, use_cpu=True, disable_tqdm=True, **options)
-    trainers = [
-        kind(TinyNetwork(), arguments, train_dataset=rows, callbacks=[TakeTurns(number)])
-        for number, kind in enumerate((Trainer, GuardedTrainer))
-    ]
+    trainers = []
+    for number, kind in enumerate((Trainer, GuardedTrainer)):
+        model, rows = NETWORKS[name]()
+        trainers.append(kind(model, arguments, train_dataset=rows, callbacks=[TakeTurns(number)]))
 
     def train(number: int) -> None:
         turns[number].acquire()
@@ -221,18 +238,21 @@ def main() -> None:
         added = value - micros["bare"]
         print(f"{name:10}{value:10.2f}{added:8.2f}{added / hook_adds:12.2f}")
 
-    with tempfile.TemporaryDirectory() as folder:
-        steps = describe_steps(*time_steps(folder, arguments.steps))
-    print(
-        "a step of {step_us} us: the mixin adds {step_added_percent}%, from {step_added_low}% to "
-        "{step_added_high}% in blocks of 100 steps".format(**steps)
-    )
+    steps = {}
+    for name in NETWORKS:
+        with tempfile.TemporaryDirectory() as folder:
+            steps[name] = describe_steps(*time_steps(folder, arguments.steps, name))
+        print(
+            "{name}, a step of {step_us} us: the mixin adds {step_added_percent}%, from {step_added_low}% to "
+            "{step_added_high}% in blocks of 100 steps".format(name=name, **steps[name])
+        )
     breaks = count_graph_breaks()
     print(f"graph breaks: {breaks}")
     imports = time_imports(arguments.imports)
     print(f"import after torch: {imports[0]:.1f} to {imports[-1]:.1f} ms")
     if arguments.json:
-        figures = {f"{name}_us": round(value, 3) for name, value in micros.items()} | steps
+        figures: dict[str, Any] = {f"{name}_us": round(value, 3) for name, value in micros.items()}
+        figures["steps"] = steps
         print(json.dumps(figures | {"graph_breaks": breaks, "import_ms": round(imports[0], 1)}))
 
 
