@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import LogitsProcessorList
 
@@ -140,7 +141,9 @@ def _generate_columns(
     if prompt_columns_BPK.shape[1]:
         inputs |= {"audio_input_ids": prompt_columns_BPK, "audio_input_ids_mask": is_column_BP}
     processors = LogitsProcessorList([checkpoint.sequence.build_stop_rule(ids, config.eos_token_id)])
-    of_model = model.generation_config
+    # PEFT's generate uses the generation config of the model beneath it.
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    of_model = base.generation_config
     check_generation_config(of_model)
     rule = choose_sampling_rule(of_model, sampling)
     if rule is not None:
@@ -158,16 +161,17 @@ def _generate_columns(
     was_training = model.training
     model.eval()
     # transformers fills what a given config does not set from the model's own.
-    model.generation_config = build_generation_config(checkpoint, max_columns=max_columns)
+    plain = base.generation_config = build_generation_config(checkpoint, max_columns=max_columns)
     try:
         # On a CPU, inference mode takes a tenth less time than no_grad.
         with torch.inference_mode():
             columns_BPK = model.generate(
                 **{name: tensor.to(model.device) for name, tensor in inputs.items()},
+                generation_config=plain,
                 logits_processor=processors,
             )
     finally:
-        model.generation_config = of_model
+        base.generation_config = of_model
         model.train(was_training)
     # A tensor from inference mode cannot take part in autograd; its clone can.
     return columns_BPK[:, prompt_columns_BPK.shape[1] :].clone().cpu()
