@@ -58,7 +58,7 @@ $(BOSON)/.installed: constraints-boson.txt
 	$(BOSON)/bin/pip install --disable-pip-version-check torch==2.13.0
 	$(BOSON)/bin/pip install --disable-pip-version-check -c constraints-boson.txt \
 	  transformers==4.46.3 peft==0.13.2 accelerate==1.1.1 dacite librosa loguru pandas hypothesis pytest pytest-xdist \
-	  hatchling
+	  hatchling rich xxhash
 	$(BOSON)/bin/pip install --disable-pip-version-check --no-deps boson_multimodal==0.1.1
 	@touch $@
 

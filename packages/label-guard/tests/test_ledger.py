@@ -1,5 +1,6 @@
 """The ledger: its cascade table, its verdict and its report."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,10 @@ def test_policy_watch_changes_nothing_and_names_the_source() -> None:
     assert guard.pop_targets() == {}
 
 
+@pytest.mark.skipif(
+    "kwargs" not in inspect.signature(GPT2Model.forward).parameters,
+    reason="GPT2Model of transformers 4.46 takes no other keys",
+)
 def test_policy_watch_leaves_labels_that_a_backbone_swallows() -> None:
     model = GPT2Model(gpt2_config())
     calls = []
