@@ -65,7 +65,7 @@ class MeanLM(StrictLM):
     def forward(self, input_ids=None, attention_mask=None, labels=None):
         outputs = super().forward(input_ids, attention_mask)
         if labels is not None:
-            outputs.loss = next_token_loss(outputs, labels)
+            outputs["loss"] = next_token_loss(outputs, labels)
         return outputs
 
 
