@@ -219,5 +219,6 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(visit, address, 
 def test_the_search_finds_a_page_offline(visit):
     page = visit("index.html", viewport=VIEWPORTS["desktop"])
     page.locator("input.md-search__input").fill("unexpected keyword argument")
-    page.wait_for_selector(".md-search-result__item a[href*='troubleshooting']")
+    # The index is read in a worker of the browser, which waits for the processor.
+    page.wait_for_selector(".md-search-result__item a[href*='troubleshooting']", timeout=120_000)
     assert not page.complaints
