@@ -15,12 +15,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import GPT2LMHeadModel, GPT2Model, Trainer
+from transformers import GPT2LMHeadModel, Trainer
 
 from label_guard import LabelGuard, LabelGuardMixin
 from tiny_guarded import (
     HIDDEN,
     VOCABULARY,
+    RemoteCausalLM,
     collate_plain,
     collate_with_labels,
     gpt2_config,
@@ -163,21 +164,6 @@ class WrapperWithLoss(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None) -> Any:
         logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-        loss = None if labels is None else next_token_loss((logits,), labels)
-        return {"loss": loss, "logits": logits}
-
-
-class RemoteCausalLM(nn.Module):
-    """A model as hub repositories define it: ``self.model``, a head, and ``**kwargs`` that it passes on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = GPT2Model(gpt2_config())
-        self.lm_head = nn.Linear(HIDDEN, VOCABULARY)
-
-    def forward(self, input_ids: Tensor, labels: Tensor | None = None, **kwargs: Any) -> Any:
-        kwargs.pop("num_items_in_batch", None)
-        logits = self.lm_head(self.model(input_ids, **kwargs)[0])
         loss = None if labels is None else next_token_loss((logits,), labels)
         return {"loss": loss, "logits": logits}
 

@@ -14,6 +14,7 @@ from transformers import (
     BatchFeature,
     GPT2Config,
     GPT2LMHeadModel,
+    GPT2Model,
     Trainer,
     TrainingArguments,
 )
@@ -96,6 +97,21 @@ def next_token_loss(outputs: Any, labels: Tensor | None, num_items_in_batch: Any
     )
     count = (labels[:, 1:] != -100).sum() if num_items_in_batch is None else num_items_in_batch
     return losses / count
+
+
+class RemoteCausalLM(nn.Module):
+    """A model as hub repositories define it: ``self.model``, a head, and ``**kwargs`` that it passes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = GPT2Model(gpt2_config())
+        self.lm_head = nn.Linear(HIDDEN, VOCABULARY)
+
+    def forward(self, input_ids: Tensor, labels: Tensor | None = None, **kwargs: Any) -> Any:
+        kwargs.pop("num_items_in_batch", None)
+        logits = self.lm_head(self.model(input_ids, **kwargs)[0])
+        loss = None if labels is None else next_token_loss((logits,), labels)
+        return {"loss": loss, "logits": logits}
 
 
 def make_rows(count: int = 8) -> list[dict[str, list[int]]]:
