@@ -11,7 +11,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -186,17 +186,17 @@ def hold_folder(output: str | Path) -> Iterator[None]:
     """
     output = Path(os.path.realpath(output))
     path = output.with_name(f".{output.name}.lock")
-    try:
+    lock = None
+    # No yield in an except clause: an error of the block would look as if it came from this one.
+    with suppress(OSError):
         output.parent.mkdir(parents=True, exist_ok=True)
         lock = _lock(path, output)
-    except OSError:
-        yield
-        return
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        lock.release()
+        if lock is not None:
+            path.unlink(missing_ok=True)
+            lock.release()
 
 
 def is_unfinished(output: str | Path) -> bool:

@@ -1,10 +1,12 @@
 """No output is, contains or lies in an input, under whatever name; what a failed command leaves blocks nothing."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
+from higgs_trainer import outputs
 from higgs_trainer.errors import UserError
 from higgs_trainer.outputs import (
     IN_PROGRESS,
@@ -215,3 +217,13 @@ def test_a_folder_in_a_read_only_one_is_used_without_a_lock(tmp_path, monkeypatc
 def test_a_free_name_is_one_that_nothing_has(tmp_path):
     (tmp_path / "run.replaced-1").symlink_to("nowhere")
     assert find_free_name(tmp_path / "run", "replaced") == tmp_path / "run.replaced-2"
+
+
+def test_an_error_under_a_parent_that_cannot_be_written_is_not_blamed_on_the_lock(tmp_path, monkeypatch):
+    def refuse(marker, folder):
+        raise PermissionError(errno.EACCES, "Permission denied", str(marker))
+
+    monkeypatch.setattr(outputs, "_lock", refuse)
+    with pytest.raises(ValueError, match="a bug") as raised, hold_folder(tmp_path / "out"):
+        raise ValueError("a bug")
+    assert raised.value.__context__ is None
