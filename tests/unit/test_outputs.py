@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from higgs_trainer import outputs
 from higgs_trainer.errors import UserError
@@ -133,6 +134,22 @@ def test_a_page_replaces_a_page_and_nothing_else(tmp_path):
         check_page("--report", tmp_path)
 
 
+class KeptLock(FileLock):
+    """A lock that is held until it is released, also when nothing refers to it any more."""
+
+    def __del__(self) -> None:
+        pass
+
+
+class DeletingLock(FileLock):
+    """A lock that deletes its file when it is released, as some versions of filelock do."""
+
+    def release(self, force: bool = False) -> None:
+        if self.is_locked:
+            Path(self.lock_file).unlink()
+        super().release(force)
+
+
 def fill(output: Path, *, fails: bool = False, content: str = "clip") -> None:
     with fill_folder(output):
         assert is_unfinished(output)
@@ -181,6 +198,22 @@ def test_a_killed_command_leaves_the_mark_alone_and_blocks_nothing(tmp_path):
     (out / IN_PROGRESS).touch()
     fill(out)
     assert (list_names(tmp_path), list_names(out)) == (["out"], ["clip", "index"])
+
+
+def test_a_failed_command_frees_the_folder_without_the_garbage_collector(tmp_path, monkeypatch):
+    monkeypatch.setattr(outputs, "FileLock", KeptLock)
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "out", fails=True)
+    monkeypatch.undo()
+    check_can_fill(tmp_path / "out")
+
+
+def test_a_folder_stays_marked_when_filelock_deletes_its_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(outputs, "FileLock", DeletingLock)
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "out", fails=True)
+    check_can_fill(tmp_path / "out")
+    assert is_unfinished(tmp_path / "out")
 
 
 def test_a_second_command_does_not_disturb_the_first(tmp_path):
