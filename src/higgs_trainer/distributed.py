@@ -61,6 +61,11 @@ class Processes:
         return value
 
 
+def is_first_process() -> bool:
+    """Return whether a launcher started this process as the first one, or none did. No process group is needed."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 @contextmanager
 def join_processes() -> Iterator[Processes]:
     """Join the processes that a launcher started. Without a launcher, this process is the only one."""

@@ -10,6 +10,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from higgs_trainer.distributed import is_first_process
 from higgs_trainer.errors import SaveError, UserError
 from higgs_trainer.files import explain_failed_write, move_into_place, remove_folder, restore_replaced
 from higgs_trainer.outputs import find_free_name, hold_folder
@@ -28,7 +29,7 @@ def restore_run(folder: str | Path) -> None:
     folder = Path(folder).absolute()
     if is_in_order(folder):
         return
-    with suppress(SaveError, UserError), hold_folder(folder):
+    with suppress(SaveError, UserError):
         settle_run(folder)
 
 
@@ -41,12 +42,19 @@ def is_in_order(output_dir: Path) -> bool:
 
 
 def settle_run(output_dir: Path) -> None:
-    """Put a run folder in order. The caller holds the folder, so that no other process writes it."""
-    # Only one process of several may rename.
-    if int(os.environ.get("RANK", "0")) > 0:
+    """Put a run folder in order, and hold it meanwhile.
+
+    Only the first process of a distributed run does so. If the others took the lock too, the first could find it taken.
+
+    Raises:
+        UserError: another command trains into the folder.
+        SaveError: a file or folder could not be renamed.
+    """
+    if not is_first_process():
         return
-    finish_result(output_dir)
-    settle_earlier_run(output_dir)
+    with hold_folder(output_dir):
+        finish_result(output_dir)
+        settle_earlier_run(output_dir)
 
 
 def finish_result(output_dir: Path) -> None:

@@ -15,7 +15,7 @@ from higgs_trainer.dataset.prepared import CARD_NAME
 from higgs_trainer.errors import RecipeError, list_first
 from higgs_trainer.files import explain_failed_write, restore_replaced
 from higgs_trainer.model.loading import list_inputs
-from higgs_trainer.outputs import Input, check_apart, find_free_name, hold_folder
+from higgs_trainer.outputs import Input, check_apart, find_free_name
 from higgs_trainer.recipe.schema import Recipe
 from higgs_trainer.run_folder import METRICS_FILE, TRAINING_WRITES, is_run
 from higgs_trainer.training.checkpoints import find_start
@@ -44,8 +44,7 @@ def check_output_folder(recipe: Recipe, *, overwrite: bool) -> Path | None:
     restore_replaced(output_dir)
     if not is_in_order(output_dir):
         # Another command that trains into the folder now is an error here.
-        with hold_folder(output_dir):
-            settle_run(output_dir)
+        settle_run(output_dir)
     check_apart("training.output_dir", output_dir, _list_inputs(recipe))
     _check_foreign(output_dir)
     if overwrite:

@@ -5,7 +5,6 @@ recipe -> model, codec, datasets, trainer (``assembly.py``) -> ``trainer.train()
 One training step is drawn in ``training/trainer.py``.
 """
 
-import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from higgs_trainer.distributed import is_first_process
 from higgs_trainer.errors import UserError
 from higgs_trainer.files import explain_failed_write
 from higgs_trainer.outputs import hold_folder
@@ -97,8 +97,7 @@ def train(
     if start is not None:
         compare_recipe(start, recipe, allowed)
     # The first process holds the folder for all.
-    is_first = int(os.environ.get("RANK", "0")) == 0
-    with hold_folder(recipe.training.output_dir) if is_first else nullcontext():
+    with hold_folder(recipe.training.output_dir) if is_first_process() else nullcontext():
         return _train_held(
             recipe, start, allowed, callbacks, build_optimizer=build_optimizer, overwrite=overwrite
         )

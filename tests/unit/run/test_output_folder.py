@@ -281,6 +281,14 @@ def test_other_processes_of_a_distributed_run_rename_nothing(folder, monkeypatch
     assert not (folder / "out").exists()
 
 
+def test_other_processes_of_a_distributed_run_leave_the_lock_to_the_first(folder, monkeypatch):
+    write_run(folder / "_earlier-out", "old")
+    monkeypatch.setenv("RANK", "1")
+    with hold_folder(folder / "out"):
+        check_output_folder(build_recipe(folder), overwrite=True)
+    assert list_names(folder / "_earlier-out")
+
+
 def test_a_name_that_is_not_utf_8_is_refused_before_training(folder):
     with pytest.raises(RecipeError, match="is not UTF-8"):
         check_output_folder(build_recipe(folder, os.fsdecode(b"out-\xff")), overwrite=False)
