@@ -16,10 +16,9 @@ from typing import Any
 
 from higgs_trainer.errors import UserError
 from higgs_trainer.files import read_json_object, write_json
-from higgs_trainer.run_folder import LOCAL_PATHS_FILE
+from higgs_trainer.run_folder import LOCAL_PATHS_FILE, read_step
 
 NAMED = "_local/"
-CHECKPOINT = re.compile(r"checkpoint-\d+")
 # An absolute path, or one that climbs, of at least one folder, in the text of a message.
 PATH_IN_TEXT = re.compile(r"(?<![\w./])(?:/|(?:\.\./)+)(?:[^\s/:;,'\"()<>]+/)+(?=[^\s/:;,'\"()<>])")
 
@@ -48,7 +47,7 @@ def find_shared(text: str, folder: str | Path) -> Path | None:
     if not text.startswith((".", NAMED)):
         return None
     folder = Path(os.path.abspath(folder))
-    for start in (folder, folder.parent) if CHECKPOINT.fullmatch(folder.name) else (folder,):
+    for start in (folder, folder.parent) if read_step(folder) >= 0 else (folder,):
         if (found := Path(os.path.normpath(start / text))).exists():
             return found
         if (local := _read_local_paths(start).get(text)) is not None and Path(local).exists():
