@@ -30,11 +30,10 @@ TRACEBACK_VARIABLE = "HIGGS_TRAINER_TRACEBACK"
 
 @dataclass(frozen=True)
 class Ending:
-    """The message of a command that failed, and its exit code. ``is_bug``: the exception is a bug of Higgs Trainer."""
+    """The message of a command that failed, and its exit code."""
 
     message: str
     exit_code: int
-    is_bug: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ def describe(error: BaseException) -> Ending:
             return describe(link)
         if (fault := _find_fault(link)) is not None:
             return Ending(_describe_fault(link, fault), fault.exit_code)
-    return Ending(_report_bug(error), MACHINE, is_bug=True)
+    return Ending(_report_bug(error), MACHINE)
 
 
 def _find_exhaustion(chain: list[BaseException]) -> Ending | None:
