@@ -71,6 +71,10 @@ ROWS_FILE = "rows.jsonl"
 FIGURES_FILE = "figures.json"
 EVALUATION_SCHEMA = "higgs-trainer/evaluation/2"
 
+# In each folder of an adapter, and in each folder of a model.
+ADAPTER_CONFIG = "adapter_config.json"
+MODEL_CONFIG = "config.json"
+
 # In each checkpoint, prepared dataset, and folder of a model or an adapter.
 CHECKSUMS_FILE = "checksums.json"
 CHECKSUMS_SCHEMA = "higgs-trainer/checksums/1"
@@ -118,8 +122,8 @@ TRAINING_WRITES = (
     "*.jinja",
     "*.safetensors",
     "*.safetensors.index.json",
-    "adapter_config.json",
-    "config.json",
+    ADAPTER_CONFIG,
+    MODEL_CONFIG,
     "generation_config.json",
     "*processor_config.json",
     "tokenizer*",

@@ -28,14 +28,12 @@ from higgs_trainer.model.weight_files import (
     read_headers,
     read_tensors,
 )
-from higgs_trainer.run_folder import CHECKSUMS_FILE
+from higgs_trainer.run_folder import ADAPTER_CONFIG, CHECKSUMS_FILE, MODEL_CONFIG
 from higgs_trainer.shared_paths import NAMED, find_shared
 from higgs_trainer.tensors import list_not_finite
 
 logger = logging.getLogger(__name__)
 
-ADAPTER_CONFIG = "adapter_config.json"
-MODEL_CONFIG = "config.json"
 SAME_RUN = "Give the adapter and the base model of the same run."
 
 

@@ -18,13 +18,14 @@ from higgs_trainer.input_files import check_ends
 
 # This import registers "packed_sdpa".
 from higgs_trainer.model import attention as attention
-from higgs_trainer.model.adapters import ADAPTER_CONFIG, load_adapter, read_base_name
+from higgs_trainer.model.adapters import load_adapter, read_base_name
 from higgs_trainer.model.config_values import check_ids, check_numbers
 from higgs_trainer.model.families import Family, SequenceFormat, StreamIds, family_of, find_family
 from higgs_trainer.model.families.layouts import COMPUTED
 from higgs_trainer.model.model_files import CODEC_FOLDER, HUB_FILES, list_model_files, verify_model
 from higgs_trainer.model.weight_files import COPY_AGAIN, FLOATS, StoredTensor, find_weight_files, read_headers
 from higgs_trainer.outputs import Input
+from higgs_trainer.run_folder import ADAPTER_CONFIG
 from higgs_trainer.shared_paths import find_shared
 from higgs_trainer.tensors import list_not_finite
 from higgs_trainer.unfinished_runs import restore_run

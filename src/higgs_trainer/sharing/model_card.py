@@ -16,14 +16,15 @@ from higgs_trainer.audio.codec import HUB_NAME
 from higgs_trainer.errors import UserError
 from higgs_trainer.evaluation.evaluation_folder import JudgedSet, JudgedSets, Score, read_evaluation
 from higgs_trainer.files import read_json_object, write_text
-from higgs_trainer.model.adapters import ADAPTER_CONFIG
 from higgs_trainer.printable import make_printable
 from higgs_trainer.recipe.yaml_file import read_yaml
 from higgs_trainer.run_folder import (
+    ADAPTER_CONFIG,
     AFTER,
     DATA_SUMMARY_FILE,
     METRICS_FILE,
     MODEL_CARD_FILE,
+    MODEL_CONFIG,
     RECIPE_FILE,
     SAMPLES_FOLDER,
 )
@@ -67,7 +68,7 @@ SHOWN_METRICS = {
     "eval_codebook_0_accuracy": "held-out accuracy of codebook 0",
 }
 BASES_LICENCE = "that-of-the-base-model"
-KNOWN_BY = (RECIPE_FILE, ADAPTER_CONFIG, "config.json")
+KNOWN_BY = (RECIPE_FILE, ADAPTER_CONFIG, MODEL_CONFIG)
 CONSENT_NOTE = re.compile(r"says? so here:\n\n((?:>.*\n)+)")
 ISO_LANGUAGE = re.compile(r"([a-z]{2,3})(-.*)?")
 

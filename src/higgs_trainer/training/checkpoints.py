@@ -28,6 +28,7 @@ from higgs_trainer.files import (
     write_json,
 )
 from higgs_trainer.run_folder import (
+    ADAPTER_CONFIG,
     MODEL_CARD_FILE,
     RESUME_FILE,
     TRAINER_STATE_FILE,
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from transformers import Trainer as TrainerBase
 else:
     TrainerBase = object
-
-PEFT_CONFIG = "adapter_config.json"
 
 OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "optimizer_0")
 """Files of the optimizer's state: the first without FSDP, the others with FSDP."""
@@ -120,7 +119,7 @@ def _find_best(checkpoint: Path) -> str | None:
 
 def share_base_name(adapter: Path, output_dir: str | Path) -> None:
     """Let the configuration of an adapter name its base model as files in the run folder do (`share_name`)."""
-    path = adapter / PEFT_CONFIG
+    path = adapter / ADAPTER_CONFIG
     if path.is_file():
         config = read_json_object(path)
         if isinstance(name := config.get("base_model_name_or_path"), str):
