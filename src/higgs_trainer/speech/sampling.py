@@ -26,36 +26,30 @@ DEFAULTS = {"temperature": 1.0, "top_k": 50, "top_p": 0.95}
 UNSUPPORTED = ("min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h")
 """Other fields of a generation config that restrict sampling. transformers does not support them for Higgs Audio."""
 
-UNDERSTOOD = frozenset(
-    {
-        *DEFAULTS,
-        *UNSUPPORTED,
-        *(
-            "do_sample",
-            "eos_token_id",
-            "pad_token_id",
-            "bos_token_id",
-            "max_length",
-            "max_new_tokens",
-            "use_cache",
-        ),
-        *(
-            "cache_implementation",
-            "cache_config",
-            "output_attentions",
-            "output_hidden_states",
-            "output_scores",
-        ),
-        *(
-            "output_logits",
-            "return_dict_in_generate",
-            "transformers_version",
-            "_from_model_config",
-            "_commit_hash",
-        ),
-        *("_original_object_hash", "compile_config", "disable_compile"),
-    }
-)
+UNDERSTOOD = {
+    *DEFAULTS,
+    *UNSUPPORTED,
+    "do_sample",
+    "eos_token_id",
+    "pad_token_id",
+    "bos_token_id",
+    "max_length",
+    "max_new_tokens",
+    "use_cache",
+    "cache_implementation",
+    "cache_config",
+    "output_attentions",
+    "output_hidden_states",
+    "output_scores",
+    "output_logits",
+    "return_dict_in_generate",
+    "transformers_version",
+    "_from_model_config",
+    "_commit_hash",
+    "_original_object_hash",
+    "compile_config",
+    "disable_compile",
+}
 """Fields of a generation config that are used, or that change no code of a clip."""
 NEUTRAL: tuple[Any, ...] = (None, 0, 1, [], {}, "")
 """Values with which the other fields have no effect: no penalty, one beam, nothing suppressed."""
