@@ -82,7 +82,10 @@ def find_text_problem(text: str) -> tuple[str, str] | None:
 
 
 def find_prompt_problem(text: str) -> tuple[str, str] | None:
-    """Like `find_text_problem`, for a text that becomes a part of a prompt."""
+    """Find what makes a text unusable as a part of a prompt: (problem, remedy), as `find_text_problem`.
+
+    Special tokens and tags of speakers that the model does not know are problems too.
+    """
     if problem := find_text_problem(text):
         return problem
     if tokens := find_special_tokens(text):
