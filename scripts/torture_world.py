@@ -240,12 +240,11 @@ class World:
                 with suppress(ImportError):
                     importlib.import_module(name)
 
-    def new_case(self, name: str, verb: Verb, *, output: Path | None = None) -> Path:
+    def new_case(self, name: str, verb: Verb) -> Path:
         """Copy the inputs to the folder of a case."""
         case = self.folder / name
         shutil.copytree(self.folder / "calm/in", case / "in")
-        if output is None:
-            (case / "out").mkdir()
+        (case / "out").mkdir()
         if verb.start is not None:
             self.restore_start(case, verb)
         for path in (case, case / "in", case / "out"):
