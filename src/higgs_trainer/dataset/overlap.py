@@ -39,7 +39,8 @@ class Overlap:
         """Say how many recordings of the evaluation data are training data."""
         if not self.recordings:
             return f"0 of {self.utterances}"
-        folders = f", {self.folders} whole folders" if self.folders else ""
+        count = "1 whole folder" if self.folders == 1 else f"{self.folders} whole folders"
+        folders = f", {count}" if self.folders else ""
         return f"{len(self.recordings)} of {self.utterances} ({list_first(self.recordings)}){folders}"
 
     def describe_texts(self) -> str:
@@ -80,11 +81,11 @@ def _find_recordings(train: PreparedRows, held_out: PreparedRows) -> list[int]:
     if not trained.null_count and not hashes.null_count:
         return sorted(found)
     # Data that was prepared from codes has no samples.
-    wanted = _iterate_codes(held_out, set(held_out.column("num_frames").to_pylist()))
+    num_frames = set(held_out.column("num_frames").to_pylist())
     by_codes: dict[bytes, list[int]] = {}
-    for i, digest in wanted:
+    for i, digest in _iterate_codes(held_out, num_frames):
         by_codes.setdefault(digest, []).append(i)
-    for _, digest in _iterate_codes(train, set(held_out.column("num_frames").to_pylist())):
+    for _, digest in _iterate_codes(train, num_frames):
         found.update(by_codes.get(digest, ()))
     return sorted(found)
 

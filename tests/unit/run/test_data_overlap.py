@@ -1,6 +1,7 @@
 """Evaluation data that is training data is counted: whole folders, recordings by content, and texts."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,8 @@ def test_the_same_samples_are_the_same_recording(tmp_path: Path) -> None:
     overlap = find_overlap(train, held_out)
     assert (overlap.recordings, overlap.texts) == (("eval-1", "eval-2"), ())
     assert overlap.describe_recordings() == "2 of 3 (eval-1, eval-2)"
+    assert replace(overlap, folders=1).describe_recordings() == "2 of 3 (eval-1, eval-2), 1 whole folder"
+    assert replace(overlap, folders=2).describe_recordings().endswith(", 2 whole folders")
 
 
 @pytest.mark.parametrize(("in_train", "in_eval"), [(None, None), (None, "x"), ("x", None)])
