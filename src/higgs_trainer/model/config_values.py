@@ -29,7 +29,9 @@ def check_numbers(name: str, values: Mapping[str, Any], stored: Sized) -> None:
             more layers than weights, or the model is not a decoder.
     """
     for key, value in _list_numbers(values):
-        if not math.isfinite(value) or (isinstance(value, int) and abs(value) > LARGEST_COUNT):
+        # An integer of hundreds of digits fits into no float.
+        is_wrong = abs(value) > LARGEST_COUNT if isinstance(value, int) else not math.isfinite(value)
+        if is_wrong:
             raise CheckpointError(f"{name}: {key} in config.json is {str(value)[:40]}. {COPY_AGAIN}")
         if key in ABOVE_ZERO and value <= 0:
             raise CheckpointError(f"{name}: {key} in config.json is {value}, not above 0. {COPY_AGAIN}")

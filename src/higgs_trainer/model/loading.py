@@ -3,7 +3,8 @@
 import json
 import math
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,19 +94,22 @@ def load_checkpoint(
         )
     verify_model(folder)
     _check_json(folder)
-    try:
+    with _explain_refusal(name):
         values, _ = PreTrainedConfig.get_config_dict(name)
-        family = find_family(str(values.get("model_type")))
-        if family.import_model_class is None:
-            raise CheckpointError(
-                f"{name} is in the layout of {family.name}. Convert it first: higgs-trainer convert"
-            )
-        headers = read_headers(find_weight_files(folder))
+        model_type = str(values.get("model_type"))
+    family = find_family(model_type)
+    if family.import_model_class is None:
+        raise CheckpointError(
+            f"{name} is in the layout of {family.name}. Convert it first: higgs-trainer convert"
+        )
+    headers = read_headers(find_weight_files(folder))
+    model_class = family.import_model_class()
+    with _explain_refusal(name):
         check_numbers(name, values, headers)
-        model_class = family.import_model_class()
         with torch.device("meta"):
             planned = model_class(model_class.config_class.from_pretrained(name), use_text_head=use_text_head)
-        _check_stored(name, planned, headers)
+    _check_stored(name, planned, headers)
+    with _explain_refusal(name):
         model, found = model_class.from_pretrained(
             name,
             dtype=getattr(torch, dtype),
@@ -114,17 +118,28 @@ def load_checkpoint(
             use_text_head=use_text_head,
             output_loading_info=True,
         )
-    except UserError:
-        raise
-    # transformers raises exceptions of many kinds for wrong values in config.json and generation_config.json.
-    except Exception as error:
-        raise CheckpointError(
-            f"{name} cannot be loaded as a Higgs Audio model ({_join_lines(error)}). {NOT_LOADABLE}"
-        ) from error
     _check_loaded(name, model, found)
     checkpoint = Checkpoint(name, model, _load_tokenizer(name))
     check_ids(name, model.config, checkpoint.stream_ids)
     return checkpoint
+
+
+@contextmanager
+def _explain_refusal(name: str) -> Iterator[None]:
+    """Raise a CheckpointError where transformers fails on the values in the files of a model.
+
+    It raises exceptions of many kinds for wrong values in config.json and generation_config.json. Only calls of it
+    belong into this context, and what reads values of any form, so that no mistake of this package is called one of
+    the user's.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{name} cannot be loaded as a Higgs Audio model ({_join_lines(error)}). {NOT_LOADABLE}"
+        ) from error
 
 
 def _check_json(folder: Path) -> None:
@@ -186,6 +201,8 @@ def _check_loaded(name: str, model: PreTrainedModel, found: dict[str, Any]) -> N
 def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(name)
+    except MemoryError:
+        raise
     # tokenizers raises a plain Exception for every mistake in its file.
     except Exception as error:
         raise CheckpointError(

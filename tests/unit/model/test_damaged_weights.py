@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from higgs_trainer.audio.mel_codec import MelCodec
 from higgs_trainer.demo.blank_model import write_blank_model
 from higgs_trainer.errors import CheckpointError
-from higgs_trainer.model import weight_files
+from higgs_trainer.model import loading, weight_files
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
 from higgs_trainer.model.loading import load_checkpoint, load_trained
@@ -164,6 +165,10 @@ CONFIG_VALUES = {
     "a text for a number": ({"hidden_size": "32"}, "cannot be loaded"),
     "no heads": ({"num_attention_heads": 0}, "cannot be loaded"),
     "a size of 1 TB": ({"intermediate_size": 2**38}, "intermediate_size in config.json is 274877906944"),
+    "a number that no float can hold": (
+        {"intermediate_size": 10**400},
+        "intermediate_size in config.json is 1000",
+    ),
     "layers without end": (
         {"num_hidden_layers": 2**31 - 1},
         "num_hidden_layers in config.json is 2,147,483,647",
@@ -340,6 +345,25 @@ def test_an_exhausted_machine_is_not_called_a_damaged_file(originals, monkeypatc
         raise FileNotFoundError(f"No such file or directory: {path}")
 
     monkeypatch.setattr(weight_files, "safe_open", refuse)
-    with pytest.raises(CheckpointError, match="Too many open files") as caught:
+    with pytest.raises(OSError, match="Too many open files") as caught:
         load_checkpoint(originals / "base")
-    assert caught.value.__cause__.errno == errno.EMFILE
+    assert caught.value.errno == errno.EMFILE
+
+
+@pytest.mark.parametrize(
+    "place", ["HiggsAudioV2ForConditionalGeneration.from_pretrained", "AutoTokenizer.from_pretrained"]
+)
+def test_exhausted_memory_is_not_called_a_mistake_in_a_model(originals, monkeypatch, place):
+    def refuse(*_, **__):
+        raise MemoryError
+
+    name, method = place.split(".")
+    monkeypatch.setattr(getattr(transformers, name), method, refuse)
+    with pytest.raises(MemoryError):
+        load_checkpoint(originals / "base")
+
+
+def test_a_mistake_of_this_package_is_not_called_one_in_a_model(originals, monkeypatch):
+    monkeypatch.setattr(loading, "_check_stored", lambda *_: {}["missing"])
+    with pytest.raises(KeyError, match="missing"):
+        load_checkpoint(originals / "base")
