@@ -194,6 +194,13 @@ def _find_fault(error: BaseException) -> Fault | None:
         )
     if isinstance(error, sqlite3.Error) and any(words in str(error) for words in DAMAGED_DATABASE):
         return Fault((), "a database of the work folder is damaged", "Remove that folder, and run again.")
+    # SQLite does not say why.
+    if isinstance(error, sqlite3.OperationalError) and "unable to open database file" in str(error):
+        return Fault(
+            (),
+            "a database of the work folder cannot be opened",
+            "Raise the limit of open files (ulimit -n 4096), and correct the permissions of that folder.",
+        )
     if isinstance(error, OSError | RuntimeError | ImportError | SystemError | sqlite3.Error):
         return _find_words(error)
     # Of other types, only those of libraries. Our own code raises what Python raises, and that is a bug. Libraries in

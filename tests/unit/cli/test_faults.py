@@ -61,6 +61,11 @@ FAULTS: dict[str, tuple[BaseException, int, str]] = {
         "ulimit -v",
     ),
     "no threads": (RuntimeError("can't start new thread"), 1, "ulimit -u"),
+    "too many open files, in SQLite": (
+        sqlite3.OperationalError("unable to open database file"),
+        1,
+        "a database of the work folder cannot be opened .*ulimit -n",
+    ),
     "a full disk, in SQLite": (sqlite3.OperationalError("database or disk is full"), 1, "the disk is full"),
     "a damaged database": (
         sqlite3.DatabaseError("database disk image is malformed"),

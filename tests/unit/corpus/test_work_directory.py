@@ -204,6 +204,21 @@ def test_damaged_codes_are_not_used_and_the_folder_to_remove_is_named(tmp_path: 
     assert f"Remove the folder {tmp_path} and run the command again." in str(raised.value)
 
 
+@pytest.mark.parametrize("message", ["unable to open database file", "disk I/O error", "database is locked"])
+def test_codes_that_cannot_be_reached_are_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    """Otherwise the user would be told to remove codes that are whole."""
+    write_codes(tmp_path)
+
+    def refuse(_: Path) -> None:
+        raise sqlite3.OperationalError(message)
+
+    monkeypatch.setattr(sqlite3, "connect", refuse)
+    with pytest.raises(sqlite3.OperationalError, match=message):
+        CodeStore(tmp_path, "a", 3, 0)
+
+
 def test_codes_of_an_earlier_version_are_encoded_again(tmp_path: Path) -> None:
     path = write_codes(tmp_path)
     run_sql(path, "DROP TABLE encoded")

@@ -18,7 +18,8 @@ CREATE TABLE IF NOT EXISTS encoded (
 );
 """
 # What SQLite says of a file that is whole.
-NOT_DAMAGED = ("locked", "full", "readonly")
+NOT_DAMAGED = ("locked", "full", "readonly", "disk I/O")
+NOT_OPENED = "unable to open"
 
 
 class OpenFile(NamedTuple):
@@ -121,7 +122,9 @@ class CodeStore:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            if any(words in str(error) for words in NOT_DAMAGED):
+            # SQLite says the same of a folder in place of the file and of too many open files.
+            cannot_open = NOT_OPENED in str(error) and not path.is_dir()
+            if cannot_open or any(words in str(error) for words in NOT_DAMAGED):
                 raise
             raise DamageError(f"{path} is damaged ({error})", self._advise()) from error
 
