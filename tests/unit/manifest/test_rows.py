@@ -88,6 +88,10 @@ BAD_ROWS = {
     "infinite reward": ('{"audio": "a.wav", "text": "x", "reward": 1e999}', '"reward" is inf'),
     "references as text": ({"audio": "a.wav", "text": "x", "references": "b.wav"}, "not a list of clips"),
     "no references": ({"audio": "a.wav", "text": "x", "references": []}, "not a list of clips"),
+    "more references than a prompt can hold": (
+        {"audio": "a.wav", "text": "x", "references": [{"audio": "b.wav", "text": "y"}] * 1001},
+        '"references" has 1001 clips, more than 1000',
+    ),
     "references twice": (
         {"audio": "a.wav", "text": "x", "references": [{"audio": "b.wav", "text": "y"}], "ref_text": "y"},
         '"references" is given together with',

@@ -7,6 +7,7 @@ import pytest
 
 from higgs_trainer.dataset.context import Context, PromptClip
 from higgs_trainer.errors import CheckpointError, UserError
+from higgs_trainer.limits import LONGEST_TEXT
 from higgs_trainer.model import chat_template
 from higgs_trainer.model.prompt import _build_placeholders, encode_conversation, encode_prompt
 from tiny import NUM_CODEBOOKS, draw_codes, tiny_tokenizer
@@ -139,6 +140,19 @@ def test_a_text_that_cannot_be_in_a_prompt_is_refused(text: str) -> None:
     tokenizer.add_special_tokens({"additional_special_tokens": ["</s>"]})
     with pytest.raises(UserError, match=r"^the text .{1,120} (contains|has)"):
         encode_prompt(tokenizer, text, Context(), num_codebooks=NUM_CODEBOOKS)
+
+
+def test_a_text_may_be_as_long_as_the_limit_and_no_longer() -> None:
+    tokenizer = tiny_tokenizer()
+    ids = encode_prompt(tokenizer, "x" * LONGEST_TEXT, Context(), num_codebooks=NUM_CODEBOOKS)
+    assert tokenizer.decode(ids).count("x") >= LONGEST_TEXT
+    for text, context in (
+        ("x" * (LONGEST_TEXT + 1), Context()),
+        ("a", Context("x" * (LONGEST_TEXT + 1))),
+        ("a", Context(references=(PromptClip("x" * (LONGEST_TEXT + 1), draw_codes(3, seed=0)),))),
+    ):
+        with pytest.raises(UserError, match=f"has {LONGEST_TEXT + 1} characters, more than {LONGEST_TEXT}"):
+            encode_prompt(tokenizer, text, context, num_codebooks=NUM_CODEBOOKS)
 
 
 def test_the_process_does_not_import_from_the_working_directory(

@@ -66,12 +66,13 @@ def test_three_lines_generate_with_a_base_model_an_adapter_and_a_merged_model(
     assert speech.stopped == expected.stopped
 
 
-def test_an_unknown_device_is_reported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["warp", "meta"])
+def test_a_device_that_cannot_hold_a_model_is_reported(tmp_path: Path, device: str) -> None:
     checkpoint = tiny_checkpoint()
     checkpoint.model.save_pretrained(tmp_path)
     checkpoint.tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="'warp'"):
-        load_speech_model(tmp_path, device="warp")
+    with pytest.raises(UserError, match=f"'{device}'"):
+        load_speech_model(tmp_path, device=device)
 
 
 def test_the_voice_of_an_utterance_overrides_that_of_the_model(tmp_path: Path) -> None:
