@@ -40,7 +40,7 @@ def check_is_file(path: str | Path, what_to_do: str, error_class: type[UserError
     try:
         kind = name_kind(path)
     except (OSError, ValueError) as error:
-        raise error_class(f"{path} cannot be read ({_name_reason(error)}). {what_to_do}") from error
+        raise error_class(f"{path} cannot be read ({name_reason(error)}). {what_to_do}") from error
     if kind == "no such file":
         raise error_class(f"{path} cannot be read (No such file or directory). {what_to_do}")
     if kind != "a file":
@@ -86,7 +86,7 @@ def read_file(
             # A file in /proc or on a network may contain more than its size.
             content = file.read(at_most + 1)
     except OSError as error:
-        raise error_class(f"{path} cannot be read ({_name_reason(error)}). {what_to_do}") from error
+        raise error_class(f"{path} cannot be read ({name_reason(error)}). {what_to_do}") from error
     if len(content) > at_most:
         raise error_class(f"{path} has more than {at_most:,} bytes. {what_to_do}")
     return content
@@ -110,6 +110,6 @@ def read_text_file(
     return text
 
 
-def _name_reason(error: OSError | ValueError) -> str:
-    """Return the reason without the path, which may be long."""
+def name_reason(error: OSError | ValueError) -> str:
+    """Return why a file cannot be read, without its path, which may be long."""
     return str(error.strerror) if isinstance(error, OSError) else str(error)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from higgs_trainer.errors import Problem, shorten, suggest_name
-from higgs_trainer.input_files import name_kind
+from higgs_trainer.input_files import name_kind, name_reason
 from higgs_trainer.limits import (
     FIELDS_IN_ROW,
     GENERATOR_SEEDS,
@@ -229,8 +229,9 @@ class RowChecker:
             real = find_real_path(path)
         except (OSError, RuntimeError, ValueError) as error:
             # A loop of links, a NUL, or a name that is too long. strerror leaves out the path, which may be long.
-            reason = error.strerror if isinstance(error, OSError) else error
-            self.add(f'"{shown}" is not a valid path ({reason})', "Write the path of a recording.")
+            self.add(
+                f'"{shown}" is not a valid path ({name_reason(error)})', "Write the path of a recording."
+            )
             return None
         named = shorten(str(value), 500)
         inside = any(real.startswith(os.path.join(place, "")) for place in (self.folder, *self.trusted))

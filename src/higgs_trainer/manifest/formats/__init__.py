@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from higgs_trainer.errors import UserError, shorten
-from higgs_trainer.input_files import name_kind
+from higgs_trainer.input_files import name_kind, name_reason
 from higgs_trainer.manifest.formats import (
     audio_folder,
     hf_dataset,
@@ -101,5 +101,5 @@ def _name_kind(path: Path) -> str:
     try:
         return name_kind(path)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{shorten(str(path))} cannot be read ({reason}). {json_lines.GIVE_DATA}") from error
+        what = f"{shorten(str(path))} cannot be read ({name_reason(error)})"
+        raise UserError(f"{what}. {json_lines.GIVE_DATA}") from error
