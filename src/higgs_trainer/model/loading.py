@@ -15,7 +15,6 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 
 from higgs_trainer.audio.codec import Codec, load_codec
 from higgs_trainer.errors import CheckpointError, DamageError, UserError, list_first
-from higgs_trainer.input_files import check_ends
 
 # This import registers "packed_sdpa".
 from higgs_trainer.model import attention as attention
@@ -27,7 +26,6 @@ from higgs_trainer.model.model_files import CODEC_FOLDER, HUB_FILES, list_model_
 from higgs_trainer.model.weight_files import COPY_AGAIN, FLOATS, StoredTensor, find_weight_files, read_headers
 from higgs_trainer.outputs import Input
 from higgs_trainer.run_folder import ADAPTER_CONFIG
-from higgs_trainer.shared_paths import find_shared
 from higgs_trainer.tensors import list_not_finite
 from higgs_trainer.unfinished_runs import restore_run
 
@@ -237,11 +235,9 @@ def list_inputs(model: str | Path, codec: str | Path | None = None) -> list[Inpu
     restore_run(model)
     inputs = [Input("the model", model)]
     # Without an adapter, or with a damaged one, which loading reports, there is no base model to list.
-    with suppress(UserError, OSError, ValueError, LookupError, TypeError, RecursionError):
-        check_ends(Path(model) / ADAPTER_CONFIG, COPY_AGAIN)
-        config = json.loads((Path(model) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        base = str(config["base_model_name_or_path"])
-        inputs.append(Input("the base model of the adapter", find_shared(base, model) or base))
+    with suppress(UserError, OSError, ValueError):
+        base = read_base_name(Path(model), needs_weights=False)
+        inputs.append(Input("the base model of the adapter", base))
     return inputs + ([] if codec is None else [Input("the codec", codec)])
 
 
