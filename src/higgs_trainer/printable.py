@@ -25,6 +25,11 @@ def make_line(text: object) -> str:
     return make_printable(str(text)).replace("\n", "\\n")
 
 
+def join_lines(text: object) -> str:
+    """Return text with single spaces in place of line breaks and other white space, as for the message of a library."""
+    return " ".join(str(text).split())
+
+
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
     if FIRST_BYTE <= code <= LAST_BYTE:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from higgs_trainer.audio.mel_codec import CONFIG_FILE, MelCodec
 from higgs_trainer.errors import CheckpointError, list_first
+from higgs_trainer.printable import join_lines
 from higgs_trainer.tensors import list_not_finite
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -130,7 +131,7 @@ class HiggsTokenizerCodec:
             model = HiggsAudioV2TokenizerModel.from_pretrained(name, use_safetensors=True)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(
-                f"the codec {name} cannot be loaded ({' '.join(str(error).split())}). Check its name and your "
+                f"the codec {name} cannot be loaded ({join_lines(error)}). Check its name and your "
                 "access, or copy it again."
             ) from error
         if bad := list_not_finite(model.state_dict()):

@@ -19,6 +19,7 @@ from higgs_trainer.dataset.content_check import compute_content_hash, find_row_p
 from higgs_trainer.dataset.content_hash import PREFIX
 from higgs_trainer.errors import CheckpointError, DamageError
 from higgs_trainer.files import restore_replaced
+from higgs_trainer.printable import join_lines
 from higgs_trainer.run_folder import CHECKSUMS_FILE
 
 if TYPE_CHECKING:
@@ -213,8 +214,9 @@ def _open(folder: Path, *, every_row: bool) -> PreparedDataset:
         if not has_checksums:
             dataset.data.validate(full=True)
     except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{folder} is damaged or of another version ({reason}). {remedy}") from error
+        raise CheckpointError(
+            f"{folder} is damaged or of another version ({join_lines(error)}). {remedy}"
+        ) from error
     if len(dataset) != card.utterances or dataset.features != build_features():
         raise CheckpointError(f"the rows of {folder} do not match its {CARD_NAME}. {remedy}")
     if every_row or not has_checksums or dataset.data.nbytes < REMEMBER_FROM_BYTES:

@@ -25,6 +25,7 @@ from higgs_trainer.model.families.layouts import COMPUTED
 from higgs_trainer.model.model_files import CODEC_FOLDER, HUB_FILES, list_model_files, verify_model
 from higgs_trainer.model.weight_files import COPY_AGAIN, FLOATS, StoredTensor, find_weight_files, read_headers
 from higgs_trainer.outputs import Input
+from higgs_trainer.printable import join_lines
 from higgs_trainer.run_folder import ADAPTER_CONFIG
 from higgs_trainer.tensors import list_not_finite
 from higgs_trainer.unfinished_runs import restore_run
@@ -136,7 +137,7 @@ def _explain_refusal(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise CheckpointError(
-            f"{name} cannot be loaded as a Higgs Audio model ({_join_lines(error)}). {NOT_LOADABLE}"
+            f"{name} cannot be loaded as a Higgs Audio model ({join_lines(error)}). {NOT_LOADABLE}"
         ) from error
 
 
@@ -204,13 +205,8 @@ def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     # tokenizers raises a plain Exception for every mistake in its file.
     except Exception as error:
         raise CheckpointError(
-            f"the tokenizer of {name} cannot be loaded ({_join_lines(error)}). {COPY_AGAIN}"
+            f"the tokenizer of {name} cannot be loaded ({join_lines(error)}). {COPY_AGAIN}"
         ) from error
-
-
-def _join_lines(error: Exception) -> str:
-    """Return the message of an error in one line."""
-    return " ".join(str(error).split())
 
 
 def load_trained(folder: str | Path, *, dtype: str = "float32") -> Checkpoint:

@@ -32,6 +32,7 @@ from higgs_trainer.errors import Problem, RecipeError, shorten
 from higgs_trainer.files import write_text
 from higgs_trainer.input_files import read_text_file
 from higgs_trainer.limits import LONGEST_NUMBER, RECIPE_BYTES, RECIPE_DEPTH, RECIPE_VALUES
+from higgs_trainer.printable import join_lines
 from higgs_trainer.recipe.problems import Place
 
 __all__ = ["Document", "WrongYAML", "parse_yaml", "read_document", "read_yaml", "write_yaml"]
@@ -119,11 +120,11 @@ def _parse(text: str) -> tuple[Any, dict[Place, int]]:
         return builder.build_document(), dict(builder.entries)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        what = shorten(" ".join(str(error.problem or error.context).split()))
+        what = shorten(join_lines(error.problem or error.context))
         raise WrongYAML(line, what, "Correct the YAML there.") from error
     # ruamel.yaml raises ValueError for a directive with a wrong version.
     except (YAMLError, ValueError) as error:
-        raise WrongYAML(0, f"is not YAML ({shorten(' '.join(str(error).split()))})", "Correct it.") from error
+        raise WrongYAML(0, f"is not YAML ({shorten(join_lines(error))})", "Correct it.") from error
 
 
 @dataclass(frozen=True)

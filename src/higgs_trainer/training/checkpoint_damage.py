@@ -13,6 +13,7 @@ from transformers.trainer import SCHEDULER_NAME
 from higgs_trainer.checksums import list_files, verify_checksums
 from higgs_trainer.errors import CheckpointError, DamageError, list_first
 from higgs_trainer.model.weight_files import read_headers, read_tensors
+from higgs_trainer.printable import join_lines
 from higgs_trainer.run_folder import (
     CHECKSUMS_FILE,
     MODEL_CARD_FILE,
@@ -145,6 +146,6 @@ def _check_torch_file(path: Path) -> None:
         LookupError,
         pickle.UnpicklingError,
     ) as error:
-        raise DamageError(f"{path} is damaged ({' '.join(str(error).split())[:200]})", "") from error
+        raise DamageError(f"{path} is damaged ({join_lines(error)[:200]})", "") from error
     if damaged is not None:
         raise DamageError(f"{path} is damaged (CRC of {damaged})", "")

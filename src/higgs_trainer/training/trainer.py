@@ -38,6 +38,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from higgs_trainer.dataset.examples import Example
 from higgs_trainer.errors import LossError, RecipeError
 from higgs_trainer.model.families import Aligned, Family
+from higgs_trainer.printable import join_lines
 from higgs_trainer.tensors import check_pack
 from higgs_trainer.training.checkpoints import CompleteCheckpoints
 from higgs_trainer.training.losses import (
@@ -59,8 +60,7 @@ def _explain_refusal(what: str, fields: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, LookupError, AttributeError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(f"the {what} cannot be built ({reason}). Correct {fields}.") from error
+        raise RecipeError(f"the {what} cannot be built ({join_lines(error)}). Correct {fields}.") from error
 
 
 class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
