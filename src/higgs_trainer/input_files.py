@@ -110,6 +110,6 @@ def read_text_file(
     return text
 
 
-def name_reason(error: OSError | ValueError) -> str:
+def name_reason(error: OSError | RuntimeError | ValueError) -> str:
     """Return why a file cannot be read, without its path, which may be long."""
     return str(error.strerror) if isinstance(error, OSError) else str(error)
