@@ -16,6 +16,8 @@ PASSES_ON = (
     str(Path(__file__).parent) + os.sep,
     str(_TORCH / "_dynamo") + os.sep,
     str(_TORCH / "_compile.py"),
+    # The compiler runs inside a wrapper that is defined here.
+    str(_TORCH / "_utils_internal.py"),
 )
 
 
