@@ -108,3 +108,33 @@ def test_a_forward_that_takes_any_key_stays_one_graph() -> None:
     LabelGuard(model)
     fast = compiled(model, fullgraph=True)
     assert torch.equal(fast(speech=torch.ones(2), labels=torch.ones(2)), torch.full((2,), 2.0))
+
+
+class TakesAnyKey(nn.Module):
+    def forward(self, speech: Tensor, **kwargs: Tensor) -> Tensor:
+        return speech * kwargs["speed"] + kwargs["labels"]
+
+
+ANY_KEY = Contract("TakesAnyKey", frozenset({"speech"}), frozenset({"labels"}))
+
+
+def test_watching_one_graph_with_a_contract_changes_nothing_and_names_every_key() -> None:
+    model = TakesAnyKey()
+    guard = LabelGuard(model, ANY_KEY, policy="watch")
+    output = compiled(model, fullgraph=True)(
+        speech=torch.ones(2), speed=torch.full((2,), 2.0), labels=torch.ones(2)
+    )
+    assert torch.equal(output, torch.full((2,), 3.0))
+    assert [(leak.key, leak.outcome) for leak in guard.leaks] == [
+        ("speed", "swallowed"),
+        ("labels", "swallowed"),
+    ]
+
+
+@pytest.mark.usefixtures("in_tests_folder")
+def test_an_unlisted_key_in_one_graph_raises_an_error_that_names_its_source_and_the_remedy() -> None:
+    model = TakesAnyKey()
+    LabelGuard(model, ANY_KEY)
+    match = r"'speed', which comes from test_an_unlisted\w+ \(test_compile.py:.*list it in the contract"
+    with pytest.raises(Exception, match=match):
+        compiled(model, fullgraph=True)(speech=torch.ones(2), speed=torch.ones(2))

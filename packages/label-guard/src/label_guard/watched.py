@@ -163,15 +163,23 @@ class WatchedForward:
             if key in self._inputs:
                 continue
             source = find_traced_source(key)
+            if self.guard.policy == "watch" and self.contract is not None:
+                # As in a call that is not traced, every unlisted key is named, and none is removed.
+                self._report(key, None, names, source=source)
+                continue
             is_lost = key in valued and self.contract is not None and not self._is_listed(key)
             if is_lost or not self._is_stopped(key, has_value=key in valued):
                 outcome = STOPPED if is_lost else PASSED
                 if outcome == STOPPED or self.kind == CLOSED:
-                    leak = self.guard.report(
+                    name = self.guard.report(
                         5, key, None, names, outcome=outcome, model=self.name, source=source
                     )
                     if is_lost:
-                        raise LabelLeakError(f"the contract does not list {key!r}, from {leak}", (key,))
+                        raise LabelLeakError(
+                            f"{self.name}.forward: the contract does not list {key!r}, which comes from {name}. Remove "
+                            "it from the call, or list it in the contract",
+                            (key,),
+                        )
             elif self._report(key, None, names, source=source) is not None:
                 self.guard.ledger.record_diverted(5, key)
                 removed.append(key)
