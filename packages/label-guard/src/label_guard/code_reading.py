@@ -34,8 +34,9 @@ FOLLOWED_IN_TRANSFORMERS = "transformers.data."
 OTHER_FRAMEWORKS = ("tf_call", "numpy_call")
 MAX_FOLLOWED = 100
 
-# Methods and functions that only look a key up, or remove it.
-_LOOKUPS = frozenset({"get", "pop", "getattr", "hasattr", "delattr"})
+# Methods of a mapping, and functions, that only look a key up or remove it.
+_LOOKUP_METHODS = frozenset({"get", "pop"})
+_LOOKUP_FUNCTIONS = frozenset({"getattr", "hasattr", "delattr"})
 # Methods and functions that put keys into a mapping or an object.
 _WRITERS = frozenset({"dict", "update", "setdefault", "setattr", "replace"})
 # Those that may put keys there which are not written in the code.
@@ -260,7 +261,7 @@ def _read_code(scope: Scope, code: CodeType, key: str) -> KeyUse:
             use |= KeyUse(reads=True)
         elif step.opname == "KW_NAMES" and key in (_read_constant(code, step) or ()):
             use |= KeyUse(_judge_call(instructions, index))
-        elif _is_or_holds(_read_pushed(scope, code, step), key):
+        elif _is_or_holds(_read_pushed(scope, step), key):
             use |= _judge_consumer(instructions, index)
         elif _writes_computed_key(scope, instructions, index):
             use |= KeyUse(Evidence.COMPUTES)
@@ -274,7 +275,7 @@ def _read_constant(code: CodeType, step: dis.Instruction) -> Any:
     return code.co_consts[step.arg] if step.arg is not None else None
 
 
-def _read_pushed(scope: Scope, code: CodeType, step: dis.Instruction) -> Any:
+def _read_pushed(scope: Scope, step: dis.Instruction) -> Any:
     """Return the value that an instruction loads, if it is known."""
     if step.opname.startswith(("LOAD_CONST", "RETURN_CONST")):
         return step.argval
@@ -299,7 +300,7 @@ def _is_or_holds(value: Any, key: str) -> bool:
 def _judge_consumer(instructions: list[dis.Instruction], index: int) -> KeyUse:
     """Judge what happens to the key that an instruction has put on the stack."""
     before = [step.argval for step in instructions[max(0, index - 4) : index] if isinstance(step.argval, str)]
-    if before[-1:] in (["get"], ["pop"]) or _LOOKUPS & {"getattr", "hasattr", "delattr"} & set(before):
+    if _LOOKUP_METHODS & set(before[-1:]) or _LOOKUP_FUNCTIONS & set(before):
         return KeyUse(reads=True)
     consumer = _find_consumer(instructions, index)
     if consumer is None:
@@ -364,7 +365,7 @@ def _writes_computed_key(scope: Scope, instructions: list[dis.Instruction], inde
             ("LOAD_CONST", "LOAD_SMALL_INT", "COMPARE", "UNARY", "BUILD_TUPLE", "BUILD_SLICE")
         ):
             return False
-        value = _read_pushed(scope, scope.code, before)
+        value = _read_pushed(scope, before)
         return value is None or value is _MISSING
     if step.opname in ("MAP_ADD", "DICT_UPDATE"):
         return True
