@@ -15,6 +15,8 @@ from label_guard.suspect import Suspect, judge, judge_scope
 
 # The methods by which a DataLoader gets rows from a dataset.
 ROW_METHODS = ("__getitem__", "__getitems__", "__iter__", "__next__")
+# Mappings that keep their fields in an attribute `data`, where they are read without running code of the class.
+WITH_DATA = ("UserDict", "BatchEncoding", "BatchFeature")
 MAX_ROWS = 1000
 MAX_PARTS = 50
 
@@ -78,7 +80,7 @@ def _holds_rows(value: Any) -> bool:
     kind = type(value)
     if kind.__module__ == "datasets.iterable_dataset":
         return True
-    if "data" in read_variables(value) and kind.__name__ in ("UserDict", "BatchEncoding", "BatchFeature"):
+    if "data" in read_variables(value) and kind.__name__ in WITH_DATA:
         return True
     return any(isinstance(find_method(value, name), FunctionType) for name in ROW_METHODS) and is_followed(
         kind.__module__
@@ -127,7 +129,7 @@ def _read_columns(part: Any) -> frozenset[str] | None:
     if type(part) is dict:
         # The columns of a dataset, by name; whether all of them become fields of a row is not known.
         return frozenset(key for key in part if isinstance(key, str))
-    if type(part).__name__ in ("UserDict", "BatchEncoding", "BatchFeature"):
+    if type(part).__name__ in WITH_DATA:
         return frozenset(read_variables(part).get("data", {}))
     if type(part).__module__ == "datasets.iterable_dataset":
         # Its features, if they are known; each of its steps is a part too.
