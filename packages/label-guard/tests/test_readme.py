@@ -11,7 +11,8 @@ from torch import nn
 from transformers import Trainer
 
 from label_guard import Contract, LabelGuard
-from label_guard.__main__ import POLICIES, make_parser
+from label_guard.__main__ import make_parser
+from label_guard.leak import POLICIES
 from tiny_guarded import losses_of, make_model, make_trainer, next_token_loss
 
 README = Path(__file__).parents[1] / "README.md"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from label_guard.guarded_run import GuardedRun
 from label_guard.launch import hook_trainers
+from label_guard.leak import POLICIES
 from label_guard.run_report import describe_run, format_run, is_reporting_process, write_json
 from label_guard.script import run_module, run_script
 
@@ -19,11 +20,6 @@ Run a training script, and keep keys that a model does not take out of its forwa
 Trainer of transformers trains or that an Accelerator prepares in this process. The script is not edited. At the end,
 rank 0 prints what was found to the standard error output.
 """
-POLICIES = {
-    "divert": "keep labels out of the model, and continue (default)",
-    "raise": "stop at the first leak",
-    "watch": "change nothing, and name every source",
-}
 
 
 def make_parser() -> argparse.ArgumentParser:

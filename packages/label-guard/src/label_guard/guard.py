@@ -21,7 +21,7 @@ from label_guard.boundaries import find_base, find_boundaries, find_class
 from label_guard.call_source import FindBatchSource, find_call_source
 from label_guard.contract import Contract, ModelInputs, Split, is_same
 from label_guard.copies import Blueprint
-from label_guard.leak import LAYERS, PASSED, STOPPED, SWALLOWED, KeySource, LabelLeakError, Leak
+from label_guard.leak import LAYERS, PASSED, POLICIES, STOPPED, SWALLOWED, KeySource, LabelLeakError, Leak
 from label_guard.ledger import Ledger
 from label_guard.names import is_label_like
 from label_guard.step import Step
@@ -30,7 +30,6 @@ from label_guard.watched import WatchedForward
 logger = logging.getLogger("label_guard")
 
 ALL_LAYERS = frozenset(LAYERS)
-POLICIES = ("divert", "raise", "watch")
 
 
 class CallState(threading.local):

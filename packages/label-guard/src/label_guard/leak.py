@@ -10,6 +10,13 @@ LAYERS = {
     5: "forward",
 }
 
+# What a guard does with a leak.
+POLICIES = {
+    "divert": "keep labels out of the model, and continue (default)",
+    "raise": "stop at the first leak",
+    "watch": "change nothing, and name every source",
+}
+
 # What became of a leak. STOPPED: it was removed, or it stopped the run. PASSED: it was left in the call, and Python
 # raises a TypeError. SWALLOWED: it was left in the call to a forward that takes any key.
 STOPPED = "stopped"
@@ -39,8 +46,7 @@ class Leak:
         layer: the layer that found it, 1 to 5.
         source: the code that added it.
         count: how many times this layer found this key from this source.
-        outcome: ``"stopped"``, ``"passed"`` (the key was left in the call, and Python raises a TypeError) or
-            ``"swallowed"`` (it was left in the call to a ``forward`` that takes any key).
+        outcome: what became of it: ``STOPPED``, ``PASSED`` or ``SWALLOWED``.
         model: the class whose ``forward`` it reached, or would have reached; empty at the layers 1 to 4.
         first_layer: the layer at which a trainer's batch first held the key; 0 if it was never in the batch.
     """
