@@ -91,22 +91,18 @@ def _has_mixin(trainer: Any) -> bool:
 
 
 def _make_count_stopper(trainer: Any) -> OnStopped:
-    """Return what lets Trainer divide the loss, once it is known that the model does not take the number of items.
+    """Return a function that lets Trainer divide the loss when the number of items is kept out of the model.
 
-    Trainer believes of any forward with ``**kwargs``, also a wrapper's, that it divides its loss. It reads this after
-    the forward, so the first step is already divided right.
+    It does not keep the trainer alive, so that the script can free it.
     """
     reference = weakref.ref(trainer)
 
     def stop_counting(key: str) -> None:
-        from label_guard.observer import SmootherWithoutCount
+        # Imported here, because the script may set what torch reads when it is imported.
+        from label_guard.observer import let_trainer_divide
 
         current = reference()
-        if key != "num_items_in_batch" or current is None:
-            return
-        current.model_accepts_loss_kwargs = False
-        smoother = current.label_smoother
-        if current.compute_loss_func is None and smoother is not None:
-            current.label_smoother = SmootherWithoutCount(smoother)
+        if key == "num_items_in_batch" and current is not None:
+            let_trainer_divide(current)
 
     return stop_counting

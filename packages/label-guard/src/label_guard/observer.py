@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from label_guard.step import Step, list_names
 
 if TYPE_CHECKING:
+    from transformers import Trainer
+
     from label_guard.guard import LabelGuard
     from label_guard.mixin import LabelGuardMixin
 
@@ -28,20 +30,10 @@ class Observer:
         guard.on_stopped = self._stop_counting
 
     def _stop_counting(self, key: str) -> None:
-        """Let Trainer scale the loss, if the model does not.
-
-        Trainer believes of any forward with ``**kwargs``, also a wrapper's, that it divides its loss by
-        ``num_items_in_batch``. It reads this after the forward, so the first step is scaled right already. The rest of
-        that step must do without the count, as every later step does.
-        """
-        trainer = self._trainer
-        if key != "num_items_in_batch":
-            return
-        trainer.model_accepts_loss_kwargs = False
-        self._drops_count = trainer.compute_loss_func is None
-        smoother = trainer.label_smoother
-        if self._drops_count and smoother is not None and not isinstance(smoother, SmootherWithoutCount):
-            trainer.label_smoother = SmootherWithoutCount(smoother)
+        """Let the rest of the step do without the count, as every later step does, if the model does not take it."""
+        if key == "num_items_in_batch":
+            let_trainer_divide(self._trainer)
+            self._drops_count = self._trainer.compute_loss_func is None
 
     def get_batch_samples(self, stock: Stock, *args: Any, **kwargs: Any) -> Any:
         """Take the batches of one optimizer step, and record their keys."""
@@ -100,6 +92,19 @@ class SmootherWithoutCount:
 
     def __call__(self, *args: Any, num_items_in_batch: Any = None, **kwargs: Any) -> Any:
         return self.smoother(*args, **kwargs)
+
+
+def let_trainer_divide(trainer: Trainer) -> None:
+    """Let Trainer divide the loss, once it is known that the model does not take ``num_items_in_batch``.
+
+    Trainer believes of any forward with ``**kwargs``, also a wrapper's, that it divides its loss. It reads this after
+    the forward, so the first step is already divided right.
+    """
+    trainer.model_accepts_loss_kwargs = False
+    smoother = trainer.label_smoother
+    is_used = smoother is not None and trainer.compute_loss_func is None
+    if is_used and not isinstance(smoother, SmootherWithoutCount):
+        trainer.label_smoother = SmootherWithoutCount(smoother)
 
 
 def _find_argument(name: str, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
