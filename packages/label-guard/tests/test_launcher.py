@@ -134,6 +134,8 @@ def test_the_script_sees_what_it_sees_under_python(
         (["missing.py"], "missing.py is not a file"),
         (["--policy", "stop", "train.py"], "invalid choice: 'stop'"),
         (["--report", "missing/report.json", __file__], "its folder does not exist"),
+        (["--report", ".", __file__], "is a folder. Name a file"),
+        (["--report", "", __file__], "is a folder. Name a file"),
     ],
 )
 def test_a_wrong_command_line_is_refused_before_anything_runs(

@@ -51,8 +51,12 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("name the script to run, for example: python -m label_guard train.py")
     if arguments.script is not None and not os.path.isfile(arguments.script):
         parser.error(f"{arguments.script} is not a file")
-    if arguments.report is not None and not os.path.isdir(os.path.dirname(os.path.abspath(arguments.report))):
-        parser.error(f"--report {arguments.report}: its folder does not exist")
+    if arguments.report is not None:
+        path = os.path.abspath(arguments.report)
+        if os.path.isdir(path):
+            parser.error(f"--report {path} is a folder. Name a file")
+        if not os.path.isdir(os.path.dirname(path)):
+            parser.error(f"--report {path}: its folder does not exist")
     return arguments
 
 
