@@ -21,11 +21,11 @@ LABEL_REMEDIES = (
     ),
     (
         "from the collator",
-        "Leave it out in the collator, or keep it for the loss: the guard passes it there",
+        "Leave it out in the collator, or keep it for the loss: the guard keeps it out of the model",
     ),
     (
         "from the dataset",
-        "Remove the column from the dataset, or keep it for the loss: the guard passes it there",
+        "Remove the column from the dataset, or keep it for the loss: the guard keeps it out of the model",
     ),
 )
 # A key that came with the batch and is not label-like may be needed by the model, by the trainer, or by neither.
