@@ -29,8 +29,8 @@ BATCH_METHODS = (
     "compute_guarded_loss",
 )
 
-
-# The local variables of Trainer's loops that hold a loader: the first one in training, the second in evaluation.
+# The local variables of Trainer's loops that hold a loader. The first marks the training loop, the second the
+# evaluation loop. The others hold the loader of a training loop whose `epoch_iterator` does not lead to it.
 LOADER_VARIABLES = ("epoch_iterator", "dataloader", "epoch_dataloader", "train_dataloader")
 
 

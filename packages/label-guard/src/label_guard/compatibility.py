@@ -1,4 +1,7 @@
-"""Differences between the versions of transformers that the guard supports (4.46 and later). All of them are here."""
+"""What Trainer does differently in the versions of transformers that the guard supports (4.46 and later).
+
+Names that only some versions use are in the lists of ``signature.py`` and ``batch_source.py``.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ PLAIN_PROTOCOL = 2
 
 
 class Blueprint:
-    """What guards a copy: the same guard in this process, a new guard with the same settings in another.
+    """What guards a copy: the same guard in this process, a new guard with the same policy in another.
 
     Args:
         guard: the guard of the original.

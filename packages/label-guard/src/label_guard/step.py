@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import UserDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +32,7 @@ def list_names(batch: Any) -> tuple[str, ...]:
     """Return the names of the fields of a batch, without reading a value; none if it has no named fields."""
     if type(batch) is dict:
         return tuple(batch)
-    if isinstance(batch, (UserDict, Mapping)):
+    if isinstance(batch, Mapping):
         return tuple(batch)
     # A named tuple has no variables of its own.
     return getattr(batch, "_fields", None) or tuple(getattr(batch, "__dict__", ()))
