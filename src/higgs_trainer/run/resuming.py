@@ -163,8 +163,14 @@ def check_allowed(names: Iterable[str], recipe: Recipe) -> frozenset[str]:
     """Return the full names of the fields that the user allows to change.
 
     Raises:
-        RecipeError: there is no such field.
+        RecipeError: there is no such field, or the recipe resumes nothing, so that the permission would have no effect.
     """
+    names = list(names)
+    if names and not recipe.training.resume_from_checkpoint:
+        raise RecipeError(
+            f"--allow-changed {names[0]}: this run resumes nothing. Add --resume_from_checkpoint true, or remove "
+            "the option."
+        )
     known = [*describe_recipe(recipe), *FACTS]
     found = set()
     for name in names:

@@ -256,16 +256,25 @@ def test_a_checkpoint_without_a_record_is_refused(checkpoint: Path) -> None:
 
 
 def test_a_field_may_be_named_by_its_last_part_and_must_exist() -> None:
-    assert check_allowed(["seed", "training.learning_rate", "fingerprint"], build_recipe()) == {
+    resumed = build_recipe(training={"resume_from_checkpoint": True})
+    assert check_allowed(["seed", "training.learning_rate", "fingerprint"], resumed) == {
         "training.seed",
         "training.learning_rate",
         "base_model.fingerprint",
     }
     with pytest.raises(RecipeError, match=r"--allow-changed training.lerning_rate: .*training.learning_rate"):
-        check_allowed(["training.lerning_rate"], build_recipe())
+        check_allowed(["training.lerning_rate"], resumed)
     for name in ("all", "training", "*", ""):
         with pytest.raises(RecipeError, match="no such field"):
-            check_allowed([name], build_recipe())
+            check_allowed([name], resumed)
+
+
+def test_a_permission_without_a_resume_is_refused() -> None:
+    assert check_allowed([], build_recipe()) == frozenset()
+    with pytest.raises(
+        RecipeError, match=r"--allow-changed seed: this run resumes nothing.*resume_from_checkpoint"
+    ):
+        check_allowed(["seed"], build_recipe())
 
 
 def test_every_field_of_the_tables_exists() -> None:
