@@ -8,7 +8,7 @@ from pathlib import Path
 INTRODUCTION = """# Recipe reference
 
 A recipe is a YAML file with the sections below. This page is generated from the classes that read it
-(`higgs_trainer/recipe/schema.py`).
+(`higgs_trainer/recipe/schema.py`, `training_section.py`).
 
 - Fields without a default are required.
 - An unknown key is an error, and so is a value of the wrong type. All problems of a recipe are reported together.

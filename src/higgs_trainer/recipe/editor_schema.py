@@ -9,8 +9,9 @@ Hat), or any other editor with yaml-language-server, at it in the first line of 
 from dataclasses import fields
 from typing import Any
 
-from higgs_trainer.recipe.schema import Recipe, TrainingRecipe
+from higgs_trainer.recipe.schema import Recipe
 from higgs_trainer.recipe.training_fields import build_adapter, list_extra_names
+from higgs_trainer.recipe.training_section import TrainingRecipe
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

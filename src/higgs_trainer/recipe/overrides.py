@@ -9,8 +9,9 @@ from pydantic.fields import FieldInfo
 
 from higgs_trainer.errors import suggest_name
 from higgs_trainer.recipe.problems import Place
-from higgs_trainer.recipe.schema import Recipe, TrainingRecipe
+from higgs_trainer.recipe.schema import Recipe
 from higgs_trainer.recipe.training_fields import REFUSED, build_adapter, list_extra_names
+from higgs_trainer.recipe.training_section import TrainingRecipe
 from higgs_trainer.recipe.values import CommandLineText, Section, mark_texts
 from higgs_trainer.recipe.yaml_file import WrongYAML, parse_yaml
 

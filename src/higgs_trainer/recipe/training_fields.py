@@ -1,4 +1,4 @@
-"""Pass on, or refuse, the fields of transformers' `TrainingArguments` that `schema.TrainingRecipe` does not list.
+"""Pass on, or refuse, the fields of transformers' `TrainingArguments` that `training_section.py` does not list.
 
 The names are read from the source of transformers, without importing it, so that a misspelt name is reported at once.
 The types need transformers itself; it is imported only for a recipe that sets such a field.

@@ -19,10 +19,10 @@ from higgs_trainer.recipe.schema import (
     ModelRecipe,
     Recipe,
     SamplesRecipe,
-    TrainingRecipe,
     WeightedFolder,
 )
 from higgs_trainer.recipe.training_fields import REFUSED, list_argument_names, list_extra_names
+from higgs_trainer.recipe.training_section import TrainingRecipe
 from higgs_trainer.recipe.values import Scheduler
 from higgs_trainer.recipe.yaml_file import read_yaml
 
