@@ -170,13 +170,13 @@ def _check_text(option: str, text: str) -> None:
     Raises:
         UserError: it is empty, has no word, or contains what cannot be in a prompt.
     """
-    from higgs_trainer.manifest.text import TAGS, find_prompt_problem, has_words
+    from higgs_trainer.manifest.text import find_prompt_problem, is_speakable
 
     if not text.strip():
         raise UserError(f"{option} is empty. Give it a sentence.")
     if problem := find_prompt_problem(text):
         raise UserError(f"{option} {problem[0]}. {problem[1]}")
-    if not has_words(text) and not TAGS.search(text):
+    if not is_speakable(text):
         raise UserError(f"{option} contains no word. Write what is said, or a tag such as [laugh].")
 
 

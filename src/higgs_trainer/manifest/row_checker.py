@@ -33,12 +33,11 @@ from higgs_trainer.manifest.numbers import find_language
 from higgs_trainer.manifest.tasks import choose_task, derive_task, find_task_problems
 from higgs_trainer.manifest.text import (
     LONE_SURROGATE,
-    TAGS,
     TextRules,
     clean_text,
     find_prompt_problem,
     find_text_problem,
-    has_words,
+    is_speakable,
 )
 from higgs_trainer.manifest.utterance import Clip, Utterance, find_conflicting_clip
 
@@ -186,7 +185,7 @@ class RowChecker:
         if find_prompt_problem(value):
             # `_check_strings` has added the problem.
             return None
-        if not has_words(value) and not TAGS.search(value):
+        if not is_speakable(value):
             self.add(f'"{shown}" contains no word', "Write what is said, or a tag such as [laugh].")
             return None
         language = None
@@ -207,7 +206,7 @@ class RowChecker:
         if problem := find_prompt_problem(text):
             self.add(f'"{shown}" {problem[0]} after it was cleaned', remedy)
             return False
-        if not has_words(text) and not TAGS.search(text):
+        if not is_speakable(text):
             self.add(f'"{shown}" contains no word after it was cleaned', remedy)
             return False
         return True

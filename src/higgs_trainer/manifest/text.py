@@ -214,3 +214,8 @@ def count_spoken(text: str) -> tuple[int, str]:
 def has_words(text: str) -> bool:
     """Return whether `count_spoken` would count anything."""
     return WORD.search(TAGS.sub(" ", text)) is not None
+
+
+def is_speakable(text: str) -> bool:
+    """Return whether there is something to speak: a word, or a tag such as [laugh]."""
+    return has_words(text) or TAGS.search(text) is not None

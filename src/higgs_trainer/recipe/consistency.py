@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from higgs_trainer.manifest.text import find_prompt_problem
+from higgs_trainer.manifest.text import find_prompt_problem, is_speakable
 from higgs_trainer.recipe.problems import Place
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ def _check_samples(recipe: "Recipe") -> Iterator[Contradiction]:
     for place, text in texts:
         if problem := find_prompt_problem(text):
             yield place, *problem
+        elif not is_speakable(text):
+            yield place, "contains no word", "Write what is said, or a tag such as [laugh]."
     if (samples.ref_audio is None) != (samples.ref_text is None):
         given = "ref_audio" if samples.ref_text is None else "ref_text"
         yield (

@@ -270,6 +270,7 @@ def test_any_text_is_yaml_or_refused(text: str) -> None:
         ('{texts: [good, "a <|eot_id|> b"]}', 'samples.texts.1: contains the special token "<|eot_id|>"'),
         ('{texts: ["[speaker 1] hello"]}', 'samples.texts.0: contains "[speaker 1]"'),
         (f"{{texts: [{'a' * 20_001}]}}", "samples.texts.0: has 20001 characters"),
+        ('{texts: ["..."]}', "samples.texts.0: contains no word. Write what is said"),
         ('{ref_audio: a.wav, ref_text: "<|x|>"}', 'samples.ref_text: contains the special token "<|x|>"'),
     ],
 )
