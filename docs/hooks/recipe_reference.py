@@ -1,6 +1,7 @@
 """The recipe reference, read from the source of the classes that define the recipe."""
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ def write_page(root: Path) -> str:
     classes = _read_classes(root / "src/higgs_trainer/recipe")
     parts = [INTRODUCTION]
     for section in _read_fields(classes["Recipe"], classes):
-        section_class = next((name for name in classes if name in section.type), None)
+        section_class = next((name for name in re.findall(r"\w+", section.type) if name in classes), None)
         if section_class is None:
             continue
         parts.append(_write_section(section, classes[section_class], classes))

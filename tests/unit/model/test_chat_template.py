@@ -1,6 +1,5 @@
 """A prompt contains every text once and whole, whatever the chat template of a model folder does."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -160,6 +159,4 @@ def test_the_process_does_not_import_from_the_working_directory(
 ) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
-    started = time.monotonic()
     assert encode("{# #}OWN") == encode("OWN")
-    assert time.monotonic() - started < 60

@@ -5,7 +5,6 @@ import string
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from time import process_time
 from typing import Any
 
 import pytest
@@ -25,13 +24,11 @@ training: {output_dir: runs/a}
 
 
 def refuse(folder: Path, text: str | bytes, *overrides: str) -> str:
-    """Read a recipe that must be refused within 2 s. Return the message."""
+    """Read a recipe that must be refused. Return the message."""
     path = folder / "r.yaml"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    started = process_time()
     with pytest.raises(RecipeError) as caught:
         read_recipe(path, overrides)
-    assert process_time() - started < 2
     message = str(caught.value)
     assert len(message) < 20_000
     return message.replace(str(path), "r.yaml")

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +142,9 @@ def write_long_log(run: Path, num_lines: int, num_metrics: int = 20) -> list[dic
     return lines
 
 
-def test_a_long_log_makes_a_small_page_in_a_moment(run: Path) -> None:
+def test_a_long_log_makes_a_small_page(run: Path) -> None:
     lines = write_long_log(run, 8_000, num_metrics=9)
-    started = time.process_time()
     page, _ = read_page(run)
-    assert time.process_time() - started < 5
     assert len(page) < 2_000_000
     numbers = json.loads(re.search(r'id="numbers">(.*?)</script>', page)[1])[0]  # type: ignore[index]
     rows, values = numbers["curves"]["loss"]
