@@ -4,12 +4,12 @@
 # make lint         only check style, types and import directions
 # make format       format the code, and fix what ruff can fix
 # make test-boson   test the guard and the loss on Boson's own model, in .venv-boson with its older libraries
-# make test-newest  run a part of the tests with the newest transformers, peft and accelerate that pyproject.toml allows
+# make test-newest  run a part of the tests with the newest versions that pyproject.toml allows; says what is newer
 # make test-guard-versions   test the guard with transformers from 4.46 to the newest; VERSIONS=newest: only with that
 # make test-guard-foreign    compare trainers of TRL and others with and without the guard, in .venv-foreign
 # make torture      disturb the commands with 30 faults drawn at random
 # make docs         build the documentation site in build/site, offline
-# make wheels       build the wheels of the three packages in dist
+# make dist         build the source distributions and wheels of the three packages in dist, and check them
 # make constraints  resolve all dependencies again and rewrite constraints.txt
 # make clean        remove environments, builds and caches
 
@@ -24,7 +24,7 @@ VERSIONS ?=
 PACKAGES := packages/label-guard packages/higgs-trainer-demo
 EXTRAS := demo,dev,docs,evaluate,numbers
 
-.PHONY: setup demo test test-boson test-guard-foreign test-guard-versions test-newest torture docs wheels lint format constraints clean
+.PHONY: setup demo test test-boson test-guard-foreign test-guard-versions test-newest torture docs dist lint format constraints clean
 
 setup: $(STAMP)
 
@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml $(addsuffix /pyproject.toml,$(PACKAGES)) constraints.tx
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make setup needs Python 3.11 or newer: make PYTHON=python3.11 setup")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt hatchling editables
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt hatchling hatch-fancy-pypi-readme editables
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt --no-build-isolation \
 	  $(addprefix -e ,$(PACKAGES)) -e '.[$(EXTRAS)]'
 	@touch $@
@@ -58,7 +58,7 @@ $(BOSON)/.installed: constraints-boson.txt
 	$(BOSON)/bin/pip install --disable-pip-version-check torch==2.13.0
 	$(BOSON)/bin/pip install --disable-pip-version-check -c constraints-boson.txt \
 	  transformers==4.46.3 peft==0.13.2 accelerate==1.1.1 dacite librosa loguru pandas hypothesis pytest pytest-xdist \
-	  hatchling rich xxhash
+	  hatchling hatch-fancy-pypi-readme rich xxhash
 	$(BOSON)/bin/pip install --disable-pip-version-check --no-deps boson_multimodal==0.1.1
 	@touch $@
 
@@ -98,8 +98,12 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-wheels: setup
-	$(BIN)/pip wheel --disable-pip-version-check --no-deps --no-build-isolation -w dist $(PACKAGES) .
+# The wheels are built from the source distributions, so these hold all that a wheel needs.
+dist: setup
+	rm -rf dist
+	for package in $(PACKAGES) .; do (cd $$package && $(CURDIR)/$(BIN)/hatchling build -t sdist -d $(CURDIR)/dist) || exit 1; done
+	$(BIN)/pip wheel --disable-pip-version-check --quiet --no-deps --no-build-isolation -w dist dist/*.tar.gz
+	$(BIN)/twine check --strict dist/*
 
 # Compare the new constraints.txt with the old one, then run `make test` and `make demo`.
 constraints:

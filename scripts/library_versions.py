@@ -1,15 +1,18 @@
-"""Run tests with other versions of transformers, peft and accelerate than those in constraints.txt.
+"""Run tests with other versions of the dependencies than those in constraints.txt.
 
     python scripts/library_versions.py guard               label-guard's fast tests with each row of its table
     python scripts/library_versions.py guard 4.46 newest   only with these rows
     python scripts/library_versions.py newest              tests of both packages with the newest versions allowed
+    python scripts/library_versions.py pins                only list what is newer than the pins and the bounds
 
 The table is packages/label-guard/tests/versions.toml. Prints one line for each set of versions. If the newest versions
 fail, each library is set back alone to its version in constraints.txt, to name the one whose bound must be lowered. The
-exit code is 1 if a test fails. Environments and logs are in build/versions.
+exit code is 1 if a test fails. `newest` also lists which pins are behind, which bounds exclude a released version, and
+what to do about each. Environments and logs are in build/versions.
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -21,17 +24,34 @@ import venv
 from collections.abc import Sequence
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build/versions"
 TABLE = ROOT / "packages/label-guard/tests/versions.toml"
 LIBRARIES = ("transformers", "peft", "accelerate")
 TORCH = "torch==2.13.0"
+# Libraries whose internals this project calls or replaces. Each minor version may change them.
+CLOSE_LIBRARIES = ("accelerate", "peft", "torch", "transformers")
+# The newest version that was tested, where constraints.txt has an older one; docs/decisions/dependencies.md says how.
+TESTED = {"transformers": "5.24.0"}
+# Pins that are older than the newest version that was tested, and until when.
+KEPT_PINS = {"transformers": "until peft 0.22 is released (docs/decisions/versions.md)"}
+OWN_PACKAGES = ("label-guard", "higgs-trainer-demo")
+USER_EXTRAS = ("demo", "evaluate", "loudness", "numbers", "tensorboard")
 GUARD_TESTS = ["packages/label-guard/tests"]
-# What calls transformers, peft or accelerate, or takes the place of their code.
+# What calls transformers, peft or accelerate, or takes the place of their code; and what reads and writes files with
+# the other libraries.
 NEWEST_TESTS = [
     *GUARD_TESTS,
     "tests/parity",
-    *(f"tests/unit/{name}" for name in ("model", "recipe", "sharing", "speech", "training")),
+    *(
+        f"tests/unit/{name}"
+        for name in ("audio", "corpus", "dataset", "manifest", "model", "recipe", "sharing")
+    ),
+    *(f"tests/unit/{name}" for name in ("speech", "training")),
     "tests/end_to_end/test_train_cli.py",
     "tests/end_to_end/test_watching.py",
 ]
@@ -68,11 +88,11 @@ class Environment:
         call = [self.python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--upgrade"]
         subprocess.run([*call, TORCH, *requirements], check=True)
 
-    def list_versions(self) -> dict[str, str]:
-        """Return the version of each of the three libraries."""
-        code = f"from importlib.metadata import version; print(*map(version, {LIBRARIES}))"
+    def list_versions(self, names: Sequence[str] = LIBRARIES) -> dict[str, str]:
+        """Return the version of each library."""
+        code = f"from importlib.metadata import version; print(*map(version, {list(names)}))"
         found = subprocess.run([self.python, "-c", code], check=True, capture_output=True, text=True)
-        return dict(zip(LIBRARIES, found.stdout.split(), strict=True))
+        return dict(zip(names, found.stdout.split(), strict=True))
 
     def run_tests(self, arguments: Sequence[str]) -> bool:
         """Run pytest, write its output to the log, print its last line, and the failures if there are any."""
@@ -104,7 +124,27 @@ def find_site_packages(environment: Path) -> Path:
 def read_pins() -> dict[str, str]:
     """Read the version of each package in constraints.txt."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return dict(line.split("==") for line in lines if "==" in line)
+    pinned = (line.split("==") for line in lines if "==" in line)
+    return {canonicalize_name(name): version for name, version in pinned}
+
+
+def read_ranges() -> dict[str, Requirement]:
+    """Read what pyproject.toml requires of others' packages, with the extras that users install."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *(line for extra in USER_EXTRAS for line in extras[extra])]
+    ranges = {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines}
+    return {name: found for name, found in ranges.items() if name not in OWN_PACKAGES}
+
+
+def find_bound(name: str, tested: Version) -> str:
+    """Return the first version that a range excludes, if ``tested`` is the newest version that was tested.
+
+    That is the next version that may break its users: the next major version, and before 1.0 the next minor one. For
+    `CLOSE_LIBRARIES` it is always the next minor version.
+    """
+    by_minor = name in CLOSE_LIBRARIES or tested.major == 0
+    return f"{tested.major}.{tested.minor + 1}" if by_minor else f"{tested.major + 1}"
 
 
 def check_guard(rows: Sequence[str]) -> bool:
@@ -126,18 +166,55 @@ def check_guard(rows: Sequence[str]) -> bool:
 
 
 def check_newest() -> bool:
-    """Run tests of both packages with the newest versions that pyproject.toml allows; everything else is pinned."""
-    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    allowed = [line for line in dependencies if re.match(r"[\w-]+", line)[0] in LIBRARIES]
+    """Run tests of both packages with the newest versions that pyproject.toml allows; torch stays as it is pinned."""
+    ranges, pins = read_ranges(), read_pins()
     environment = Environment(FOLDER / "newest-allowed", ROOT / ".venv")
-    environment.install(allowed)
+    environment.install([str(wanted) for name, wanted in ranges.items() if name != "torch"])
+    newest = environment.list_versions(list(ranges))
+    changed = {name: version for name, version in newest.items() if Version(version) != Version(pins[name])}
+    print("\n".join(list_newer(ranges, pins, newest, find_released(list(ranges)))), flush=True)
     if environment.run_tests([*TWO_WORKERS, *NEWEST_TESTS]):
         return True
-    newest, pins = environment.list_versions(), read_pins()
-    changed = {name: version for name, version in newest.items() if version != pins[name]}
     guilty = [name for name in changed if passes_with(environment, name, pins[name], newest[name])]
     print(describe_failure(changed, guilty, pins))
     return False
+
+
+def find_released(names: Sequence[str]) -> dict[str, str]:
+    """Return the newest version of each package that can be installed, allowed or not. Install nothing."""
+    call = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--dry-run"]
+    found = subprocess.run(
+        [*call, "--no-deps", "--ignore-installed", "--report", "-", *names], check=True, capture_output=True
+    )
+    packages = [item["metadata"] for item in json.loads(found.stdout)["install"]]
+    return {canonicalize_name(package["name"]): package["version"] for package in packages}
+
+
+def list_newer(
+    ranges: dict[str, Requirement], pins: dict[str, str], allowed: dict[str, str], released: dict[str, str]
+) -> list[str]:
+    """Say for each library whether its pin or its bound is behind, and what to do about it.
+
+    Args:
+        ranges: what pyproject.toml requires.
+        pins: the versions in constraints.txt.
+        allowed: the newest versions within the ranges.
+        released: the newest versions of all.
+    """
+    lines = []
+    for name, wanted in ranges.items():
+        if Version(allowed[name]) > Version(pins[name]):
+            remedy = "If `make test-newest` passes, run make constraints and make test."
+            if name in KEPT_PINS:
+                remedy = f"The pin stays {KEPT_PINS[name]}."
+            lines.append(f"{name} {allowed[name]} is newer than the pin {pins[name]}. {remedy}")
+        newest = Version(released[name])
+        if newest > Version(allowed[name]) and not wanted.specifier.contains(newest):
+            lines.append(
+                f"{name} {newest} is outside {wanted}. To allow it, set the bound <{find_bound(name, newest)} in "
+                f"pyproject.toml, run make constraints and make test, and keep it if they pass."
+            )
+    return lines or ["Every pin and every bound is at the newest release."]
 
 
 def passes_with(environment: Environment, name: str, pinned: str, newest: str) -> bool:
@@ -164,7 +241,7 @@ def describe_failure(changed: dict[str, str], guilty: Sequence[str], pins: dict[
         return f"The tests fail even if one of {listed} is set back to its version in constraints.txt. Try two of them."
     return "\n".join(
         f"The failed tests pass with {name} {pins[name]}. Support {name} {changed[name]}, or lower its bound in "
-        f'pyproject.toml to "{name}<{changed[name]}" (docs/decisions/versions.md).'
+        f'pyproject.toml to "{name}<{changed[name]}" (docs/decisions/dependencies.md).'
         for name in guilty
     )
 
@@ -176,7 +253,17 @@ def main() -> int:
     tests = parser.add_subparsers(dest="tests", required=True)
     tests.add_parser("guard").add_argument("rows", nargs="*")
     tests.add_parser("newest")
+    tests.add_parser("pins")
     arguments = parser.parse_args()
+    if arguments.tests == "pins":
+        ranges, pins = read_ranges(), read_pins()
+        released = find_released(list(ranges))
+        allowed = {
+            name: released[name] if wanted.specifier.contains(released[name]) else pins[name]
+            for name, wanted in ranges.items()
+        }
+        print("\n".join(list_newer(ranges, pins, allowed, released)))
+        return 0
     passed = check_guard(arguments.rows) if arguments.tests == "guard" else check_newest()
     return 0 if passed else 1
 
