@@ -79,6 +79,8 @@ SAMPLE_RATES_HZ = range(1_000, 768_001)
 
 # Files that a model folder, a prepared dataset or a run contains
 
+MOST_WEIGHTS = 100_000
+"""Tensors of a model whose weights are not downloaded yet. The released model has fewer than a thousand."""
 STORED_JSON_BYTES = 2**28
 """A configuration, a tokenizer or a list of checksums. The tokenizer of the released model has 17 MB."""
 

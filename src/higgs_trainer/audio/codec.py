@@ -7,7 +7,6 @@ runs best on a GPU.
 
 import hashlib
 import math
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from importlib.resources import as_file, files
@@ -21,10 +20,14 @@ from torch import Tensor
 
 from higgs_trainer.audio.mel_codec import CONFIG_FILE, MelCodec
 from higgs_trainer.errors import CheckpointError, list_first
+from higgs_trainer.hub_names import check_hub_name
 from higgs_trainer.printable import join_lines
 from higgs_trainer.tensors import list_not_finite
 
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+EMBEDDED = "embedded"
+GIVE_CODEC = (
+    f"Give '{EMBEDDED}', the folder of a codec, or a hub name such as bosonai/higgs-audio-v2-tokenizer."
+)
 
 
 class Codec(Protocol):
@@ -75,19 +78,17 @@ def load_codec(name: str | Path) -> Codec:
     Raises:
         CheckpointError: there is no such codec, or a library that it needs is missing.
     """
-    if str(name) == "embedded":
+    if str(name) == EMBEDDED:
         with as_file(files("higgs_trainer.audio") / "embedded_codec") as folder:
             return _load_mel_codec(folder)
     folder = Path(name)
     if (folder / CONFIG_FILE).is_file():
         return _load_mel_codec(folder)
-    if (folder / "config.json").is_file() or (not folder.exists() and HUB_NAME.fullmatch(str(name))):
-        return HiggsTokenizerCodec.from_pretrained(name)
-    what = "contains no codec" if folder.is_dir() else "is not the folder of a codec"
-    raise CheckpointError(
-        f"{name} {what} ({CONFIG_FILE} or config.json). Give 'embedded', the folder of a codec, "
-        "or a hub name such as bosonai/higgs-audio-v2-tokenizer."
-    )
+    if not folder.is_dir():
+        check_hub_name(name, known=[EMBEDDED], more=GIVE_CODEC)
+    elif not (folder / "config.json").is_file():
+        raise CheckpointError(f"{name} contains no codec ({CONFIG_FILE} or config.json). {GIVE_CODEC}")
+    return HiggsTokenizerCodec.from_pretrained(name)
 
 
 def _load_mel_codec(folder: Path) -> Codec:

@@ -245,7 +245,7 @@ def _choose_codec(codec: str | None, recipe: Path | None, model: str | None) -> 
         )
     if codec is not None:
         return codec
-    from higgs_trainer.model.loading import find_codec
+    from higgs_trainer.model.model_folder import find_codec
 
     if recipe is not None:
         from higgs_trainer.recipe.reading import read_recipe

@@ -84,7 +84,7 @@ def generate(
     )
     script = read_texts(text, text_file)
     voice = build_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
-    from higgs_trainer.model.loading import list_inputs
+    from higgs_trainer.model.model_folder import list_inputs
     from higgs_trainer.outputs import Input, check_apart, check_can_fill
     from higgs_trainer.speech.sampling import Sampling
     from higgs_trainer.speech.speech_model import generate_into_folder, load_speech_model

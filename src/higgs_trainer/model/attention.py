@@ -14,11 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from higgs_trainer.errors import RecipeError, suggest_name
 from higgs_trainer.model.known_arguments import WITHOUT_EFFECT, check_known, has_cache
+from higgs_trainer.printable import make_line
 
 PACKED_SDPA = "packed_sdpa"
 _REMEDY = "model.attn_implementation: sdpa"
@@ -125,6 +128,27 @@ def _check_no_pack(mask_B1TT: Tensor | None, position_ids_BT: Tensor) -> None:
             "position_ids start again within a row, as in a pack, but an attention mask or a cache is given too: the "
             "examples of the pack would attend to each other. Leave attention_mask out, and use_cache off"
         )
+
+
+def check_attention(model: PreTrainedModel, name: str) -> None:
+    """Check that an attention function exists, that the model can use it, and that its package is installed.
+
+    Raises:
+        RecipeError: it does not, or is not.
+    """
+    try:
+        model.set_attn_implementation(name)
+    except MemoryError:
+        raise
+    # transformers and its library of kernels raise exceptions of many kinds.
+    except Exception as error:
+        known = ALL_ATTENTION_FUNCTIONS.valid_keys()
+        remedy = (
+            f"Install its package, or write {PACKED_SDPA}." if name in known else suggest_name(name, known)
+        )
+        what = "cannot be used here" if name in known else "is unknown"
+        reason = f" ({make_line(error)})" if name in known else ""
+        raise RecipeError(f'model.attn_implementation: "{name}" {what}{reason}. {remedy}') from error
 
 
 AttentionInterface.register(PACKED_SDPA, attend_by_example)

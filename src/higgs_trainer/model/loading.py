@@ -2,35 +2,31 @@
 
 import json
 import math
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from higgs_trainer.audio.codec import Codec, load_codec
 from higgs_trainer.errors import CheckpointError, DamageError, UserError, list_first
-
-# This import registers "packed_sdpa".
-from higgs_trainer.model import attention as attention
+from higgs_trainer.limits import MOST_WEIGHTS
 from higgs_trainer.model.adapters import load_adapter, read_base_name
+from higgs_trainer.model.attention import check_attention
 from higgs_trainer.model.config_values import check_ids, check_numbers
 from higgs_trainer.model.families import Family, SequenceFormat, StreamIds, family_of, find_family
 from higgs_trainer.model.families.layouts import COMPUTED
-from higgs_trainer.model.model_files import CODEC_FOLDER, HUB_FILES, list_model_files, verify_model
+from higgs_trainer.model.model_files import list_model_files, verify_model
+from higgs_trainer.model.model_folder import find_codec, find_folder, find_settings_folder
 from higgs_trainer.model.weight_files import COPY_AGAIN, FLOATS, StoredTensor, find_weight_files, read_headers
-from higgs_trainer.outputs import Input
 from higgs_trainer.printable import join_lines
 from higgs_trainer.run_folder import ADAPTER_CONFIG
 from higgs_trainer.tensors import list_not_finite
 from higgs_trainer.unfinished_runs import restore_run
 
-COMPANIONS = (CODEC_FOLDER, "preprocessor_config.json", "processor_config.json")
 NOT_LOADABLE = "Give the folder or the hub name of a Higgs Audio checkpoint."
 
 
@@ -86,30 +82,11 @@ def load_checkpoint(
     """
     name = str(name_or_path)
     folder = find_folder(name)
-    if (folder / ADAPTER_CONFIG).is_file():
-        raise CheckpointError(
-            f"{name} contains an adapter ({ADAPTER_CONFIG}), not a model. Merge it into its base first (higgs-trainer "
-            "merge), or give the base."
-        )
+    _check_is_model(name, folder)
     verify_model(folder)
-    _check_json(folder)
+    planned = _plan_model(name, folder, use_text_head=use_text_head)
     with _explain_refusal(name):
-        values, _ = PreTrainedConfig.get_config_dict(name)
-        model_type = str(values.get("model_type"))
-    family = find_family(model_type)
-    if family.import_model_class is None:
-        raise CheckpointError(
-            f"{name} is in the layout of {family.name}. Convert it first: higgs-trainer convert"
-        )
-    headers = read_headers(find_weight_files(folder))
-    model_class = family.import_model_class()
-    with _explain_refusal(name):
-        check_numbers(name, values, headers)
-        with torch.device("meta"):
-            planned = model_class(model_class.config_class.from_pretrained(name), use_text_head=use_text_head)
-    _check_stored(name, planned, headers)
-    with _explain_refusal(name):
-        model, found = model_class.from_pretrained(
+        model, found = type(planned).from_pretrained(
             name,
             dtype=getattr(torch, dtype),
             attn_implementation=attn_implementation,
@@ -121,6 +98,64 @@ def load_checkpoint(
     checkpoint = Checkpoint(name, model, _load_tokenizer(name))
     check_ids(name, model.config, checkpoint.stream_ids)
     return checkpoint
+
+
+def load_outline(name_or_path: str | Path, *, attn_implementation: str = "sdpa") -> Checkpoint:
+    """Load everything of a model but its weights: its configuration, its tokenizer, and its modules on the meta device.
+
+    With it, whatever needs no weights can be checked in a second, before gigabytes are downloaded and read.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`, except for values of weights.
+        RecipeError: the attention function is unknown, or its package is not installed.
+    """
+    name = str(name_or_path)
+    folder = find_settings_folder(name)
+    _check_is_model(name, folder)
+    # Of a model on the hub, the weights may not be here yet.
+    planned = _plan_model(name, folder, has_weights=Path(name).is_dir())
+    check_attention(planned, attn_implementation)
+    outline = Checkpoint(name, planned, _load_tokenizer(name))
+    check_ids(name, planned.config, outline.stream_ids)
+    return outline
+
+
+def _check_is_model(name: str, folder: Path) -> None:
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(
+            f"{name} contains an adapter ({ADAPTER_CONFIG}), not a model. Merge it into its base first (higgs-trainer "
+            "merge), or give the base."
+        )
+
+
+def _plan_model(
+    name: str, folder: Path, *, use_text_head: bool = False, has_weights: bool = True
+) -> PreTrainedModel:
+    """Build a model on the meta device, from the configuration in its folder.
+
+    Args:
+        has_weights: compare the model with the headers of the stored weights.
+    """
+    _check_json(folder)
+    with _explain_refusal(name):
+        values, _ = PreTrainedConfig.get_config_dict(folder)
+        model_type = str(values.get("model_type"))
+    family = find_family(model_type)
+    if family.import_model_class is None:
+        raise CheckpointError(
+            f"{name} is in the layout of {family.name}. Convert it first: higgs-trainer convert"
+        )
+    headers = read_headers(find_weight_files(folder)) if has_weights else None
+    model_class = family.import_model_class()
+    with _explain_refusal(name):
+        check_numbers(name, values, range(MOST_WEIGHTS) if headers is None else headers)
+        with torch.device("meta"):
+            planned = model_class(
+                model_class.config_class.from_pretrained(folder), use_text_head=use_text_head
+            )
+    if headers is not None:
+        _check_stored(name, planned, headers)
+    return planned
 
 
 @contextmanager
@@ -221,86 +256,6 @@ def load_trained(folder: str | Path, *, dtype: str = "float32") -> Checkpoint:
         return load_checkpoint(folder, dtype=dtype)
     base = load_checkpoint(read_base_name(Path(folder)), dtype=dtype)
     return Checkpoint(str(folder), load_adapter(base.model, Path(folder)), base.tokenizer)
-
-
-def list_inputs(model: str | Path, codec: str | Path | None = None) -> list[Input]:
-    """List the folders that a command with this model reads: the model, the base model of an adapter, and the codec.
-
-    Nothing is loaded. Names on the hub are listed too.
-    """
-    restore_run(model)
-    inputs = [Input("the model", model)]
-    # Without an adapter, or with a damaged one, which loading reports, there is no base model to list.
-    with suppress(UserError, OSError, ValueError):
-        base = read_base_name(Path(model), needs_weights=False)
-        inputs.append(Input("the base model of the adapter", base))
-    return inputs + ([] if codec is None else [Input("the codec", codec)])
-
-
-def find_folder(name_or_path: str | Path) -> Path:
-    """Return the folder of a model: a local one, or the hub's copy on this machine, downloaded if necessary.
-
-    Raises:
-        CheckpointError: there is no such folder, and no such model on the hub.
-    """
-    restore_run(name_or_path)
-    if Path(name_or_path).is_dir():
-        return Path(name_or_path)
-    try:
-        return Path(snapshot_download(str(name_or_path), allow_patterns=HUB_FILES))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{name_or_path} is neither a folder nor a model on the hub ({error}). Correct the name."
-        ) from error
-
-
-def copy_companions(source: str, target: Path) -> None:
-    """Copy codec, feature extractor and processor of a model to ``target``, so that it can be used without ``source``.
-
-    Args:
-        source: a folder, or a hub name.
-    """
-    folder = find_folder(source)
-    for name in COMPANIONS:
-        if (folder / name).is_dir():
-            shutil.copytree(folder / name, target / name, dirs_exist_ok=True)
-        elif (folder / name).is_file():
-            shutil.copy(folder / name, target / name)
-
-
-def find_codec(model: str | Path) -> Path:
-    """Find the codec folder of a model without loading the model.
-
-    Args:
-        model: the folder of a model or an adapter, or a name on the hub. An adapter without a codec folder uses that
-            of its base model.
-
-    Raises:
-        CheckpointError: neither the model nor its base model has a codec folder.
-    """
-    folder = _open_without_weights(model)
-    if (folder / CODEC_FOLDER).is_dir():
-        return folder / CODEC_FOLDER
-    if (folder / ADAPTER_CONFIG).is_file():
-        base = _open_without_weights(read_base_name(folder, needs_weights=False))
-        if (base / CODEC_FOLDER).is_dir():
-            return base / CODEC_FOLDER
-    raise CheckpointError(
-        f"{model} has no {CODEC_FOLDER} folder; name its codec with --codec or, in a recipe, with model.codec"
-    )
-
-
-def _open_without_weights(model: str | Path) -> Path:
-    """Return the folder of a model, with nothing downloaded but its codec and its adapter's configuration."""
-    if Path(model).is_dir():
-        return Path(model)
-    try:
-        return Path(snapshot_download(str(model), allow_patterns=[f"{CODEC_FOLDER}/*", ADAPTER_CONFIG]))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"the codec of {model} cannot be found ({error}); name the codec with --codec or, in a recipe, with "
-            "model.codec"
-        ) from error
 
 
 def load_codec_of(checkpoint: Checkpoint, name: str | None = None) -> Codec:

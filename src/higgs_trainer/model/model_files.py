@@ -19,7 +19,9 @@ from higgs_trainer.run_folder import (
 )
 
 CODEC_FOLDER = "codec"
-PATTERNS = ("*.safetensors", "*.json", "*.jinja")
+SETTINGS = ("*.json", "*.jinja")
+"""Everything that is read before the weights: the configuration, the tokenizer, the chat template."""
+PATTERNS = ("*.safetensors", *SETTINGS)
 HUB_FILES = [*PATTERNS, f"{CODEC_FOLDER}/*"]
 """The files to download from the hub. All files with checksums are among them."""
 NOT_OF_THE_MODEL = frozenset({*RUN_RECORD, TRAINER_STATE_FILE, RESUME_FILE, CHECKSUMS_FILE, LOCAL_PATHS_FILE})

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationInfo
 
+from higgs_trainer.hub_names import is_hub_name
 from higgs_trainer.limits import LARGEST_COUNT, SEEDS
 from higgs_trainer.recipe.problems import expect
 
@@ -70,14 +71,14 @@ def _resolve_path(value: Any, info: ValidationInfo) -> Path:
 
 
 def _resolve_name(value: Any, info: ValidationInfo) -> Any:
-    """Resolve a value that exists as a path or looks like one. Every other value is a name on the hub."""
+    """Resolve a value that exists as a path or cannot be a name on the hub."""
     if isinstance(value, Path):
         return str(value)
     folder = get_folder(info)
     if folder is None or not isinstance(value, str) or not value.strip():
         return value
-    path = resolve_text(value, folder)
-    return str(path) if value.startswith((".", "/", "~")) or path.exists() else str(value)
+    start = Path.cwd() if isinstance(value, CommandLineText) else folder
+    return str(value) if is_hub_name(value, start) else str(resolve_text(value, folder))
 
 
 def get_folder(info: ValidationInfo) -> Path | None:

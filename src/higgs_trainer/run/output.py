@@ -16,8 +16,8 @@ from higgs_trainer.files import (
     move_into_place,
     write_json,
 )
-from higgs_trainer.model.loading import copy_companions
 from higgs_trainer.model.model_files import write_model_checksums
+from higgs_trainer.model.model_folder import copy_companions
 from higgs_trainer.model.parameters import count_trainable, format_trainable
 from higgs_trainer.run_folder import (
     DATA_OVERLAP_FILE,

@@ -14,7 +14,7 @@ from pathlib import Path
 from higgs_trainer.dataset.prepared import CARD_NAME
 from higgs_trainer.errors import RecipeError, list_first
 from higgs_trainer.files import explain_failed_write, restore_replaced
-from higgs_trainer.model.loading import list_inputs
+from higgs_trainer.model.model_folder import list_inputs
 from higgs_trainer.outputs import Input, check_apart, find_free_name
 from higgs_trainer.recipe.schema import Recipe
 from higgs_trainer.run_folder import METRICS_FILE, TRAINING_WRITES, is_run

@@ -12,8 +12,8 @@ from typing import Any, cast
 
 from higgs_trainer.errors import RecipeError
 from higgs_trainer.files import read_json_object, write_json_lines
-from higgs_trainer.model.loading import find_folder
 from higgs_trainer.model.model_files import fingerprint_model
+from higgs_trainer.model.model_folder import find_folder
 from higgs_trainer.recipe.schema import Recipe
 from higgs_trainer.recipe.training_fields import FILES, SECRETS
 from higgs_trainer.run.assembly import Run

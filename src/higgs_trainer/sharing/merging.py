@@ -16,8 +16,9 @@ from higgs_trainer.errors import CheckpointError, list_first
 from higgs_trainer.evaluation.evaluation_folder import add_note
 from higgs_trainer.files import new_folder
 from higgs_trainer.model.adapters import load_adapter, read_base_name
-from higgs_trainer.model.loading import copy_companions, find_folder, list_inputs, load_checkpoint
+from higgs_trainer.model.loading import load_checkpoint
 from higgs_trainer.model.model_files import write_model_checksums
+from higgs_trainer.model.model_folder import copy_companions, find_folder, list_inputs
 from higgs_trainer.model.weight_files import find_weight_files, read_headers
 from higgs_trainer.outputs import check_apart
 from higgs_trainer.run_folder import RUN_RECORD

@@ -12,10 +12,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from higgs_trainer.audio.codec import HUB_NAME
 from higgs_trainer.errors import UserError
 from higgs_trainer.evaluation.evaluation_folder import JudgedSet, JudgedSets, Score, read_evaluation
 from higgs_trainer.files import read_json_object, write_text
+from higgs_trainer.hub_names import is_hub_name
 from higgs_trainer.printable import make_printable
 from higgs_trainer.recipe.yaml_file import read_yaml
 from higgs_trainer.run_folder import (
@@ -28,7 +28,7 @@ from higgs_trainer.run_folder import (
     RECIPE_FILE,
     SAMPLES_FOLDER,
 )
-from higgs_trainer.shared_paths import NAMED, find_shared
+from higgs_trainer.shared_paths import find_shared
 from higgs_trainer.version import __version__
 
 TEMPLATE = "model_card.md.jinja"
@@ -172,7 +172,7 @@ def read_base(recipe: Mapping[str, Any], *folders: Path) -> dict[str, Any]:
     """
     named = str(recipe.get("model", {}).get("name_or_path", ""))
     named = str(next(filter(None, (find_shared(named, folder) for folder in folders)), named))
-    if not named.startswith((".", NAMED)) and HUB_NAME.fullmatch(named) and not Path(named).exists():
+    if is_hub_name(named):
         link = f"https://huggingface.co/{named}"
         licence = {"license": "other", "license_name": BASES_LICENCE, "license_link": link}
         return {"hub_name": named, **licence}

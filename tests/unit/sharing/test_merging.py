@@ -22,7 +22,8 @@ from higgs_trainer.demo.blank_model import write_blank_model
 from higgs_trainer.errors import CheckpointError, UserError
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
-from higgs_trainer.model.loading import copy_companions, load_checkpoint, load_codec_of, load_trained
+from higgs_trainer.model.loading import load_checkpoint, load_codec_of, load_trained
+from higgs_trainer.model.model_folder import copy_companions
 from higgs_trainer.sharing.merging import merge_adapter
 from higgs_trainer.speech.sampling import Sampling
 

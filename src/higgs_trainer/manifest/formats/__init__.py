@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from higgs_trainer.errors import UserError, shorten
+from higgs_trainer.hub_names import find_similar
 from higgs_trainer.input_files import name_kind, name_reason
 from higgs_trainer.manifest.formats import (
     audio_folder,
@@ -90,7 +91,9 @@ def detect_format(path: Path) -> Format:
     except OSError as error:
         raise_unreadable(error)
     if kind == "no such file":
-        raise UserError(f"{path} cannot be read (No such file or directory). {json_lines.GIVE_DATA}")
+        near = find_similar(path)
+        remedy = f"Did you mean {near}?" if near else json_lines.GIVE_DATA
+        raise UserError(f"{path} cannot be read (No such file or directory). {remedy}")
     if kind == "a file":
         json_lines.check_first_lines(path)
     names = ", ".join(known.name for known in FORMATS)

@@ -6,23 +6,21 @@ files, which are named by a hash of their content.
 """
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from higgs_trainer.errors import UserError
 from higgs_trainer.files import write_bytes
+from higgs_trainer.hub_names import is_hub_name
 from higgs_trainer.manifest.formats.columns import check_columns, is_readable, match_columns
 from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 # `save_to_disk` writes the first for a dataset, the second for splits.
 SAVED_NAMES = ("state.json", "dataset_dict.json")
-FILE_SUFFIXES = (".csv", ".json", ".jsonl", ".ndjson", ".parquet", ".tsv", ".txt", ".zip")
 SUFFIX_OF_BEGINNING = {
     b"RIFF": ".wav",
     b"fLaC": ".flac",
@@ -39,14 +37,7 @@ def matches(path: Path) -> bool:
         return local.suffix == ".parquet"
     if local.is_dir():
         return any((local / name).is_file() for name in SAVED_NAMES) or any(_find_parquet(local))
-    return is_hub_name(path)
-
-
-def is_hub_name(path: Path) -> bool:
-    """Return whether this is `owner/name`, no local path, and without the suffix of a file."""
-    if path.parent.exists() or path.suffix.lower() in FILE_SUFFIXES:
-        return False
-    return HUB_NAME.fullmatch(str(path)) is not None
+    return is_hub_name(local)
 
 
 def read_rows(source: DataSource) -> Iterator[RawRow]:
@@ -132,7 +123,7 @@ def _store(value: Any, source: DataSource) -> Any:
     if value.get("bytes") is None:
         if value.get("path") is None:
             raise _NoRecording("the recording has neither bytes nor a path")
-        if is_hub_name(source.path):
+        if is_hub_name(_split_name(source.path)[0]):
             # `datasets` itself has downloaded the file to this folder.
             source.trusted.add(Path(value["path"]).parent.resolve())
         return value["path"]
