@@ -13,11 +13,11 @@ transformers uploads nothing of that kind to the hub.
     remove_folder                                                         deletion
 """
 
-import fcntl
 import json
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +27,9 @@ from safetensors import SafetensorError
 
 from higgs_trainer.errors import SaveError, UserError
 from higgs_trainer.input_files import check_ends
+
+if sys.platform != "win32":
+    import fcntl
 
 REMEDY = "make room, or give another place"
 WRITE_ERRORS: tuple[type[Exception], ...] = (OSError, SafetensorError)
@@ -212,8 +215,11 @@ def whole_folder(output: Path) -> Iterator[Path]:
 def _lock_folder(folder: Path) -> int | None:
     """Lock a folder until the descriptor is closed or the process ends. Return None if another process has the lock.
 
-    On a file system without locks, nothing is locked.
+    On Windows and on a file system without locks, nothing is locked.
     """
+    if sys.platform == "win32":
+        # Windows opens no folders. Any open descriptor does for the caller, who only closes it.
+        return os.open(os.devnull, os.O_RDONLY)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -302,10 +308,13 @@ def _restore(target: Path) -> None:
 def flush_to_disk(folder: Path) -> None:
     """Wait until every file of a folder is on the disk, so that a rename never gets ahead of the content.
 
-    Some file systems report only here that they are full.
+    Some file systems report only here that they are full. Windows flushes files only: it opens no folders, and flushes
+    no descriptor that cannot write.
     """
     for path in (*folder.rglob("*"), folder):
-        descriptor = os.open(path, os.O_RDONLY)
+        if sys.platform == "win32" and path.is_dir():
+            continue
+        descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

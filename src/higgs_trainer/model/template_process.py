@@ -8,7 +8,6 @@ package.
 """
 
 import json
-import resource
 import sys
 import time
 from datetime import datetime
@@ -17,6 +16,9 @@ from typing import Any
 from jinja2 import TemplateError
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+if sys.platform != "win32":
+    import resource
 
 
 class GenerationBlock(Extension):
@@ -30,10 +32,17 @@ class GenerationBlock(Extension):
 
 
 def limit(seconds: int, num_bytes: int) -> None:
-    """Let this process end when it has used this much time of the CPU from now on, or this much memory."""
+    """Let this process end when it has used this much time of the CPU from now on, or this much memory.
+
+    macOS does not limit the memory of a process, and Windows has neither limit. The caller ends the process after
+    `TEMPLATE_WAIT_SECONDS` anyway.
+    """
+    if sys.platform == "win32":
+        return
     until = int(time.process_time()) + 1 + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (until, until))
-    resource.setrlimit(resource.RLIMIT_AS, (num_bytes, num_bytes))
+    if sys.platform != "darwin":
+        resource.setrlimit(resource.RLIMIT_AS, (num_bytes, num_bytes))
 
 
 def build_environment() -> ImmutableSandboxedEnvironment:

@@ -10,6 +10,11 @@ from higgs_trainer.tensors import FRAMES_PER_SECOND
 from higgs_trainer.training.losses import compute_audio_loss
 
 
+def choose_sum_dtype(device: torch.device) -> torch.dtype:
+    """Choose the dtype in which many values are added: float64, or float32 on Apple's MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class LossTotals:
     """Sums since the last `clear`: cross-entropies and cells of each codebook, correct predictions, text, tokens.
 
@@ -43,13 +48,15 @@ class LossTotals:
 
     def add(self, sums_K: Tensor, cells_K: Tensor, correct_first: Tensor) -> None:
         """Add the audio cells of one micro-batch."""
-        addend = torch.stack([sums_K.detach().double(), cells_K.double()])
+        dtype = choose_sum_dtype(sums_K.device)
+        addend = torch.stack([sums_K.detach().to(dtype), cells_K.to(dtype)])
         self._sums = addend if self._sums is None else self._sums + addend
         self._correct = correct_first if self._correct is None else self._correct + correct_first
 
     def add_text(self, text_sum: Tensor, tokens: int) -> None:
         """Add the supervised text tokens of one micro-batch."""
-        addend = torch.stack([text_sum.detach().double(), text_sum.new_tensor(tokens, dtype=torch.float64)])
+        dtype = choose_sum_dtype(text_sum.device)
+        addend = torch.stack([text_sum.detach().to(dtype), text_sum.new_tensor(tokens, dtype=dtype)])
         self._text = addend if self._text is None else self._text + addend
 
     def add_tokens(self, tokens: int, capacity: int) -> None:
@@ -71,7 +78,9 @@ class LossTotals:
         if self._text is not None:
             reduced._text = accelerator.reduce(self._text, reduction="sum")
         if self._tokens is not None:
-            reduced._tokens = accelerator.reduce(self._tokens.to(accelerator.device), reduction="sum")
+            device = accelerator.device
+            tokens = self._tokens.to(device, choose_sum_dtype(device))
+            reduced._tokens = accelerator.reduce(tokens, reduction="sum")
         return reduced
 
     def compute_metrics(self, prefix: str, weights: tuple[float, ...]) -> dict[str, float]:
