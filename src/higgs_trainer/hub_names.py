@@ -16,6 +16,9 @@ from higgs_trainer.errors import CheckpointError, UserError
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 """`owner/name`. A few old repositories have no owner, but none of them is a Higgs Audio model, a codec or a dataset."""
 
+HUB_SUBFOLDER = re.compile(HUB_NAME.pattern + r"(/[\w-][\w.-]*)+")
+"""`owner/name/folder`."""
+
 FILE_SUFFIXES = frozenset(
     ".bin .ckpt .csv .flac .gguf .jinja .json .jsonl .mp3 .ndjson .ogg .parquet .pt .pth .safetensors .tar .tsv .txt "
     ".wav .yaml .yml .zip".split()
@@ -41,6 +44,18 @@ def is_hub_name(name: str | Path, folder: str | Path = ".") -> bool:
         and Path(text).suffix.lower() not in FILE_SUFFIXES
         and not os.path.lexists(Path(folder, text))
         and not os.path.isdir(Path(folder, text.partition("/")[0]))
+    )
+
+
+def is_hub_subfolder(name: str | Path) -> bool:
+    """Return whether a name that is no path on this machine can be a folder in a repository: `owner/name/folder`.
+
+    A name that resembles a path on this machine is a path with a mistake.
+    """
+    return (
+        HUB_SUBFOLDER.fullmatch(str(name)) is not None
+        and is_hub_name("/".join(str(name).split("/")[:2]))
+        and find_similar(name) is None
     )
 
 

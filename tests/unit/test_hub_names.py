@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from higgs_trainer.audio.codec import HiggsTokenizerCodec, load_codec
+from higgs_trainer.audio.codec import load_codec
+from higgs_trainer.audio.higgs_tokenizer import HiggsTokenizerCodec
 from higgs_trainer.errors import CheckpointError, UserError
-from higgs_trainer.hub_names import describe_missing, find_similar, is_hub_name
+from higgs_trainer.hub_names import describe_missing, find_similar, is_hub_name, is_hub_subfolder
 from higgs_trainer.manifest.formats import hf_dataset, open_source
 from higgs_trainer.model import model_folder
 from higgs_trainer.model.loading import load_checkpoint, load_outline, load_trained
@@ -49,6 +50,23 @@ def test_owner_and_name_are_a_name_on_the_hub(name: str) -> None:
 )
 def test_what_looks_like_a_path_is_no_name_on_the_hub(name: str) -> None:
     assert not is_hub_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("k2-fsa/OmniVoice/audio_tokenizer", True),
+        ("owner/name/a/b", True),
+        ("owner/name", False),
+        ("owner/name/..", False),
+        ("/owner/name/folder", False),
+        ("runs/my_voice/codec", False),
+        ("run/my_voice/codec", False),
+        ("./owner/name/folder", False),
+    ],
+)
+def test_a_folder_of_a_repository_resembles_no_path_here(name: str, expected: bool) -> None:
+    assert is_hub_subfolder(name) is expected
 
 
 @pytest.mark.parametrize(
@@ -95,7 +113,7 @@ READERS = {
 
 
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("name", ["runs/my_voise", "my_voise", "./my_voise", "a/b/c", "rows.json"])
+@pytest.mark.parametrize("name", ["runs/my_voise", "my_voise", "./my_voise", "./a/b/c", "rows.json"])
 def test_nothing_that_reads_models_codecs_or_data_asks_the_hub(
     reader: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,20 +1,23 @@
 """A codec is loaded by its name, and anything else is an error that names it."""
 
-import importlib
-import importlib.machinery
 import json
+import shutil
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from higgs_trainer.audio import codec as codec_module
-from higgs_trainer.audio.codec import HiggsTokenizerCodec, load_codec
+from higgs_trainer.audio.codec import load_codec
+from higgs_trainer.audio.higgs_tokenizer import HiggsTokenizerCodec
 from higgs_trainer.audio.mel_codec import MelCodec
+from higgs_trainer.audio.tokenizer_class import load_tokenizer_class
 from higgs_trainer.errors import CheckpointError
 
 
@@ -57,12 +60,6 @@ def test_a_folder_without_a_codec_is_named(tmp_path: Path) -> None:
         load_codec(tmp_path)
     with pytest.raises(CheckpointError, match=r"there is no folder .*none"):
         load_codec(tmp_path / "none")
-
-
-def test_the_real_tokenizer_needs_torchaudio(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec_module, "find_spec", lambda name: None)
-    with pytest.raises(CheckpointError, match="needs torchaudio"):
-        load_codec("bosonai/higgs-audio-v2-tokenizer")
 
 
 class StubTokenizer(nn.Module):
@@ -108,21 +105,8 @@ def test_clips_of_equally_many_frames_go_through_the_real_tokenizer_together() -
     assert tokenizer.batches == [(2, 1, 960), (2, 1, 3840), (1, 1, 1920)]
 
 
-def build_real_tokenizer(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
-    """transformers' own class with small random weights, at 25 frames a second. Its one use of torchaudio, which need
-    not be installed, is a resampler: interpolation replaces it."""
-    torchaudio = types.ModuleType("torchaudio")
-    torchaudio.__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
-    torchaudio.functional = types.SimpleNamespace(  # type: ignore[attr-defined]
-        resample=lambda wave_BKS, rate_hz, new_rate_hz: nn.functional.interpolate(
-            wave_BKS, size=wave_BKS.shape[-1] * new_rate_hz // rate_hz, mode="linear"
-        )
-    )
-    monkeypatch.setitem(sys.modules, "torchaudio", torchaudio)
-    name = "transformers.models.higgs_audio_v2_tokenizer.modeling_higgs_audio_v2_tokenizer"
-    monkeypatch.setitem(sys.modules, name, None)  # so that the module made below is forgotten after the test
-    del sys.modules[name]
-    modeling = importlib.import_module(name)
+def build_real_tokenizer() -> nn.Module:
+    """transformers' own class with small random weights, at 25 frames a second."""
     ratios = [8, 5, 4, 2, 3]
     config = transformers.HiggsAudioV2TokenizerConfig(
         acoustic_model_config={
@@ -146,15 +130,15 @@ def build_real_tokenizer(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
         target_bandwidths=[0.5, 1, 1.5, 2],
         codebook_size=1024,
     )
-    model: nn.Module = modeling.HiggsAudioV2TokenizerModel(config)
+    model: nn.Module = load_tokenizer_class()(config)
     for quantizer in model.quantizer.quantizers:  # type: ignore[union-attr]
         quantizer.codebook.embed.normal_(std=0.1)  # they start as zeros: every code would be 0
     return model
 
 
 @pytest.fixture
-def real_codec(monkeypatch: pytest.MonkeyPatch) -> HiggsTokenizerCodec:
-    return HiggsTokenizerCodec(build_real_tokenizer(monkeypatch), "tiny")
+def real_codec() -> HiggsTokenizerCodec:
+    return HiggsTokenizerCodec(build_real_tokenizer(), "tiny")
 
 
 @pytest.mark.parametrize("kind", ["embedded", "real"])
@@ -187,26 +171,87 @@ def test_a_fingerprint_follows_the_weights() -> None:
     assert same.fingerprint != changed.fingerprint
 
 
-def test_the_real_tokenizer_is_loaded_by_transformers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tokenizer, as transformers saves it."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    build_real_tokenizer().save_pretrained(folder)  # type: ignore[operator]
+    return folder
+
+
+def test_the_real_tokenizer_is_loaded_from_a_folder_without_torchaudio(tokenizer_folder: Path) -> None:
+    codec = load_codec(tokenizer_folder)
+    assert (codec.num_codebooks, codec.codebook_size, codec.frames_per_second) == (8, 1024, 25.0)
+    waveform_S = torch.randn(2 * 24_000) * 0.2
+    codes_FK = codec.encode(waveform_S)
+    assert codes_FK.shape == (50, 8)
+    assert codec.decode(codes_FK).shape == (48_000,)
+    assert "torchaudio" not in sys.modules
+
+
+def test_a_folder_of_a_repository_is_looked_up_there(
+    tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    names = []
+    """Lay out the cache of the hub as a download leaves it."""
+    repository = tmp_path / "models--k2-fsa--OmniVoice"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(tokenizer_folder, repository / "snapshots" / ("0" * 40) / "audio_tokenizer")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
+    codec = load_codec("k2-fsa/OmniVoice/audio_tokenizer")
+    assert codec.fingerprint == load_codec(tokenizer_folder).fingerprint
 
-    tokenizer = StubTokenizer()
 
-    def from_pretrained(name: object, *, use_safetensors: bool) -> StubTokenizer:
-        assert use_safetensors
-        names.append(name)
-        return tokenizer
+def change_weights(folder: Path, copy: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
+    """Copy the folder of a tokenizer and change the weights of its file."""
+    shutil.copytree(folder, copy)
+    weights = load_file(copy / "model.safetensors")
+    change(weights)
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
 
-    tokenizer_class = types.SimpleNamespace(from_pretrained=from_pretrained)
-    monkeypatch.setattr(codec_module, "find_spec", lambda name: object())
-    monkeypatch.setitem(
-        sys.modules, "transformers", types.SimpleNamespace(HiggsAudioV2TokenizerModel=tokenizer_class)
-    )
-    assert load_codec(tmp_path).num_codebooks == 5
-    assert names == [tmp_path]
-    tokenizer.register_buffer("spoilt", torch.tensor([1.0, float("nan")]))
-    with pytest.raises(CheckpointError, match="not finite: spoilt"):
-        load_codec(tmp_path)
+
+def drop_semantic_encoder(weights: dict[str, torch.Tensor]) -> None:
+    for key in [key for key in weights if key.startswith("encoder_semantic.")]:
+        del weights[key]
+
+
+def add_language_model(weights: dict[str, torch.Tensor]) -> None:
+    weights["model.layers.0.self_attn.q_proj.weight"] = torch.zeros(2, 2)
+
+
+def become_language_model(weights: dict[str, torch.Tensor]) -> None:
+    weights.clear()
+    add_language_model(weights)
+
+
+def reshape_codebook(weights: dict[str, torch.Tensor]) -> None:
+    weights["fc.bias"] = torch.zeros(3)
+
+
+def clear_codebooks(weights: dict[str, torch.Tensor]) -> None:
+    for key in [key for key in weights if key.endswith("codebook.embed")]:
+        weights[key] = torch.zeros_like(weights[key])
+
+
+def spoil_bias(weights: dict[str, torch.Tensor]) -> None:
+    weights["fc.bias"][1] = float("nan")
+
+
+WRONG_WEIGHTS = {
+    drop_semantic_encoder: "weights are missing: encoder_semantic.",
+    become_language_model: "weights are missing: acoustic_decoder.",
+    add_language_model: r"1 weights are not part of a codec: model.layers.0.self_attn.q_proj.weight\. ",
+    reshape_codebook: "weights have another shape: fc.bias|cannot be loaded",
+    clear_codebooks: "only 1 different codes in codebook 0",
+    spoil_bias: "not finite: fc.bias",
+}
+
+
+@pytest.mark.parametrize("change", WRONG_WEIGHTS, ids=lambda change: change.__name__)
+def test_a_file_with_other_weights_is_refused(
+    change: Callable[[dict[str, torch.Tensor]], None], tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=WRONG_WEIGHTS[change]):
+        load_codec(change_weights(tokenizer_folder, tmp_path / "copy", change))
