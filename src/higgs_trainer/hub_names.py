@@ -89,11 +89,9 @@ def describe_missing(name: str | Path, known: Sequence[str] = ()) -> str:
     close = get_close_matches(Path(text).name, known, n=1, cutoff=0.75)
     if near := find_similar(text) or next(iter(close), None):
         return f"{what}. Did you mean {near}?"
-    if "/" not in text:
-        return f"{what}, and a name on the Hugging Face hub has the form owner/name. Correct it."
     if HUB_NAME.fullmatch(text) and os.path.isdir(first := text.partition("/")[0]):
         return f"{what}. It was not looked up on the Hugging Face hub, because there is a folder {first}. Correct it."
-    return f"{what}. Correct the path."
+    return f"{what}, and a name on the Hugging Face hub has the form owner/name. Correct it."
 
 
 def find_similar(path: str | Path) -> str | None:

@@ -189,7 +189,7 @@ WRONG = {
     "metric": (["--metric_for_best_model", "eval_codebok_0_loss"], 'Did you mean "eval_codebook_0_loss"'),
     "a codebook too many": (["--metric_for_best_model", "codebook_8_loss"], "is never logged"),
     "too many sentences": (["--held_out", "12"], "data.eval has 11 utterances"),
-    "reporter": (["--report_to", "tensorbord"], "tensorbord is not supported"),
+    "reporter": (["--report_to", "tensorbord"], "Did you mean .tensorboard"),
 }
 
 

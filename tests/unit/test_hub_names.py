@@ -94,7 +94,7 @@ def test_an_absolute_path_is_corrected_too(here: Path) -> None:
         ("runs/my_voise", "Did you mean runs/my_voice?"),
         ("whatever", "has the form owner/name"),
         ("runs/whatever", "because there is a folder runs"),
-        ("./whatever", "Correct the path."),
+        ("./whatever", "has the form owner/name"),
         ("rows.jsonl", "is a file, not a folder"),
     ],
 )

@@ -6,9 +6,12 @@ from pathlib import Path
 
 from higgs_trainer.dataset.prepared import verify_prepared
 from higgs_trainer.model.parameters import count_trainable, format_trainable
+from higgs_trainer.recipe.arguments import build_training_arguments
 from higgs_trainer.recipe.schema import Recipe
+from higgs_trainer.run.arguments import build_arguments, check_schedule
 from higgs_trainer.run.assembly import build_run
 from higgs_trainer.run.data_overlap import find_data_overlap, judge_overlap
+from higgs_trainer.run.output_folder import check_output_place
 from higgs_trainer.training.check_result import CheckResult
 from higgs_trainer.training.example_checks import inspect_examples
 from higgs_trainer.training.model_checks import inspect_leaks, inspect_model
@@ -71,8 +74,12 @@ def check(recipe: Recipe) -> CheckReport:
             print("passed" if result.passed else "failed", result.name)
         ```
     """
+    check_output_place(recipe)
+    # The dry run has another schedule and reports to nothing.
+    check_schedule(build_arguments(build_training_arguments(recipe)))
     for data in (*recipe.data.train, *recipe.data.eval):
-        verify_prepared(data.path)
+        if data.path.is_dir():
+            verify_prepared(data.path)
     # Trainer always creates its output folder.
     with tempfile.TemporaryDirectory() as folder:
         given = recipe.training.extra_arguments

@@ -13,7 +13,13 @@ from higgs_trainer.dataset.code_noise import NoisyExamples
 from higgs_trainer.dataset.examples import ExampleDataset
 from higgs_trainer.dataset.mixing import Mixture
 from higgs_trainer.dataset.packing import BatchPlan, PackPlan, Plan, PlannedExamples, measure_tokens
-from higgs_trainer.dataset.prepared import PreparedRows, check_codec, concatenate, read_prepared
+from higgs_trainer.dataset.prepared import (
+    PreparedDataset,
+    PreparedRows,
+    check_codec,
+    concatenate,
+    read_prepared,
+)
 from higgs_trainer.errors import RecipeError
 from higgs_trainer.limits import MOST_PLANNED_DRAWS
 from higgs_trainer.model.example_encoding import build_examples
@@ -40,13 +46,13 @@ class LoadedSets:
     examples: ExampleDataset
 
 
-def load_sets(folders: Sequence[Path], checkpoint: Checkpoint, codec: Codec) -> LoadedSets:
-    """Open prepared folders, as one dataset.
+def load_sets(datasets: Sequence[Path | PreparedDataset], checkpoint: Checkpoint, codec: Codec) -> LoadedSets:
+    """Open prepared datasets, given as folders or opened already, as one dataset.
 
     Raises:
         CheckpointError: a folder is not a prepared dataset, or its codes were made by another codec than the model's.
     """
-    prepared = [read_prepared(folder) for folder in folders]
+    prepared = [one if isinstance(one, PreparedDataset) else read_prepared(one) for one in datasets]
     for dataset in prepared:
         check_codec(dataset.card, codec)
     rows = concatenate([dataset.rows for dataset in prepared])

@@ -45,8 +45,7 @@ def check_output_folder(recipe: Recipe, *, overwrite: bool) -> Path | None:
     if not is_in_order(output_dir):
         # Another command that trains into the folder now is an error here.
         settle_run(output_dir)
-    check_apart("training.output_dir", output_dir, _list_inputs(recipe))
-    _check_foreign(output_dir)
+    check_output_place(recipe)
     if overwrite:
         if resume:
             raise RecipeError(
@@ -61,6 +60,31 @@ def check_output_folder(recipe: Recipe, *, overwrite: bool) -> Path | None:
             f"which keeps the old run as {find_free_name(output_dir, 'replaced').name}."
         )
     return start
+
+
+def check_output_place(recipe: Recipe) -> None:
+    """Check that the output folder of a recipe is a place for a run, without changing anything there.
+
+    Raises:
+        UserError: the folder is, contains or lies in an input.
+        RecipeError: its name is unusable, it cannot be written to, or it holds foreign files.
+    """
+    output_dir = recipe.training.output_dir
+    _check_name(output_dir)
+    check_apart("training.output_dir", output_dir, _list_inputs(recipe))
+    _check_foreign(output_dir)
+    _check_writable(output_dir)
+
+
+def _check_writable(output_dir: Path) -> None:
+    """Check that the folder, or the nearest one above it that exists, is a folder that this user may write to."""
+    existing = next(path for path in (output_dir, *output_dir.parents) if path.exists())
+    if not existing.is_dir():
+        raise RecipeError(f"training.output_dir: {existing} is not a folder. Choose another place.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RecipeError(
+            f"training.output_dir: {existing} may not be written to. Choose another place, or change its permissions."
+        )
 
 
 def _check_name(output_dir: Path) -> None:

@@ -36,9 +36,6 @@ class Samples:
         held_out: the rows of ``data.eval``. Speech is generated for the first ``section.held_out`` of them.
         seed: the seed of the sampling. It is the same at every step, so that samples differ only by the training.
         folder: the folder of the samples, with a folder in it for each step.
-
-    Raises:
-        RecipeError: more held-out sentences are asked for than there are.
     """
 
     section: "SamplesRecipe"
@@ -47,14 +44,6 @@ class Samples:
     held_out: Rows | None
     seed: int
     folder: Path
-
-    def __post_init__(self) -> None:
-        there = len(self.held_out or ())
-        if self.section.held_out > there:
-            raise RecipeError(
-                f"samples.held_out is {self.section.held_out}, but data.eval has {there} utterances. "
-                "Lower samples.held_out, or add utterances to data.eval."
-            )
 
     @cached_property
     def callback(self) -> GenerateSamples:
@@ -93,7 +82,21 @@ class Samples:
     def _read_held_out_rows(self) -> Sequence[Mapping[str, Any]]:
         return [self.held_out[i] for i in range(self.section.held_out)] if self.held_out is not None else []
 
-    def load_scores(self) -> HeldOutScores:
-        """Load the judges of the held-out sentences, and embed the voices of these sentences."""
-        judges = load_judges(DEFAULT_RECOGNISER, with_quality=False)
-        return HeldOutScores(self._read_held_out_rows(), self.codec, judges)
+
+def check_held_out(section: "SamplesRecipe", num_held_out: int) -> None:
+    """Raise RecipeError if more sentences of ``data.eval`` are to be spoken than there are."""
+    if section.held_out > num_held_out:
+        raise RecipeError(
+            f"samples.held_out is {section.held_out}, but data.eval has {num_held_out} utterances. "
+            "Lower samples.held_out, or add utterances to data.eval."
+        )
+
+
+def load_scores(section: "SamplesRecipe", held_out: Rows, codec: Codec) -> HeldOutScores:
+    """Load the judges of the held-out sentences, and embed the voices of these sentences.
+
+    Raises:
+        UserError: a package of the judges is not installed.
+    """
+    judges = load_judges(DEFAULT_RECOGNISER, with_quality=False)
+    return HeldOutScores([held_out[i] for i in range(section.held_out)], codec, judges)
