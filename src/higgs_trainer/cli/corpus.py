@@ -251,9 +251,9 @@ def _choose_codec(codec: str | None, recipe: Path | None, model: str | None) -> 
         from higgs_trainer.recipe.reading import read_recipe
 
         settings = read_recipe(recipe).model
-        return str(settings.codec or find_codec(settings.name_or_path))
+        return settings.codec or find_codec(settings.name_or_path)
     assert model is not None
-    return str(find_codec(model))
+    return find_codec(model)
 
 
 @app.command(cls=StrictCommand, rich_help_panel=DATA_PANEL)

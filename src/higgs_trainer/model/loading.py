@@ -259,7 +259,7 @@ def load_trained(folder: str | Path, *, dtype: str = "float32") -> Checkpoint:
 
 
 def load_codec_of(checkpoint: Checkpoint, name: str | None = None) -> Codec:
-    """Load the codec ``name`` or, by default, the one in the folder of the model.
+    """Load the codec ``name`` or, by default, the one that `find_codec` finds for the model.
 
     Raises:
         CheckpointError: there is no codec, or it does not have the codebooks of the model.

@@ -7,20 +7,33 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from higgs_trainer.errors import CheckpointError, UserError
-from higgs_trainer.hub_names import check_hub_name
+from higgs_trainer.files import read_json_object
+from higgs_trainer.hub_names import check_hub_name, is_hub_name, is_hub_subfolder
 from higgs_trainer.model.adapters import read_base_name
 from higgs_trainer.model.model_files import CODEC_FOLDER, HUB_FILES, SETTINGS
 from higgs_trainer.outputs import Input
 from higgs_trainer.printable import join_lines
-from higgs_trainer.run_folder import ADAPTER_CONFIG
+from higgs_trainer.recipe.yaml_file import read_yaml
+from higgs_trainer.run_folder import ADAPTER_CONFIG, MODEL_CONFIG, RECIPE_FILE
+from higgs_trainer.shared_paths import find_shared
 from higgs_trainer.unfinished_runs import restore_run
 
-COMPANIONS = (CODEC_FOLDER, "preprocessor_config.json", "processor_config.json")
+PROCESSOR_CONFIG = "processor_config.json"
+COMPANIONS = (CODEC_FOLDER, "preprocessor_config.json", PROCESSOR_CONFIG)
+RELEASED_CODEC = "bosonai/higgs-audio-v2-tokenizer"
+RELEASED_SHAPE = {
+    "model_type": "higgs_audio_v2",
+    "hidden_size": 3072,
+    "num_codebooks": 8,
+    "codebook_size": 1026,
+}
+"""Fields of the configuration of the released model."""
 
 
 def list_inputs(model: str | Path, codec: str | Path | None = None) -> list[Input]:
@@ -104,28 +117,75 @@ def copy_companions(source: str, target: Path) -> None:
             shutil.copy(folder / name, target / name)
 
 
-def find_codec(model: str | Path) -> Path:
-    """Find the codec folder of a model without loading the model.
+def copy_codec(model: str | Path, target: Path) -> None:
+    """Copy the codec of a model to ``target`` if it is a folder outside the model, which ``target`` could not find."""
+    if (target / CODEC_FOLDER).is_dir():
+        return
+    # Without a codec, the command that needs it says so.
+    with suppress(CheckpointError):
+        if Path(codec := find_codec(model)).is_dir():
+            shutil.copytree(codec, target / CODEC_FOLDER)
+
+
+def find_codec(model: str | Path) -> str:
+    """Find the codec of a model without loading the model: a folder, or a name on the hub.
+
+    Sources, in this order: a codec folder in the model, the recipe that trained it, its processor's configuration; then
+    the same of the base model, for an adapter; then, for a model of the released shape, the released codec.
 
     Args:
-        model: the folder of a model or an adapter, or a name on the hub. An adapter without a codec folder uses that
-            of its base model.
+        model: the folder of a model or an adapter, or a name on the hub.
 
     Raises:
-        CheckpointError: neither the model nor its base model has a codec folder.
+        CheckpointError: none of these names a codec.
     """
-    folder = _open_without_weights(model)
-    if (folder / CODEC_FOLDER).is_dir():
-        return folder / CODEC_FOLDER
-    if (folder / ADAPTER_CONFIG).is_file():
-        base = _open_without_weights(read_base_name(folder, needs_weights=False))
-        if (base / CODEC_FOLDER).is_dir():
-            return base / CODEC_FOLDER
+    folders = [_open_without_weights(model)]
+    if (folders[0] / ADAPTER_CONFIG).is_file():
+        folders.append(_open_without_weights(read_base_name(folders[0], needs_weights=False)))
+    for folder in folders:
+        if (folder / CODEC_FOLDER).is_dir():
+            return str(folder / CODEC_FOLDER)
+        if named := _read_trained_codec(folder) or _read_processor_codec(folder):
+            return named
+    if _has_released_shape(folders[-1]):
+        return RELEASED_CODEC
     raise CheckpointError(
         f"{model} has no {CODEC_FOLDER} folder; name its codec with --codec or, in a recipe, with model.codec"
     )
 
 
+def _read_trained_codec(folder: Path) -> str | None:
+    """Return the codec of the recipe in a run folder, if it names one that is still there."""
+    if not (folder / RECIPE_FILE).is_file():
+        return None
+    named = (read_yaml(folder / RECIPE_FILE).get("model") or {}).get("codec")
+    if not isinstance(named, str):
+        return None
+    found = find_shared(named, folder)
+    return str(found) if found else named if is_hub_name(named) or is_hub_subfolder(named) else None
+
+
+def _read_processor_codec(folder: Path) -> str | None:
+    """Return the codec that the processor of a model names, if it is a folder here or a name on the hub."""
+    tokenizer = _read_settings(folder / PROCESSOR_CONFIG).get("audio_tokenizer")
+    named = tokenizer.get("audio_tokenizer_name_or_path") if isinstance(tokenizer, dict) else None
+    return named if isinstance(named, str) and (Path(named).is_dir() or is_hub_name(named)) else None
+
+
+def _has_released_shape(folder: Path) -> bool:
+    """Return whether a model has the codebooks of the released codec, and so probably uses it."""
+    config = _read_settings(folder / MODEL_CONFIG)
+    return all(config.get(name) == value for name, value in RELEASED_SHAPE.items())
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    return read_json_object(path) if path.is_file() else {}
+
+
 def _open_without_weights(model: str | Path) -> Path:
-    """Return the folder of a model, with nothing downloaded but its codec and its adapter's configuration."""
-    return Path(model) if Path(model).is_dir() else _download(model, [f"{CODEC_FOLDER}/*", ADAPTER_CONFIG])
+    """Return the folder of a model, with nothing downloaded but its codec and its settings."""
+    return (
+        Path(model)
+        if Path(model).is_dir()
+        else _download(model, [f"{CODEC_FOLDER}/*", *SETTINGS, RECIPE_FILE])
+    )

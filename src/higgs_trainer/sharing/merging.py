@@ -18,7 +18,7 @@ from higgs_trainer.files import new_folder
 from higgs_trainer.model.adapters import load_adapter, read_base_name
 from higgs_trainer.model.loading import load_checkpoint
 from higgs_trainer.model.model_files import write_model_checksums
-from higgs_trainer.model.model_folder import copy_companions, find_folder, list_inputs
+from higgs_trainer.model.model_folder import copy_codec, copy_companions, find_folder, list_inputs
 from higgs_trainer.model.weight_files import find_weight_files, read_headers
 from higgs_trainer.outputs import check_apart
 from higgs_trainer.run_folder import RUN_RECORD
@@ -83,6 +83,7 @@ def merge_adapter(
         merged.save_pretrained(folder, max_shard_size=max_shard_size)
         checkpoint.tokenizer.save_pretrained(folder)
         copy_companions(str(base_folder), folder)
+        copy_codec(adapter, folder)
         copy_record(adapter, folder)
         add_note(folder, NOTE.format(dtype=dtype))
         write_card(folder)
