@@ -1,5 +1,6 @@
 """Build transformers' ``TrainingArguments`` from the ``training`` section of a recipe, and check what they name."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,10 +11,12 @@ from transformers import Trainer, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.optimization import get_scheduler
-from transformers.training_args import OptimizerNames
+from transformers.training_args import OptimizerNames, ParallelMode
 
 from higgs_trainer.errors import RecipeError, suggest_name
 from higgs_trainer.printable import join_lines
+
+logger = logging.getLogger(__name__)
 
 # transformers never lists these integrations as available, even if they are installed.
 NOT_LISTED = {"flyte"}
@@ -36,10 +39,26 @@ def build_arguments(values: Mapping[str, Any]) -> TrainingArguments:
     check_optimizer_name(values.get("optim"))
     with _explain_refusal():
         arguments = TrainingArguments(**values)
+    use_one_gpu(arguments)
     check_reports(arguments)
     check_precision(arguments)
     check_compiler(arguments)
     return arguments
+
+
+def use_one_gpu(arguments: TrainingArguments) -> None:
+    """Use one of several visible GPUs, unless a launcher started a process for each.
+
+    Trainer would wrap the model in `nn.DataParallel` and multiply the batch size: several packs would be glued into one
+    row, which is as long as they are together, on the first GPU.
+    """
+    if arguments.parallel_mode is ParallelMode.NOT_DISTRIBUTED and arguments.n_gpu > 1:
+        logger.warning(
+            "%d GPUs are visible, and one of them is used. To use all: accelerate launch -m higgs_trainer train ...",
+            arguments.n_gpu,
+        )
+        # transformers has no argument for this.
+        arguments._n_gpu = 1
 
 
 @contextmanager
