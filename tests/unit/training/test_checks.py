@@ -149,16 +149,42 @@ def test_an_untrained_model_is_not_judged_by_the_shift(tmp_path):
 
 
 @pytest.mark.parametrize("attn_implementation", ["packed_sdpa", "sdpa"])
-def test_a_model_that_isolates_the_examples_of_a_pack_passes(attn_implementation, tmp_path):
-    model = tiny_checkpoint().model
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_isolates_the_examples_of_a_pack_passes(attn_implementation, dtype, tmp_path):
+    model = tiny_checkpoint().model.to(dtype)
     model.set_attn_implementation(attn_implementation)
     assert failed(inspect_model(build_trainer(model, tmp_path, packing=True), [encode()])) == []
 
 
-def test_attention_that_finds_no_packs_fails(tmp_path):
+def sum_long_rows_in_halves(linear, args, output):
+    """Compute like a GPU that takes another kernel for longer rows: it adds in another order, so roundings differ."""
+    (hidden,) = args
+    if hidden.shape[-2] <= len(encode().input_ids):
+        return output
+    half = hidden.shape[-1] // 2
+    weight = linear.weight
+    return hidden[..., :half] @ weight[:, :half].T + hidden[..., half:] @ weight[:, half:].T
+
+
+def test_a_kernel_that_rounds_a_pack_differently_in_bfloat16_passes(tmp_path):
+    model = tiny_checkpoint().model.bfloat16()
+    model.set_attn_implementation("packed_sdpa")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(sum_long_rows_in_halves)
+    trainer = build_trainer(model, tmp_path, packing=True)
+    assert failed(inspect_model(trainer, [encode()])) == []
+    alone, packed = (trainer.build_batch([encode()] * count) for count in (1, 2))
+    with torch.no_grad():
+        moved = (model(**alone).logits - model(**packed).logits[-len(model(**alone).logits) :]).abs().max()
+    assert moved > 1e-3, "the hook changes nothing"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_that_finds_no_packs_fails(dtype, tmp_path):
     """transformers makes no mask for an attention function without a registered one: it is causal over the row."""
     AttentionInterface.register("finds_no_packs", sdpa_attention_forward)
-    model = tiny_checkpoint().model
+    model = tiny_checkpoint().model.to(dtype)
     model.set_attn_implementation("finds_no_packs")
     found = failed(inspect_model(build_trainer(model, tmp_path, packing=True), [encode()]))
     assert found == ["an example in a pack is predicted as if it were alone"]
