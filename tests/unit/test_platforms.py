@@ -1,6 +1,7 @@
 """Nothing in the source needs a name at import that only POSIX has. Windows and macOS themselves are not tested."""
 
 import ast
+import importlib
 import importlib.util
 import signal
 import sys
@@ -78,7 +79,11 @@ def test_the_check_finds_names_that_windows_lacks(source, found):
 
 
 def import_on_windows(monkeypatch, name):
-    """Execute a module of higgs_trainer again, without the modules and signals that Windows lacks."""
+    """Execute a module of higgs_trainer again, without the modules and signals that Windows lacks.
+
+    The libraries that it imports are loaded before, because they look at the platform too.
+    """
+    importlib.import_module(name)
     monkeypatch.setattr(sys, "platform", "win32")
     for module in POSIX_MODULES:
         monkeypatch.setitem(sys.modules, module, None)
