@@ -24,9 +24,10 @@ needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"
 )
 VIEWPORTS = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 900}}
-# A page of each kind: prose, a picture, headings that are messages, generated tables, Python objects.
+# A page of each kind: prose, players, a picture, headings that are messages, generated tables, Python objects.
 KINDS_OF_PAGES = (
     "index.html",
+    "listen.html",
     "architecture.html",
     "troubleshooting.html",
     "reference/recipe.html",
