@@ -10,6 +10,7 @@ from higgs_trainer.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from higgs_trainer.corpus.prepare import prepare
+    from higgs_trainer.dataset.prepared import read_prepared
     from higgs_trainer.evaluation.comparison import EvaluationSettings, evaluate_models
     from higgs_trainer.evaluation.judging import load_judges
     from higgs_trainer.recipe.reading import read_recipe
@@ -34,6 +35,7 @@ _MODULES = {
     "load_speech_model": "speech.speech_model",
     "merge_adapter": "sharing.merging",
     "prepare": "corpus.prepare",
+    "read_prepared": "dataset.prepared",
     "read_recipe": "recipe.reading",
     "train": "run.train",
     "write_model_card": "sharing.model_card",
@@ -51,6 +53,7 @@ __all__ = [
     "load_speech_model",
     "merge_adapter",
     "prepare",
+    "read_prepared",
     "read_recipe",
     "train",
     "write_model_card",

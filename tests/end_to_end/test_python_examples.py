@@ -16,6 +16,7 @@ import higgs_trainer
 
 ORDER = (
     "prepare",
+    "read_prepared",
     "Recipe",
     "read_recipe",
     "check",

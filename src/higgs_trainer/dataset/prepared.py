@@ -164,6 +164,14 @@ def read_prepared(folder: str | Path) -> PreparedDataset:
     Raises:
         CheckpointError: the folder is not a prepared dataset.
         DamageError: a file or a row is not as it was written.
+
+    Example:
+        ```python
+        from higgs_trainer import read_prepared
+
+        dataset = read_prepared("prepared/train")
+        print(len(dataset.rows), dataset.rows[0]["text"], dataset.card.hours)
+        ```
     """
     return _open(Path(folder), every_row=False)
 

@@ -95,7 +95,7 @@ def load_checkpoint(
             output_loading_info=True,
         )
     _check_loaded(name, model, found)
-    checkpoint = Checkpoint(name, model, _load_tokenizer(name))
+    checkpoint = Checkpoint(name, model, load_tokenizer(name))
     check_ids(name, model.config, checkpoint.stream_ids)
     return checkpoint
 
@@ -115,7 +115,7 @@ def load_outline(name_or_path: str | Path, *, attn_implementation: str = "sdpa")
     # Of a model on the hub, the weights may not be here yet.
     planned = _plan_model(name, folder, has_weights=Path(name).is_dir())
     check_attention(planned, attn_implementation)
-    outline = Checkpoint(name, planned, _load_tokenizer(name))
+    outline = Checkpoint(name, planned, load_tokenizer(name))
     check_ids(name, planned.config, outline.stream_ids)
     return outline
 
@@ -232,7 +232,12 @@ def _check_loaded(name: str, model: PreTrainedModel, found: dict[str, Any]) -> N
         )
 
 
-def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+    """
     try:
         return AutoTokenizer.from_pretrained(name)
     except MemoryError:
@@ -258,13 +263,19 @@ def load_trained(folder: str | Path, *, dtype: str = "float32") -> Checkpoint:
     return Checkpoint(str(folder), load_adapter(base.model, Path(folder)), base.tokenizer)
 
 
-def load_codec_of(checkpoint: Checkpoint, name: str | None = None) -> Codec:
-    """Load the codec ``name`` or, by default, the one that `find_codec` finds for the model.
+def load_codec_of(checkpoint: Checkpoint, codec: Codec | str | Path | None = None) -> Codec:
+    """Load a codec, by default the one that `find_codec` finds for the model, and check that it fits the model.
+
+    Args:
+        codec: a name for `load_codec`, or a codec that is loaded already.
 
     Raises:
         CheckpointError: there is no codec, or it does not have the codebooks of the model.
     """
-    codec = load_codec(find_codec(checkpoint.name_or_path) if name is None else name)
+    if codec is None:
+        codec = find_codec(checkpoint.name_or_path)
+    if isinstance(codec, str | Path):
+        codec = load_codec(codec)
     model_shape = (checkpoint.stream_ids.num_codebooks, checkpoint.num_codes)
     if (codec.num_codebooks, codec.codebook_size) != model_shape:
         raise CheckpointError(

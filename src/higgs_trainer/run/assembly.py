@@ -13,19 +13,19 @@ from torch.optim import Optimizer
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 
 from higgs_trainer.audio.codec import Codec
-from higgs_trainer.dataset.collator import PackingCollator, PaddingCollator
 from higgs_trainer.errors import RecipeError
 from higgs_trainer.evaluation.held_out_scores import HeldOutScores
 from higgs_trainer.model.indexed_layers import index_layers
 from higgs_trainer.model.loading import Checkpoint, load_checkpoint
 from higgs_trainer.recipe.schema import ModelRecipe, Recipe
-from higgs_trainer.run.datasets import LoadedSets, plan_evaluation
 from higgs_trainer.run.preflight import run_preflight
 from higgs_trainer.run.samples import Samples
 from higgs_trainer.run.trainable import choose_trainable
 from higgs_trainer.run_folder import SAMPLES_FOLDER
 from higgs_trainer.sharing.model_card import write_model_card
+from higgs_trainer.training.datasets import LoadedSets, plan_evaluation
 from higgs_trainer.training.trainer import HiggsAudioTrainer
+from higgs_trainer.training.trainer_inputs import build_collator
 
 BuildOptimizer = Callable[[nn.Module, TrainingArguments], Optimizer]
 
@@ -84,6 +84,7 @@ def build_run(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) 
         measure_speech=build_measure(samples, ready.scores) if samples and recipe.samples.judged else None,
         write_card=partial(write_model_card, name=recipe.training.hub_model_id),
         tokens_per_pack=recipe.data.tokens_per_pack if recipe.data.packing else None,
+        keeps_record=False,
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
@@ -100,14 +101,6 @@ def load_model(model: ModelRecipe) -> Checkpoint:
     return load_checkpoint(
         model.name_or_path, dtype=model.dtype, attn_implementation=model.attn_implementation
     )
-
-
-def build_collator(checkpoint: Checkpoint, *, packing: bool) -> PackingCollator | PaddingCollator:
-    """Build the collator: for packs, or for padded batches."""
-    ids = checkpoint.stream_ids
-    if packing:
-        return PackingCollator(ids.num_codebooks)
-    return PaddingCollator(checkpoint.model.config.pad_token_id, ids.end, ids.num_codebooks)
 
 
 def build_measure(samples: Samples, scores: HeldOutScores | None) -> Callable[[int], Mapping[str, float]]:

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from higgs_trainer.dataset.overlap import Overlap, count_same_folders, find_overlap
 from higgs_trainer.recipe.schema import DataRecipe
-from higgs_trainer.run.datasets import LoadedSets
 from higgs_trainer.run_folder import DataOverlap
 from higgs_trainer.training.check_result import CheckResult
+from higgs_trainer.training.datasets import LoadedSets
 
 SAME_RECORDINGS = (
     "the evaluation measures what the model has memorized; take them out of data.train or data.eval"

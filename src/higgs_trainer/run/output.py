@@ -3,9 +3,6 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import nn
 
 from higgs_trainer.dataset.prepared import PreparedRows
 from higgs_trainer.dataset.summary import summarize
@@ -18,38 +15,29 @@ from higgs_trainer.files import (
 )
 from higgs_trainer.model.model_files import write_model_checksums
 from higgs_trainer.model.model_folder import copy_companions
-from higgs_trainer.model.parameters import count_trainable, format_trainable
+from higgs_trainer.model.parameters import format_trainable
 from higgs_trainer.run_folder import (
     DATA_OVERLAP_FILE,
     DATA_SUMMARY_FILE,
-    ENVIRONMENT_FILE,
-    GUARD_REPORT_FILE,
     METRICS_FILE,
-    PARAMETERS_FILE,
     REPORT_FILE,
     RESULT_FOLDER,
-    TRAINER_STATE_FILE,
     UNFINISHED_FOLDER,
     DataOverlap,
 )
-from higgs_trainer.shared_paths import hide_paths
 from higgs_trainer.sharing.model_card import write_model_card
+from higgs_trainer.training.run_record import write_end, write_start
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 from higgs_trainer.unfinished_runs import finish_result
 
 
-def write_plan(
-    output_dir: Path, model: nn.Module, environment: Mapping[str, Any], overlap: DataOverlap | None
-) -> str:
+def write_plan(output_dir: Path, trainer: HiggsAudioTrainer, overlap: DataOverlap | None) -> str:
     """Write, before the first step, which parameters will be trained, with which versions, and whether data overlaps.
 
     Return a table of the parameters. The report page of an earlier run in the same folder is removed.
     """
     (output_dir / REPORT_FILE).unlink(missing_ok=True)
-    trainable = count_trainable(model)
-    counts = {kind: {"trained": trained, "all": total} for kind, (trained, total) in trainable.items()}
-    write_json(output_dir / PARAMETERS_FILE, counts)
-    write_json(output_dir / ENVIRONMENT_FILE, environment)
+    trainable = write_start(output_dir, trainer.model, trainer.accelerator)
     if overlap is None:
         (output_dir / DATA_OVERLAP_FILE).unlink(missing_ok=True)
     else:
@@ -81,8 +69,7 @@ def write_result(
         trainer.save_model(str(result), _internal_call=True)
         if trainer.is_world_process_zero():
             copy_companions(base, result)
-            trainer.state.save_to_json(str(result / TRAINER_STATE_FILE))
-            write_json(result / GUARD_REPORT_FILE, hide_paths(trainer.guard.ledger.report()))
+            write_end(result, trainer.state, trainer.guard)
             summary = {name: summarize(rows) for name, rows in datasets.items()}
             write_json(result / DATA_SUMMARY_FILE, summary)
             write_json(result / METRICS_FILE, metrics)

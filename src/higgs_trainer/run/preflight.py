@@ -18,16 +18,16 @@ from higgs_trainer.errors import CheckpointError, RecipeError, UserError, sugges
 from higgs_trainer.evaluation.held_out_scores import METRICS as SPOKEN_METRICS
 from higgs_trainer.evaluation.held_out_scores import HeldOutScores
 from higgs_trainer.hub_names import find_similar
-from higgs_trainer.model.families import Family
 from higgs_trainer.model.loading import load_codec_of, load_outline
 from higgs_trainer.recipe.arguments import build_training_arguments
 from higgs_trainer.recipe.schema import AdapterRecipe, LossRecipe, Recipe, WeightedFolder
 from higgs_trainer.run.arguments import build_arguments, check_optimizer, check_schedule
-from higgs_trainer.run.datasets import LoadedSets, load_sets, plan_training
 from higgs_trainer.run.samples import check_held_out, load_scores
 from higgs_trainer.run.trainable import choose_trainable
+from higgs_trainer.training.datasets import LoadedSets, load_sets, plan_training
 from higgs_trainer.training.losses import LossWeights
 from higgs_trainer.training.metrics import list_held_out_metrics
+from higgs_trainer.training.trainer_inputs import check_packing
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -120,7 +120,14 @@ def run_preflight(recipe: Recipe, *, builds_optimizer: bool = False) -> Prefligh
 
     train_set = load_sets(list(filter(None, train_sets)), outline, codec)
     held_out = load_sets(list(filter(None, held_out_sets)), outline, codec) if held_out_sets else None
-    plan = plan_training(data, train_set, arguments, num_codes=outline.num_codes)
+    plan = plan_training(
+        train_set,
+        arguments,
+        num_codes=outline.num_codes,
+        weights=[train.weight for train in data.train],
+        tokens_per_pack=data.tokens_per_pack if data.packing else None,
+        code_noise=data.code_noise,
+    )
     scores = None
     if samples.judged and held_out is not None and arguments.process_index == 0:
         scores = load_scores(samples, held_out.rows, codec)
@@ -169,12 +176,6 @@ def build_weights(loss: LossRecipe, num_codebooks: int) -> LossWeights:
     except ValueError as error:
         raise RecipeError(str(error)) from error
     return weights
-
-
-def check_packing(family: Family, *, packing: bool) -> None:
-    """Raise RecipeError if packs are asked for, but the model takes no position ids: they mark where examples start."""
-    if packing and "position_ids" not in family.contract.inputs:
-        raise RecipeError(f"data.packing: {family.name} takes no position_ids. Set data.packing to false.")
 
 
 def check_best_metric(best: str | None, num_codebooks: int, *, judged: bool) -> None:

@@ -35,7 +35,6 @@ from higgs_trainer.run_folder import LOG_FILE, RECIPE_FILE, REPORT_FILE, Change
 from higgs_trainer.speech.real_recordings import write_recordings
 from higgs_trainer.terminal import echo
 from higgs_trainer.training.callbacks import MetricsFile, ReadableProgress
-from higgs_trainer.training.environment import describe_environment
 from higgs_trainer.training.stopping import StopOnRequest
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 
@@ -139,8 +138,7 @@ def _train(
         with explain_failed_write(output_dir, "make room, or choose another folder"):
             output_dir.mkdir(parents=True, exist_ok=True)
             # First, because its files mark the folder as that of a run: the corrected command may use it.
-            environment = describe_environment(trainer.accelerator)
-            trainable = write_plan(output_dir, trainer.model, environment, count_overlap(overlap))
+            trainable = write_plan(output_dir, trainer, count_overlap(overlap))
             write_recipe(recipe, output_dir / RECIPE_FILE)
             write_history(output_dir, start, changes)
         for line in [] if start is None else describe_changes(start, changes):

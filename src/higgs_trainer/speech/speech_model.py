@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 
 import torch
@@ -12,9 +13,11 @@ from higgs_trainer.audio.codec import Codec
 from higgs_trainer.audio.files import read_audio, write_audio
 from higgs_trainer.dataset.context import Context, PromptClip
 from higgs_trainer.errors import UserError
+from higgs_trainer.limits import LONGEST_SPEECH_SECONDS
 from higgs_trainer.manifest.utterance import Clip, Utterance, Voice
 from higgs_trainer.model.loading import Checkpoint, load_codec_of, load_trained
 from higgs_trainer.outputs import fill_folder
+from higgs_trainer.page.sound import encode_audio
 from higgs_trainer.run_folder import name_clip
 from higgs_trainer.speech.clip_folder import ClipFolder, GeneratedCodes, decode_generated
 from higgs_trainer.speech.generate import Request, generate_codes
@@ -24,7 +27,7 @@ from higgs_trainer.terminal import open_console
 
 @dataclass(frozen=True)
 class GeneratedSpeech:
-    """Speech that a model generated: a waveform (S,) at ``sample_rate_hz``.
+    """Speech that a model generated: a waveform (S,) at ``sample_rate_hz``. A notebook shows a player for it.
 
     Attributes:
         stopped: whether the model ended the clip. Otherwise it was cut at the limit of ``Sampling.max_seconds``.
@@ -38,6 +41,19 @@ class GeneratedSpeech:
     def write(self, path: str | Path) -> None:
         """Write the waveform as a WAV file, or in the format of the path's suffix."""
         write_audio(path, self.waveform_S)
+
+    @property
+    def seconds(self) -> float:
+        """The duration."""
+        return len(self.waveform_S) / self.sample_rate_hz
+
+    def _repr_html_(self) -> str:
+        """Return the text and a player, which notebooks show in place of the object."""
+        end = "" if self.stopped else ", cut at the limit"
+        return (
+            f"<div><p>{escape(self.text)} <small>({self.seconds:.1f} s{end})</small></p>"
+            f'<audio controls src="{encode_audio(self.waveform_S, self.sample_rate_hz)}"></audio></div>'
+        )
 
 
 @dataclass(frozen=True)
@@ -57,17 +73,34 @@ class SpeechModel:
     language: str = "en"
     reference_codes: dict[Path, Tensor] = field(default_factory=dict, repr=False)
 
-    def generate(self, text: str, *, seed: int | None = None) -> GeneratedSpeech:
+    def generate(
+        self, text: str, *, seed: int | None = None, max_seconds: float | None = None
+    ) -> GeneratedSpeech:
         """Generate speech for one text.
 
         Args:
             seed: the seed of the sampling. None: that of ``self.sampling``.
+            max_seconds: the maximum duration, of each part if the text is long. None: that of ``self.sampling``.
 
         Raises:
-            UserError: a reference cannot be read, or the text cannot be part of a prompt.
+            UserError: a reference cannot be read, the text cannot be part of a prompt, or ``max_seconds`` is too small
+                or too large.
         """
-        ((_, speech),) = self.generate_all([Utterance(text, seed=seed)])
+        speaker = self if max_seconds is None else self._limit(max_seconds)
+        ((_, speech),) = speaker.generate_all([Utterance(text, seed=seed)])
         return speech
+
+    def _limit(self, max_seconds: float) -> "SpeechModel":
+        """Return this model with another maximum duration."""
+        if not 0.1 <= max_seconds <= LONGEST_SPEECH_SECONDS:
+            raise UserError(
+                f"max_seconds is {max_seconds}. Give a duration from 0.1 to {LONGEST_SPEECH_SECONDS:g} seconds."
+            )
+        part_seconds = self.sampling.part_seconds
+        if part_seconds is not None and part_seconds > max_seconds:
+            part_seconds = None
+        sampling = replace(self.sampling, max_seconds=max_seconds, part_seconds=part_seconds)
+        return replace(self, sampling=sampling)
 
     def generate_all(
         self, utterances: Sequence[Utterance], *, batch_size: int = 8

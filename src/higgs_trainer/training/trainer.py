@@ -26,18 +26,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from torch.utils.data import DataLoader, SequentialSampler
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from higgs_trainer.dataset.examples import Example
-from higgs_trainer.errors import LossError, RecipeError
-from higgs_trainer.model.families import Aligned, Family
+from higgs_trainer.dataset.packing import PlannedExamples
+from higgs_trainer.errors import LossError, RecipeError, UserError
+from higgs_trainer.model.families import Aligned, Family, family_of
 from higgs_trainer.printable import join_lines
 from higgs_trainer.tensors import check_pack
 from higgs_trainer.training.checkpoints import CompleteCheckpoints
@@ -50,8 +51,15 @@ from higgs_trainer.training.losses import (
     count_correct_first,
 )
 from higgs_trainer.training.metrics import LossTotals
+from higgs_trainer.training.run_record import RunRecord, write_end
 from higgs_trainer.training.stopping import FiniteGradients
 from label_guard import LabelGuardMixin, ModelInputs
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+    from higgs_trainer.audio.codec import Codec
+    from higgs_trainer.training.trainer_inputs import AnyModel, BuiltInputs
 
 
 @contextmanager
@@ -64,45 +72,53 @@ def _explain_refusal(what: str, fields: str) -> Iterator[None]:
 
 
 class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
-    """Train a Higgs Audio model, or adapters on it.
+    """Train a Higgs Audio model, or adapters on it, on prepared datasets.
 
     The arguments that are not listed are those of ``Trainer``.
 
     Args:
-        family: the family of the model (``model/families/``), with the contract of the guard.
+        model: the folder or hub name of a model, or a module. With a PEFT model, its adapter is trained.
+        args: any ``TrainingArguments``. None: their default values.
+        data_collator: None: padded batches or, with ``tokens_per_pack``, packs.
+        train_dataset: a prepared dataset (`read_prepared`), its folder, or a list of these; or a dataset of examples.
+        eval_dataset: the same, or a dict of these, whose names become part of the metrics: ``eval_NAME_loss``.
+        processing_class: the tokenizer or processor. None: the tokenizer of the model.
+        peft_config: a ``LoraConfig`` of PEFT. Without target_modules, attention and audio FFN get an adapter; the
+            presets of a recipe are accepted too. None: all parameters are trained.
+        codec: the codec of the model, by name or loaded (`prepare`). None: the codec in the folder of the model.
+        tokens_per_pack: train on packs of at most so many tokens; ``args.per_device_train_batch_size`` must be 1. None:
+            padded batches.
+        model_init_kwargs: how to load a model that is given by name, such as ``{"dtype": "bfloat16"}``.
+        family: the family of the model (``model/families/``), with the contract of the guard. None: that of its
+            configuration.
         weights: the weights of the loss's terms.
         guard_policy: ``"divert"`` or ``"raise"``.
         write_card: writes the model card into a folder; by default, Trainer writes its own.
         measure_speech: returns further metrics at a step, such as a word error rate, after each evaluation during
             training. Only the main process calls it.
-        tokens_per_pack: the capacity of a pack, for the metric ``fill``. Without it, the capacity is the size of the
-            batch.
+        keeps_record: write the log of the run and the files that `write_report` reads into ``args.output_dir``.
 
     Raises:
         LossError: the loss has a text term, but the model returns no logits over text.
+        UserError: an argument does not fit the others, the model or the data.
 
     Example:
         ```python
+        from peft import LoraConfig
         from transformers import TrainingArguments
 
         from higgs_trainer import HiggsAudioTrainer
-        from higgs_trainer.dataset.collator import PaddingCollator
-        from higgs_trainer.dataset.prepared import read_prepared
-        from higgs_trainer.model.example_encoding import build_examples
-        from higgs_trainer.model.families import family_of
-        from higgs_trainer.model.loading import load_checkpoint
 
-        checkpoint = load_checkpoint("base")
-        ids = checkpoint.stream_ids
-        rows = read_prepared("prepared/train").rows
         trainer = HiggsAudioTrainer(
-            model=checkpoint.model,
-            args=TrainingArguments("runs/by_hand", max_steps=1, report_to="none", save_strategy="no"),
-            train_dataset=build_examples(rows, checkpoint.tokenizer, ids, checkpoint.sequence),
-            data_collator=PaddingCollator(checkpoint.model.config.pad_token_id, ids.end, ids.num_codebooks),
-            family=family_of(checkpoint.model),
+            model="base",
+            args=TrainingArguments("runs/by_hand", max_steps=2, learning_rate=1e-4, use_cpu=True),
+            train_dataset="prepared/train",
+            eval_dataset="prepared/held_out",
+            peft_config=LoraConfig(r=4),
         )
         trainer.train()
+        print(trainer.evaluate()["eval_loss"])
+        trainer.save_model()
         ```
     """
 
@@ -111,15 +127,54 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
 
     def __init__(
         self,
-        *args: Any,
-        family: Family,
+        model: "AnyModel | None" = None,
+        args: TrainingArguments | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        *,
+        peft_config: "LoraConfig | None" = None,
+        codec: "Codec | str | Path | None" = None,
+        tokens_per_pack: int | None = None,
+        model_init_kwargs: Mapping[str, Any] | None = None,
+        family: Family | None = None,
         weights: LossWeights = LossWeights(),
         guard_policy: str = "divert",
         write_card: Callable[[Path], None] | None = None,
         measure_speech: Callable[[int], Mapping[str, float]] | None = None,
-        tokens_per_pack: int | None = None,
+        keeps_record: bool = True,
         **kwargs: Any,
     ) -> None:
+        if kwargs.get("compute_loss_func") is not None:
+            raise UserError(
+                "compute_loss_func would not be called, because this trainer computes its own loss. Override "
+                "compute_guarded_loss in a subclass, or change the weights of the loss."
+            )
+        inputs = {
+            "model": model,
+            "args": TrainingArguments() if args is None else args,
+            "data_collator": data_collator,
+            "train_dataset": train_dataset,
+            "eval_dataset": eval_dataset,
+            "processing_class": processing_class,
+        }
+        self.built: BuiltInputs | None = None
+        # Families without a format of sequences bring their datasets and collator, and may lack the libraries of ours.
+        if family is None or family.sequence is not None:
+            from higgs_trainer.training.trainer_inputs import GivenInputs, build_inputs
+
+            self.built, inputs = build_inputs(
+                GivenInputs(
+                    **inputs,
+                    family=family,
+                    peft_config=peft_config,
+                    codec=codec,
+                    init_kwargs=model_init_kwargs,
+                    tokens_per_pack=tokens_per_pack,
+                )
+            )
+            family = family or family_of(inputs["model"])
         if weights.text and not family.has_text_logits:
             raise LossError(
                 f"the weight of the text loss is {weights.text}, but {family.name} returns no logits over text from "
@@ -135,10 +190,12 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         self.training_totals = LossTotals()
         self.evaluation_totals = LossTotals()
         self.step_utterances: list[str] = []
-        super().__init__(*args, **kwargs)
+        super().__init__(**inputs, **kwargs)
         self.model_accepts_loss_kwargs = False
         self.finite_gradients = FiniteGradients(self.accelerator, self.step_utterances)
         self.add_callback(self.finite_gradients)
+        if keeps_record and self.built is not None:
+            self.add_callback(RunRecord(Path(self.args.output_dir), self.accelerator))
 
     # A training step
 
@@ -151,6 +208,15 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         self._check_divides(self.train_dataset, self.args.train_batch_size)
         dataloader: DataLoader[Any] = super().get_train_dataloader()
         return dataloader
+
+    def _get_train_sampler(self, *args: Any) -> Any:
+        """Return a sequential sampler for a planned dataset: its plan is the random order of the epoch."""
+        dataset = args[0] if args and args[0] is not None else self.train_dataset
+        return (
+            SequentialSampler(dataset)
+            if isinstance(dataset, PlannedExamples)
+            else super()._get_train_sampler(*args)
+        )
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """Build the optimizer of the arguments.
@@ -290,12 +356,26 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         """Collate examples, move the batch to the model's device, and split it, as `evaluate` and `predict` do."""
         return self._prepare_inputs(self.data_collator(examples))
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate, and leave the seconds of the evaluation and its callbacks out of the training speed."""
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate, and leave the seconds of the evaluation and its callbacks out of the training speed.
+
+        Args:
+            eval_dataset: as for the constructor, or the name of one in the dict that the constructor got.
+        """
         started = time.perf_counter()
-        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        metrics: dict[str, float] = super().evaluate(self._encode(eval_dataset), *args, **kwargs)
         self.training_totals.leave_out(time.perf_counter() - started)
         return metrics
+
+    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> PredictionOutput:
+        """Predict, as Trainer does, for a dataset as the constructor takes it."""
+        return super().predict(self._encode(test_dataset), *args, **kwargs)
+
+    def _encode(self, dataset: Any) -> Any:
+        is_known = (
+            isinstance(dataset, str) and isinstance(self.eval_dataset, dict) and dataset in self.eval_dataset
+        )
+        return dataset if is_known or self.built is None else self.built.build_evaluation_set(dataset)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Run Trainer's loop, and replace its mean of batch means by the loss over all cells of the set.
@@ -336,6 +416,23 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         return reduced.compute_metrics(prefix, self.weights.list_codebook_weights(reduced.num_codebooks))
 
     # The output folder
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model and its tokenizer.
+
+        After a call by the user, the folder also has the codec, the records and the checksums that generating, merging
+        and reporting read.
+        """
+        if _internal_call or self.built is None:
+            super().save_model(output_dir, _internal_call)
+            return
+        super().save_model(output_dir, _internal_call=True)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            write_end(folder, self.state, self.guard)
+            self.built.complete_folder(folder)
+        if self.args.push_to_hub:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the model card by ``write_card`` if there is one; ``push_to_hub`` calls this."""

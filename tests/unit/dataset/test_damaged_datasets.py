@@ -16,8 +16,8 @@ from higgs_trainer.dataset.prepared import CARD_NAME, build_features, read_prepa
 from higgs_trainer.dataset.prepared_writer import write_prepared
 from higgs_trainer.errors import CheckpointError, DamageError
 from higgs_trainer.evaluation.sentences import read_sentences
-from higgs_trainer.run.datasets import load_sets
 from higgs_trainer.run_folder import CHECKSUMS_FILE
+from higgs_trainer.training.datasets import load_sets
 from tiny import NUM_CODES, ToneCodec, make_row, tiny_checkpoint
 
 

@@ -3,8 +3,10 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from accelerate import Accelerator
 
 from higgs_trainer.checksums import write_checksums
 from higgs_trainer.errors import RecipeError, UserError
@@ -14,6 +16,7 @@ from higgs_trainer.run import output as run_output
 from higgs_trainer.run.output import write_plan
 from higgs_trainer.run.output_folder import check_output_folder, replace_earlier_run
 from higgs_trainer.run_folder import SIGNS_OF_A_RUN
+from higgs_trainer.training import run_record
 from higgs_trainer.unfinished_runs import finish_result, restore_run, settle_earlier_run
 from tiny import tiny_checkpoint
 
@@ -200,8 +203,11 @@ def test_a_kill_at_any_rename_loses_no_run(folder, monkeypatch, step):
 def test_the_first_file_of_a_run_shows_that_the_folder_is_that_of_a_run(folder, monkeypatch):
     """Otherwise a run that is killed after it would block its own command."""
     written = []
+    monkeypatch.setattr(run_record, "write_json", lambda path, value: written.append(path.name))
     monkeypatch.setattr(run_output, "write_json", lambda path, value: written.append(path.name))
-    write_plan(folder / "out", tiny_checkpoint().model, {}, None)
+    trainer = SimpleNamespace(model=tiny_checkpoint().model, accelerator=Accelerator(cpu=True))
+    write_plan(folder / "out", trainer, {"eval_utterances": 1})
+    assert len(written) == 3
     assert written[0] in SIGNS_OF_A_RUN
 
 

@@ -1,10 +1,9 @@
-"""Build the datasets that Trainer reads from prepared folders: examples in the order of a plan."""
+"""Build the datasets that Trainer reads from prepared datasets: examples in the order of a plan."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from transformers import TrainingArguments
 
@@ -25,18 +24,15 @@ from higgs_trainer.limits import MOST_PLANNED_DRAWS
 from higgs_trainer.model.example_encoding import build_examples
 from higgs_trainer.model.loading import Checkpoint
 
-if TYPE_CHECKING:
-    from higgs_trainer.recipe.schema import DataRecipe
-
 
 @dataclass(frozen=True)
 class LoadedSets:
-    """One or several prepared folders, concatenated.
+    """One or several prepared datasets, concatenated.
 
     Attributes:
-        rows: the rows of all folders, one folder after another.
-        sizes: the number of rows of each folder.
-        content_hashes: the hash of all rows and codes of each folder.
+        rows: the rows of all datasets, one dataset after another.
+        sizes: the number of rows of each dataset.
+        content_hashes: the hash of all rows and codes of each dataset.
         examples: the rows as the model reads them, encoded when they are first read.
     """
 
@@ -66,12 +62,21 @@ def load_sets(datasets: Sequence[Path | PreparedDataset], checkpoint: Checkpoint
 
 
 def plan_training(
-    data: "DataRecipe", loaded: LoadedSets, arguments: TrainingArguments, *, num_codes: int
+    loaded: LoadedSets,
+    arguments: TrainingArguments,
+    *,
+    num_codes: int,
+    weights: Sequence[float] | None = None,
+    tokens_per_pack: int | None = None,
+    code_noise: float = 0.0,
 ) -> PlannedExamples:
     """Return the training set in the order of its plan: packs, or single examples for padded batches.
 
     Args:
-        num_codes: the number of codes in a codebook, without stream tokens. ``data.code_noise`` draws from them.
+        num_codes: the number of codes in a codebook, without stream tokens. ``code_noise`` draws from them.
+        weights: how often each dataset is drawn in an epoch. None: once.
+        tokens_per_pack: the capacity of a pack. None: padded batches.
+        code_noise: the share of the input codes that is replaced by random ones.
 
     Raises:
         RecipeError: an example does not fit into a pack, a weight draws nothing, or there are fewer examples than
@@ -79,7 +84,7 @@ def plan_training(
     """
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     try:
-        mixture = Mixture(loaded.sizes, [train_set.weight for train_set in data.train], seed=seed)
+        mixture = Mixture(loaded.sizes, weights or [1.0] * len(loaded.sizes), seed=seed)
     except ValueError as error:
         raise RecipeError(
             f"data.train: {error}. Raise its weight, or remove the set from the recipe."
@@ -91,16 +96,16 @@ def plan_training(
         "mixture": mixture,
     }
     plan: Plan
-    if data.packing:
-        lengths = measure_tokens(loaded.examples, tokens_per_pack=data.tokens_per_pack)
-        num_epochs = _count_epochs(arguments, mixture.count_least(lengths) / data.tokens_per_pack)
-        _check_draws(num_epochs, mixture)
-        plan = PackPlan(lengths, tokens_per_pack=data.tokens_per_pack, num_epochs=num_epochs, **shares)
-    else:
+    if tokens_per_pack is None:
         plan = BatchPlan(len(loaded.examples), batch_size=arguments.per_device_train_batch_size, **shares)
-    if not data.code_noise:
+    else:
+        lengths = measure_tokens(loaded.examples, tokens_per_pack=tokens_per_pack)
+        num_epochs = _count_epochs(arguments, mixture.count_least(lengths) / tokens_per_pack)
+        _check_draws(num_epochs, mixture)
+        plan = PackPlan(lengths, tokens_per_pack=tokens_per_pack, num_epochs=num_epochs, **shares)
+    if not code_noise:
         return PlannedExamples(loaded.examples, plan)
-    noisy = NoisyExamples(loaded.examples, code_noise=data.code_noise, num_codes=num_codes, seed=seed)
+    noisy = NoisyExamples(loaded.examples, code_noise=code_noise, num_codes=num_codes, seed=seed)
     return PlannedExamples(noisy, plan)
 
 

@@ -7,19 +7,17 @@ from transformers import TrainingArguments
 
 from higgs_trainer.dataset.packing import PlannedExamples
 from higgs_trainer.errors import RecipeError
-from higgs_trainer.recipe.schema import DataRecipe
-from higgs_trainer.run import datasets
-from higgs_trainer.run.datasets import LoadedSets, plan_training
+from higgs_trainer.training import datasets
+from higgs_trainer.training.datasets import LoadedSets, plan_training
 
 
 def plan(folder: Path, monkeypatch: pytest.MonkeyPatch, *, weight: float, max_steps: int) -> PlannedExamples:
     """Plan 4 examples of 10 tokens, one in each pack, in an epoch of 4 * ``weight`` packs."""
     monkeypatch.setattr(datasets, "MOST_PLANNED_DRAWS", 60)
     monkeypatch.setattr(datasets, "measure_tokens", lambda examples, **_: [10] * len(examples))
-    data = DataRecipe.model_validate({"train": [{"path": folder, "weight": weight}], "tokens_per_pack": 10})
     loaded = LoadedSets(None, (4,), ("hash",), [None] * 4)  # type: ignore[arg-type]
     arguments = TrainingArguments(str(folder), max_steps=max_steps, use_cpu=True, report_to="none")
-    return plan_training(data, loaded, arguments, num_codes=8)
+    return plan_training(loaded, arguments, num_codes=8, weights=[weight], tokens_per_pack=10)
 
 
 def test_a_mixture_with_too_many_draws_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
