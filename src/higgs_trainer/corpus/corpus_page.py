@@ -96,7 +96,7 @@ def _find_distributions(tables: CorpusTables, limits: Limits) -> list[Distributi
         _describe(tables, "Peak", numbers, peaks, "{:.1f} dBFS".format),
     ]
     for (language, unit), paces in find_paces(tables, limits).items():
-        targets = [pace for pace in paces if pace.place == 0]
+        targets = [pace for pace in paces if pace.place == 0 and not pace.is_short]
         if targets:
             found.append(
                 _describe(

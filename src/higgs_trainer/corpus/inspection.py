@@ -6,7 +6,6 @@ judge_corpus    collect all problems, and add those that only the whole corpus s
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -35,7 +34,6 @@ from higgs_trainer.manifest.rows import CheckedRow
 from higgs_trainer.manifest.text import has_words
 from higgs_trainer.manifest.utterance import Utterance
 
-MAX_PROBLEMS_SHOWN = 1000
 # One reference is often used by many rows.
 CACHED_MEASUREMENTS = 10_000
 
@@ -85,7 +83,7 @@ def _measure_row(tables: CorpusTables, number: int, utterance: Utterance, measur
         tables.add_problems(
             number,
             (
-                Problem(utterance.file, utterance.line, f"{name} {what}", what_to_do)
+                Problem(utterance.file, utterance.line, f"{name} {what}", what_to_do, f"a recording {what}")
                 for what, what_to_do in problems
             ),
         )
@@ -104,7 +102,7 @@ def judge_corpus(
         found = [
             *find_odd_paces(tables, limits),
             *find_duplicates(tables, limits),
-            *find_other_words(tables),
+            *find_other_words(tables, limits),
         ]
         if not allow_own_reference:
             found += find_own_references(tables)
@@ -112,15 +110,16 @@ def judge_corpus(
             tables.add_problems(number, [problem])
 
 
-def check_rejected(work: WorkDirectory, max_rejected: int) -> None:
-    """Raise ManifestError if more than ``max_rejected`` rows are rejected, or all."""
+def check_rejected(work: WorkDirectory, max_rejected: int, page: Path | None) -> None:
+    """Raise ManifestError if more than ``max_rejected`` rows are rejected, or all.
+
+    Args:
+        page: the page about the corpus, if it was written.
+    """
     with work.open_tables() as tables:
         rejected = tables.count_rejected()
         if rejected > max_rejected or (rejected and not tables.count_accepted()):
-            shown = [
-                problem for _, problem in itertools.islice(tables.iterate_problems(), MAX_PROBLEMS_SHOWN)
-            ]
-            raise ManifestError(shown, total=tables.count_problems())
+            raise ManifestError((problem for _, problem in tables.iterate_problems()), page=page)
 
 
 def write_rejected(tables: CorpusTables, path: Path) -> None:

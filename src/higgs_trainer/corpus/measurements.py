@@ -87,6 +87,8 @@ def hash_content(decoded: Decoded) -> str:
 
 def find_problems(recording: Measurement, limits: Limits) -> list[tuple[str, str]]:
     """Return (problem, remedy) for each limit that a recording violates."""
+    if recording.seconds == 0:
+        return [("is empty: it has no samples", "Record it again, or leave out the row.")]
     problems = []
     if recording.seconds < limits.min_seconds:
         problems.append(
@@ -101,7 +103,7 @@ def find_problems(recording: Measurement, limits: Limits) -> list[tuple[str, str
         )
     if recording.cancelled:
         problems.append(("has two channels that cancel each other", "Keep one channel."))
-    elif recording.peak_dbfs < limits.min_peak_dbfs and recording.seconds > 0:
+    elif recording.peak_dbfs < limits.min_peak_dbfs:
         problems.append(
             (
                 f"is silent (its peak is {recording.peak_dbfs:.0f} dBFS)",

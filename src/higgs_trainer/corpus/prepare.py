@@ -138,7 +138,7 @@ def prepare(
                 pair_accepted(work, seed=pair_seed)
             if report is not None:
                 write_corpus_page(work, Path(report), title=manifest.name, limits=limits)
-            check_rejected(work, max_rejected)
+            check_rejected(work, max_rejected, page=None if report is None else Path(report))
 
         notes = processes.share(read)
         measure_rows(work, processes, limits, progress)

@@ -81,8 +81,8 @@ class RowChecker:
         # The keys are an ordered set.
         self.text_changes: dict[str, None] = {}
 
-    def add(self, what: str, what_to_do: str) -> None:
-        self.problems.append(Problem(self.row.file, self.row.line, what, what_to_do))
+    def add(self, what: str, what_to_do: str, kind: str = "") -> None:
+        self.problems.append(Problem(self.row.file, self.row.line, what, what_to_do, kind))
 
     def check(self) -> Utterance | None:
         """Return the row as an utterance, or None if it has a problem."""
@@ -235,16 +235,16 @@ class RowChecker:
         named = shorten(str(value), 500)
         inside = any(real.startswith(os.path.join(place, "")) for place in (self.folder, *self.trusted))
         if not self.rules.allow_outside and not inside:
-            self.add(
-                f'"{shown}" is outside the folder of the manifest: {named}',
-                "Move the file into the folder, or pass --allow-outside.",
-            )
+            what = f'"{shown}" is outside the folder of the manifest'
+            self.add(f"{what}: {named}", "Move the file into the folder, or pass --allow-outside.", what)
             return None
         if kind == "no such file":
-            self.add(f'"{shown}" does not exist: {named}', f"Its path must be relative to {self.folder}.")
+            what = f'"{shown}" does not exist'
+            self.add(f"{what}: {named}", f"Its path must be relative to {self.folder}.", what)
             return None
         if kind != "a file":
-            self.add(f'"{shown}" is {kind}, not a file: {named}', "Write the path of a recording.")
+            what = f'"{shown}" is {kind}, not a file'
+            self.add(f"{what}: {named}", "Write the path of a recording.", what)
             return None
         return Path(path)
 
@@ -302,7 +302,8 @@ class RowChecker:
         target = [] if audio is None else [Clip(audio, text)]
         if clips and (index := find_conflicting_clip([*target, *clips])) is not None:
             path = clips[index - len(target)].audio
-            self.add(f"{path} occurs twice in the row, with other words", "Correct the wrong transcript.")
+            what = "occurs twice in the row, with other words"
+            self.add(f"{path} {what}", "Correct the wrong transcript.", f"a recording {what}")
 
 
 def _find_string_problem(name: str, value: str) -> tuple[str, str] | None:

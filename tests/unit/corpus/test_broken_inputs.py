@@ -250,7 +250,7 @@ REJECTED = {
     ),
     "infinite": Case(sound(not_a_number(np.inf), subtype="FLOAT"), "b.wav contains NaN or infinite samples"),
     # unusable audio
-    "no samples": Case(sound(noise(0)), "b.wav lasts 0.000 s, less than 0.1 s"),
+    "no samples": Case(sound(noise(0)), "b.wav is empty: it has no samples"),
     "one sample": Case(sound(noise(1 / RATE_HZ)), "b.wav lasts 0.000 s, less than 0.1 s"),
     "too short": Case(sound(noise(0.05)), "b.wav lasts 0.050 s, less than 0.1 s"),
     "three hours": Case(made(three_hours), "b.wav lasts 10800.0 s, more than 120 s"),

@@ -93,8 +93,34 @@ def test_silence_has_no_pace(tmp_path: Path) -> None:
     assert find_odd(tmp_path, [*EVEN, speak(24.0) | {"peak_dbfs": -51.0}]) == []
 
 
-def test_the_pace_of_few_rows_is_not_judged(tmp_path: Path) -> None:
-    assert find_odd(tmp_path, [*EVEN[:28], speak(24.0)]) == []
+def test_the_pace_of_few_rows_is_compared_with_that_of_speech_in_general(tmp_path: Path) -> None:
+    assert find_odd(tmp_path, [*EVEN[:27], speak(18.0), speak(0.4)]) == []
+    assert find_odd(tmp_path, [speak(18.0), speak(24.0), speak(0.4), speak(0.2)]) == [1, 3]
+    assert find_odd(tmp_path, [speak(24.0), speak(0.2)], Limits(max_pace_factor=8.0)) == []
+    hour = {"text": "five words are not enough", "speech_seconds": 3214.7}
+    ((_, problem),) = find_odd_paces(make_tables(tmp_path, [hour]), Limits())
+    assert "3214.7 s of speech for 5 words: 0.0016 per second, against 2.5 usually" in str(problem)
+
+
+def test_one_or_two_words_have_no_pace(tmp_path: Path) -> None:
+    drawn_out = {"text": "Haalloo.", "speech_seconds": 2.5, "language": "en"}
+    hurried = {"text": "Auw!", "speech_seconds": 0.05, "language": "en"}
+    assert find_odd(tmp_path, [*EVEN, drawn_out, hurried]) == []
+    assert find_odd(tmp_path, [drawn_out, hurried]) == []
+    rows = [*EVEN, drawn_out | {"speech_seconds": 9.0}]
+    ((_, problem),) = find_odd_paces(make_tables(tmp_path, rows), Limits())
+    assert "40.wav has 9.0 s of speech for 1 word: 0.1 per second" in str(problem)
+
+
+def test_short_texts_do_not_change_the_pace_of_the_corpus(tmp_path: Path) -> None:
+    shouts = [{"text": "Ja!", "speech_seconds": 0.1, "language": "en"}] * 200
+    assert find_odd(tmp_path, [*EVEN, *shouts]) == []
+
+
+def test_empty_and_silent_recordings_are_no_duplicates_of_each_other(tmp_path: Path) -> None:
+    empty = {"content_hash": "x", "peak_dbfs": -120.0, "seconds": 0.0, "speech_seconds": 0.0}
+    rows = [empty | {"text": "one"}, empty | {"text": "two"}, empty | {"text": "two"}]
+    assert list(find_duplicates(make_tables(tmp_path, rows), Limits())) == []
 
 
 def test_languages_and_scripts_are_judged_separately(tmp_path: Path) -> None:

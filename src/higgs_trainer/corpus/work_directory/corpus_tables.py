@@ -17,7 +17,7 @@ SCHEMA = """
 PRAGMA synchronous = OFF;
 PRAGMA journal_mode = MEMORY;
 CREATE TABLE IF NOT EXISTS rows (number INTEGER PRIMARY KEY, utterance TEXT);
-CREATE TABLE IF NOT EXISTS problems (number INTEGER, file TEXT, line INTEGER, what TEXT, what_to_do TEXT);
+CREATE TABLE IF NOT EXISTS problems (number INTEGER, file TEXT, line INTEGER, what TEXT, what_to_do TEXT, kind TEXT);
 CREATE TABLE IF NOT EXISTS recordings (
     number INTEGER, place INTEGER, path TEXT, text TEXT, language TEXT, prompt TEXT, file TEXT, line INTEGER,
     content_hash TEXT, seconds REAL, speech_seconds REAL, sample_rate_hz INTEGER, channels INTEGER,
@@ -119,8 +119,8 @@ class CorpusTables:
     def add_problems(self, number: int, problems: Iterable[Problem]) -> None:
         """Add problems of a row, which reject it."""
         self._connection.executemany(
-            "INSERT INTO problems VALUES (?, ?, ?, ?, ?)",
-            ((number, str(p.file), p.line, p.what, p.what_to_do) for p in problems),
+            "INSERT INTO problems VALUES (?, ?, ?, ?, ?, ?)",
+            ((number, str(p.file), p.line, p.what, p.what_to_do, p.kind) for p in problems),
         )
 
     def count_problems(self) -> int:
@@ -133,9 +133,9 @@ class CorpusTables:
 
     def iterate_problems(self) -> Iterator[tuple[int, Problem]]:
         """Yield the problems in the order of the rows, each with the number of its row."""
-        query = "SELECT number, file, line, what, what_to_do FROM problems ORDER BY number, rowid"
-        for number, file, line, what, what_to_do in self._connection.execute(query):
-            yield number, Problem(Path(file), line, what, what_to_do)
+        query = "SELECT number, file, line, what, what_to_do, kind FROM problems ORDER BY number, rowid"
+        for number, file, *words in self._connection.execute(query):
+            yield number, Problem(Path(file), *words)
 
     def group_problems(self) -> Iterator[list[Problem]]:
         """Yield the problems of each rejected row."""
@@ -202,18 +202,26 @@ class CorpusTables:
         """Yield the recordings that reach this peak."""
         return self._select("WHERE peak_dbfs >= ?", min_peak_dbfs)
 
-    def group_targets_by_content(self) -> Iterator[list[StoredRecording]]:
-        """Yield the targets with equal samples together, in the order of their rows."""
-        ordered = self._select(f"WHERE {TARGET} AND content_hash IS NOT NULL ORDER BY content_hash, number")
+    def group_targets_by_content(self, min_peak_dbfs: float) -> Iterator[list[StoredRecording]]:
+        """Yield the targets with equal samples that reach this peak together, in the order of their rows."""
+        ordered = self._select(
+            f"WHERE {TARGET} AND content_hash IS NOT NULL AND peak_dbfs >= ? ORDER BY content_hash, number",
+            min_peak_dbfs,
+        )
         for _, group in itertools.groupby(ordered, key=lambda recording: recording.content_hash):
             yield list(group)
 
-    def iterate_contents_with_several_texts(self) -> Iterator[StoredRecording]:
-        """Yield the recordings of which a clip of a prompt has another text, equal samples together, targets first."""
+    def iterate_contents_with_several_texts(self, min_peak_dbfs: float) -> Iterator[StoredRecording]:
+        """Yield the recordings of which a clip of a prompt has another text, equal samples together, targets first.
+
+        Empty and silent recordings, which are equal without being copies, do not reach the peak.
+        """
         return self._select(
-            "WHERE text IS NOT NULL AND content_hash IN (SELECT content_hash FROM recordings WHERE text IS NOT NULL "
+            "WHERE text IS NOT NULL AND peak_dbfs >= ? AND content_hash IN "
+            "(SELECT content_hash FROM recordings WHERE text IS NOT NULL "
             "GROUP BY content_hash HAVING COUNT(DISTINCT text) > 1 AND MAX(place) > 0) "
-            "ORDER BY content_hash, place > 0, number, place"
+            "ORDER BY content_hash, place > 0, number, place",
+            min_peak_dbfs,
         )
 
     def iterate_own_references(self) -> Iterator[StoredRecording]:
