@@ -1,0 +1,82 @@
+"""The random checkpoint is like the released one: names, sizes, token ids, settings and layout."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, GenerationConfig, HiggsAudioV2ForConditionalGeneration
+
+from higgs_trainer.audio.codec import load_codec
+from higgs_trainer.model.families.layouts import list_native_weights
+from higgs_trainer.model.loading import load_checkpoint, load_codec_of
+
+script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "build_random_checkpoint.py"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    script["write_model"](folder / "model", folder / "codec", "small", seed=0)
+    script["write_codec"](folder / "codec", "small", seed=0)
+    return folder
+
+
+def test_the_released_size_has_the_released_number_of_parameters_and_bytes() -> None:
+    config = script["build_config"]("released")
+    shapes = list_native_weights(config.to_dict())
+    assert sum(torch.Size(shape).numel() for shape in shapes.values()) == 5_771_283_456
+    shards = script["plan_shards"](shapes, script["SHARD_BYTES"])
+    sizes = [sum(2 * torch.Size(shapes[name]).numel() for name in names) for names in shards]
+    assert sum(sizes) == 11_542_566_912
+    assert max(sizes) <= 2_000_000_000
+    assert [name for names in shards for name in names] == list(shapes)
+
+
+def test_shards_hold_every_weight(tmp_path: Path) -> None:
+    config = script["build_config"]("small")
+    config.save_pretrained(tmp_path)
+    script["write_weights"](config, tmp_path, seed=0, shard_bytes=5_000_000)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) == 4
+    _, loaded = HiggsAudioV2ForConditionalGeneration.from_pretrained(
+        tmp_path, use_text_head=True, output_loading_info=True
+    )
+    assert not any(loaded.values())
+
+
+def test_token_ids_are_those_of_the_released_configuration(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    config = json.loads((folder / "model" / "config.json").read_text())
+    ids = {
+        "<|begin_of_text|>": 128_000,
+        "<|end_of_text|>": config["pad_token_id"],
+        "<|eot_id|>": config["eos_token_id"],
+        "<|audio_out_bos|>": config["audio_bos_token_id"],
+        "<|reserved_special_token_6|>": config["audio_delay_token_id"],
+        "<|AUDIO_OUT|>": config["audio_token_id"],
+        "<|reserved_special_token_0|>": 128_002,
+        "<|reserved_special_token_247|>": 128_255,
+    }
+    assert {token: tokenizer.convert_tokens_to_ids(token) for token in ids} == ids
+    assert len(tokenizer) == config["vocab_size"] == 128_256
+    # Unlike the model's, as in the released files.
+    assert tokenizer.eos_token_id == 128_001 != config["eos_token_id"]
+    assert tokenizer.decode(tokenizer("Hello there, 12 words!").input_ids) == (
+        "<|begin_of_text|>Hello there, 12 words!"
+    )
+
+
+def test_generation_keeps_repetition_aware_sampling_in_its_settings(folder: Path) -> None:
+    settings = GenerationConfig.from_pretrained(folder / "model")
+    assert (settings.ras_win_len, settings.ras_win_max_num_repeat) == (7, 2)
+
+
+def test_the_model_and_its_codec_are_loaded_and_different_sounds_have_different_codes(folder: Path) -> None:
+    checkpoint = load_checkpoint(folder / "model", dtype="bfloat16")
+    codec = load_codec_of(checkpoint)
+    assert codec.fingerprint == load_codec(folder / "codec").fingerprint
+    assert (codec.frames_per_second, codec.num_codebooks, codec.codebook_size) == (25.0, 8, 1024)
+    codes_FK = codec.encode(torch.randn(4 * 24_000, generator=torch.Generator().manual_seed(0)) * 0.2)
+    assert all(len(codes_F.unique()) > 20 for codes_F in codes_FK.T)
