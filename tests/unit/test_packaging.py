@@ -120,3 +120,24 @@ def test_the_newest_run_says_when_nothing_is_behind():
     assert script["list_newer"](RANGES, PINS, PINS, PINS) == [
         "Every pin and every bound is at the newest release."
     ]
+
+
+def test_messages_and_pages_quote_extras_and_name_existing_ones(metadata):
+    """Without quotes, zsh takes the brackets for a pattern."""
+    files = [
+        *ROOT.glob("src/**/*.py"),
+        *ROOT.glob("docs/**/*.md"),
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+    ]
+    commands = [
+        (quote, extras)
+        for file in files
+        for quote, extras in re.findall(
+            r"pip install[^\n]*?('?)(?:higgs-trainer|\.)\[([\w,]+)\]", file.read_text("utf-8")
+        )
+    ]
+    assert len(commands) > 8
+    assert all(quote for quote, _ in commands)
+    named = {extra for _, extras in commands for extra in extras.split(",")}
+    assert named <= metadata["higgs-trainer"].optional_dependencies.keys()

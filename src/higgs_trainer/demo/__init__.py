@@ -22,7 +22,8 @@ def run_demo(output: Path, *, from_scratch: bool = False) -> None:
     if find_spec("higgs_trainer_demo") is None:
         raise UserError(
             "The data of the demo is not installed. In a clone of the repository, run: "
-            "pip install ./packages/higgs-trainer-demo '.[demo]'"
+            "pip install ./packages/higgs-trainer-demo '.[demo]'. With wheels, run: "
+            "pip install higgs_trainer_demo-*.whl 'higgs-trainer[demo]'"
         )
     check_can_fill(output)
     if from_scratch:

@@ -1,6 +1,6 @@
 """Speech recognition: a waveform becomes the words that Whisper hears in it.
 
-The recogniser is an extra (``pip install higgs-trainer[evaluate]``). docs/decisions/judge.md says why it is Whisper.
+The recogniser is an extra (``pip install 'higgs-trainer[evaluate]'``). docs/decisions/judge.md says why it is Whisper.
 """
 
 from pathlib import Path
