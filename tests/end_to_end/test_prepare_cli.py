@@ -110,6 +110,22 @@ def test_an_output_is_overwritten_only_with_the_option(
     assert read_prepared(recordings / "out").card.utterances == 2
 
 
+def test_held_out_rows_are_prepared_too_and_counted(
+    recordings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"audio": "a.wav", "text": "one"}, {"audio": "b.wav", "text": "two"}]
+    assert run_prepare(recordings, rows, "--held-out", "50%", "--held-out-seed", "1") == 0
+    printed = capsys.readouterr().out
+    for side in ("train", "held_out"):
+        assert f"{recordings / 'out' / side}: 1 utterances, 0.00 h" in printed
+        assert read_prepared(recordings / "out" / side).card.utterances == 1
+    assert "held out: 1 of 2 rows" in printed
+    assert run_prepare(recordings, rows, "--held-out", "half") == 2
+    assert "--held-out is half. Give a percentage" in capsys.readouterr().err
+    assert run_prepare(recordings, rows, "--held-out-seed", "1") == 2
+    assert "--held-out-seed has an effect only with --held-out" in capsys.readouterr().err
+
+
 def test_a_folder_without_a_codec_is_an_error(recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
     empty = recordings.parent / "empty"
     empty.mkdir()

@@ -42,7 +42,7 @@ training: {output_dir: runs/voice, max_steps: 2, logging_steps: 1, use_cpu: true
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory with what the examples name: recordings, a base model, a recipe, a held-out set."""
+    """A working directory with what the examples name: recordings, a base model, a recipe."""
     folder = tmp_path_factory.mktemp("examples")
     with as_file(files("higgs_trainer_demo")) as data:
         shutil.copytree(data / "base", folder / "base")
@@ -52,12 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / row["audio"]).parent.mkdir(exist_ok=True)
             shutil.copy(voice / row["audio"], folder / row["audio"])
     shutil.copytree(GOLDEN / "native", folder / "higgs_audio_v2")
-    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:4]))
-    (folder / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[4:]))
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "recipe.yaml").write_text(RECIPE)
-    higgs_trainer.prepare(
-        folder / "held_out.jsonl", folder / "prepared" / "held_out", codec=folder / "base" / "codec"
-    )
     return folder
 
 

@@ -45,6 +45,19 @@ def prepare(
             metavar="DIR_OR_NAME", help="Encode with the codec of this model, a folder or a hub name."
         ),
     ] = None,
+    held_out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N%|N",
+            help="Hold out this share or number of the rows. DIR then has two datasets, train and held_out. Each "
+            "speaker gives its share, and rows with the same words or recording stay on one side.",
+            show_default=False,
+        ),
+    ] = None,
+    held_out_seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of the random choice that --held-out makes. Default: 0.", show_default=False),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the dataset if the output folder already holds one.")
     ] = False,
@@ -183,6 +196,10 @@ def prepare(
         raise UserError(
             "--seed has an effect only with --pair-references. Add that option, or leave out --seed."
         )
+    if held_out_seed is not None and held_out is None:
+        raise UserError(
+            "--held-out-seed has an effect only with --held-out. Add that option, or leave out --held-out-seed."
+        )
     if min_seconds > max_seconds:
         raise UserError(
             f"--min-seconds {min_seconds:g} is more than --max-seconds {max_seconds:g}, so every recording would be "
@@ -200,6 +217,8 @@ def prepare(
         manifest,
         output,
         codec=_choose_codec(codec, recipe, model),
+        held_out=held_out,
+        held_out_seed=held_out_seed or 0,
         overwrite=overwrite,
         allow_outside=allow_outside,
         allow_own_reference=allow_own_reference,
@@ -223,6 +242,9 @@ def prepare(
         return
     card = done.card
     echo(f"{done.folder}: {card.utterances} utterances, {card.hours:.2f} h, codec {card.codec_name}")
+    if done.held_out is not None:
+        held = done.held_out.card
+        echo(f"{done.held_out.folder}: {held.utterances} utterances, {held.hours:.2f} h")
     if done.resumed:
         echo(f"resumed: {done.resumed} recordings were encoded already")
     if card.rejected:

@@ -3,6 +3,7 @@
 store_rows      read the rows and write them into the work directory (process 0)
 measure_rows    measure the recordings (each process its share)
 judge_corpus    collect all problems, and add those that only the whole corpus shows (process 0)
+divide_rows     draw the rows to hold out, and references (process 0)
 """
 
 import functools
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ
+from higgs_trainer.corpus.held_out import HoldOut, describe_held_out, draw_held_out
 from higgs_trainer.corpus.measurements import (
     Limits,
     Measurement,
@@ -110,6 +112,31 @@ def judge_corpus(
             tables.add_problems(number, [problem])
 
 
+def divide_rows(
+    work: WorkDirectory, hold_out: HoldOut | None, *, pair_seed: int | None, max_rejected: int
+) -> list[str]:
+    """Draw the rows to hold out, then references on each side. Return notes on the rows that are held out.
+
+    Nothing is drawn from rows of which too many are rejected.
+    """
+    wanted = None
+    with work.open_tables() as tables:
+        if hold_out is not None and not _are_rejected(tables, max_rejected):
+            wanted = draw_held_out(tables, hold_out, is_paired=pair_seed is not None)
+    if pair_seed is not None:
+        for held_out in (False, True):
+            pair_accepted(work, seed=pair_seed, held_out=held_out)
+    if wanted is None:
+        return []
+    with work.open_tables() as tables:
+        return describe_held_out(tables, wanted)
+
+
+def _are_rejected(tables: CorpusTables, max_rejected: int) -> bool:
+    rejected = tables.count_rejected()
+    return rejected > max_rejected or (rejected > 0 and not tables.count_accepted())
+
+
 def check_rejected(work: WorkDirectory, max_rejected: int, page: Path | None) -> None:
     """Raise ManifestError if more than ``max_rejected`` rows are rejected, or all.
 
@@ -117,8 +144,7 @@ def check_rejected(work: WorkDirectory, max_rejected: int, page: Path | None) ->
         page: the page about the corpus, if it was written.
     """
     with work.open_tables() as tables:
-        rejected = tables.count_rejected()
-        if rejected > max_rejected or (rejected and not tables.count_accepted()):
+        if _are_rejected(tables, max_rejected):
             raise ManifestError((problem for _, problem in tables.iterate_problems()), page=page)
 
 
@@ -132,10 +158,10 @@ def _describe_rejected(problems: list[Problem]) -> dict[str, object]:
     return {"file": str(problems[0].file), "line": problems[0].line, "reasons": reasons}
 
 
-def pair_accepted(work: WorkDirectory, *, seed: int) -> None:
-    """Draw references among the accepted rows only. All rows are in memory at once."""
+def pair_accepted(work: WorkDirectory, *, seed: int, held_out: bool) -> None:
+    """Draw references among the accepted rows of one side. All of them are in memory at once."""
     with work.open_tables() as tables:
-        numbered = list(tables.iterate_accepted())
+        numbered = list(tables.iterate_accepted(held_out=held_out))
         paired, problems = pair_references([utterance for _, utterance in numbered], seed=seed)
         by_id = {utterance.utterance_id: utterance for utterance in paired}
         number_of = {utterance.recording: number for number, utterance in numbered}

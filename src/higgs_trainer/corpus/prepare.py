@@ -6,8 +6,9 @@ with the data and a killed run can be resumed.
 1. read and check the rows       manifest/rows.py, inspection.store_rows
 2. measure the recordings        inspection.measure_rows
 3. judge the corpus as a whole   inspection.judge_corpus
-4. encode                        encoding.encode_recordings
-5. write the dataset             _write_dataset
+4. draw the rows to hold out     inspection.divide_rows
+5. encode                        encoding.encode_recordings
+6. write the dataset, or both    _write_datasets
 """
 
 import os
@@ -21,12 +22,13 @@ from higgs_trainer.audio.codec import Codec, load_codec
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ
 from higgs_trainer.corpus.corpus_page import write_corpus_page
 from higgs_trainer.corpus.encoding import Encoder, encode_recordings
+from higgs_trainer.corpus.held_out import parse_hold_out
 from higgs_trainer.corpus.inspection import (
     check_rejected,
+    divide_rows,
     find_notes,
     judge_corpus,
     measure_rows,
-    pair_accepted,
     store_rows,
     write_rejected,
 )
@@ -35,7 +37,7 @@ from higgs_trainer.corpus.progress import Progress, show_progress, skip_progress
 from higgs_trainer.corpus.work_directory.code_store import CodeStore
 from higgs_trainer.corpus.work_directory.corpus_tables import CorpusTables
 from higgs_trainer.corpus.work_directory.directory import WorkDirectory
-from higgs_trainer.dataset.prepared import REJECTED_NAME, DatasetCard
+from higgs_trainer.dataset.prepared import HELD_OUT_NAME, REJECTED_NAME, TRAIN_NAME, DatasetCard
 from higgs_trainer.dataset.prepared_writer import check_output, write_prepared
 from higgs_trainer.distributed import join_processes
 from higgs_trainer.errors import CheckpointError
@@ -48,10 +50,21 @@ from higgs_trainer.outputs import Input, check_apart, check_page
 
 
 @dataclass(frozen=True)
+class WrittenDataset:
+    """A dataset that was written: its folder and its card."""
+
+    folder: Path
+    card: DatasetCard
+
+
+@dataclass(frozen=True)
 class PreparedSummary:
     """The result of `prepare`.
 
     Attributes:
+        folder: the folder of the dataset; with ``held_out``, of the dataset to train on.
+        card: its card.
+        held_out: the dataset of the rows that were held out. None if none were to be.
         resumed: the number of recordings that an earlier run had encoded.
         notes: sentences about the data that are not errors.
         process_index: 0 in the process that should print the summary.
@@ -59,6 +72,7 @@ class PreparedSummary:
 
     folder: Path
     card: DatasetCard
+    held_out: WrittenDataset | None
     resumed: int
     notes: tuple[str, ...]
     process_index: int
@@ -69,6 +83,8 @@ def prepare(
     output: str | Path,
     *,
     codec: Codec | str | Path,
+    held_out: str | int | None = None,
+    held_out_seed: int = 0,
     allow_outside: bool = False,
     allow_own_reference: bool = False,
     text_rules: TextRules = TextRules(),
@@ -89,6 +105,10 @@ def prepare(
     Args:
         manifest: data in any known format (docs/data_formats.md).
         codec: a codec, or its name for `load_codec`.
+        held_out: how much to hold out of training: "5%" of the rows, or a number of rows. ``output`` then has two
+            datasets, ``train`` and ``held_out``. Each speaker gives its share; rows with the same words or recording
+            stay on one side. None: ``output`` is one dataset.
+        held_out_seed: the seed of the draw. It depends on nothing else but the recordings and the texts.
         allow_outside: accept recordings outside the folder of the manifest.
         allow_own_reference: accept a row whose reference or earlier turn is its own recording.
         pair_seed: the seed to draw references for single-speaker rows (`pair_references`). None: draw none.
@@ -101,18 +121,19 @@ def prepare(
     Raises:
         ManifestError: lists all problems of rows and recordings; nothing was written.
         UserError: the data cannot be read, ``output`` is not empty or overlaps the data or the codec, ``report`` is a
-            file that is no page, or another run is preparing the data.
+            file that is no page, ``held_out`` is no amount or cannot be drawn, or another run is preparing the data.
         CheckpointError: the codec cannot be loaded.
 
     Example:
         ```python
         from higgs_trainer import prepare
 
-        summary = prepare("data.jsonl", "prepared/train", codec="base/codec")
-        print(f"{summary.card.utterances} utterances, {summary.card.hours:.2f} hours")
+        summary = prepare("data.jsonl", "prepared", codec="base/codec", held_out="20%")
+        print(f"{summary.folder}: {summary.card.utterances} utterances, {summary.card.hours:.2f} hours")
         ```
     """
     manifest, output = Path(manifest), Path(output)
+    hold_out = None if held_out is None else parse_hold_out(held_out, seed=held_out_seed)
     _check_apart(manifest, output, codec, report)
     encoder = Encoder(_load_codec(codec), loudness_lufs)
     work = WorkDirectory(output)
@@ -128,22 +149,22 @@ def prepare(
             progress = skip_progress
 
         def read() -> list[str]:
-            check_output(output, overwrite=overwrite)
+            check_output(output, overwrite=overwrite, is_divided=hold_out is not None)
             stack.enter_context(work.lock())
             return store_rows(progress(rows, "reading rows", None), work)
 
-        def judge() -> None:
+        def judge() -> list[str]:
             judge_corpus(work, processes, limits, allow_own_reference=allow_own_reference)
-            if pair_seed is not None:
-                pair_accepted(work, seed=pair_seed)
+            found = divide_rows(work, hold_out, pair_seed=pair_seed, max_rejected=max_rejected)
             if report is not None:
                 write_corpus_page(work, Path(report), title=manifest.name, limits=limits)
             check_rejected(work, max_rejected, page=None if report is None else Path(report))
+            return found
 
         notes = processes.share(read)
         measure_rows(work, processes, limits, progress)
         processes.wait()
-        processes.share(judge)
+        notes += processes.share(judge)
         store = stack.enter_context(
             work.open_codes(encoder.settings, encoder.codec.num_codebooks, processes.index)
         )
@@ -152,8 +173,15 @@ def prepare(
         )
         notes = [*notes, *_describe_source(source), *find_notes(work)]
         processes.wait()
-        card = processes.share(lambda: _write_dataset(work, encoder, store, manifest.name))
-    return PreparedSummary(output, card, resumed, tuple(notes), processes.index)
+        cards = processes.share(
+            lambda: _write_datasets(work, encoder, store, manifest.name, is_divided=hold_out is not None)
+        )
+    if hold_out is None:
+        folder, held_out_set = output, None
+    else:
+        folder = output / TRAIN_NAME
+        held_out_set = WrittenDataset(output / HELD_OUT_NAME, cards[1])
+    return PreparedSummary(folder, cards[0], held_out_set, resumed, tuple(notes), processes.index)
 
 
 def _check_apart(manifest: Path, output: Path, codec: Codec | str | Path, report: str | Path | None) -> None:
@@ -184,26 +212,45 @@ def _describe_source(source: DataSource) -> list[str]:
     return found + [f'{count} rows have "{name}", which is not used' for name, count in source.unused.items()]
 
 
-def _write_dataset(work: WorkDirectory, encoder: Encoder, store: CodeStore, source: str) -> DatasetCard:
-    """Write the complete dataset in the work directory, and rename it to the output."""
+def _write_datasets(
+    work: WorkDirectory, encoder: Encoder, store: CodeStore, source: str, *, is_divided: bool
+) -> list[DatasetCard]:
+    """Write the dataset, or both, in the work directory, and rename their folder to the output in one step."""
     # A killed run may have left a part of it.
     shutil.rmtree(work.dataset, ignore_errors=True)
     store.refresh()
+    sides = {TRAIN_NAME: False, HELD_OUT_NAME: True} if is_divided else {"": None}
     with work.open_tables() as tables:
-        rejected = tables.count_rejected()
-        if rejected:
-            write_rejected(tables, work.dataset / REJECTED_NAME)
-        rows = (_build_row(tables, store, *numbered) for numbered in tables.iterate_accepted())
-        card = write_prepared(
-            rows,
-            work.dataset,
-            codec=encoder.codec,
-            source=source,
-            loudness_lufs=encoder.loudness_lufs,
-            rejected=rejected,
-        )
+        cards = [
+            _write_dataset(tables, encoder, store, work.dataset / name, source, held_out=side)
+            for name, side in sides.items()
+        ]
     work.publish_dataset()
-    return card
+    return cards
+
+
+def _write_dataset(
+    tables: CorpusTables,
+    encoder: Encoder,
+    store: CodeStore,
+    folder: Path,
+    source: str,
+    *,
+    held_out: bool | None,
+) -> DatasetCard:
+    """Write the dataset of one side. The list of rejected rows is a part of what is trained on."""
+    rejected = 0 if held_out else tables.count_rejected()
+    if rejected:
+        write_rejected(tables, folder / REJECTED_NAME)
+    rows = (_build_row(tables, store, *row) for row in tables.iterate_accepted(held_out=held_out))
+    return write_prepared(
+        rows,
+        folder,
+        codec=encoder.codec,
+        source=source,
+        loudness_lufs=encoder.loudness_lufs,
+        rejected=rejected,
+    )
 
 
 def _build_row(tables: CorpusTables, store: CodeStore, number: int, utterance: Utterance) -> dict[str, Any]:

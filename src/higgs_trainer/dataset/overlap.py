@@ -14,7 +14,7 @@ import pyarrow.compute
 
 from higgs_trainer.dataset.prepared import PreparedRows
 from higgs_trainer.errors import list_first
-from higgs_trainer.manifest.text import normalize_words
+from higgs_trainer.manifest.text import identify_text
 
 ROWS_PER_BATCH = 10_000
 
@@ -100,14 +100,9 @@ def _iterate_codes(rows: PreparedRows, num_frames: set[int]) -> Iterator[tuple[i
 
 def _find_texts(train: PreparedRows, held_out: PreparedRows) -> list[int]:
     """Return the positions of the held-out rows whose text is in the training data."""
-    texts = [_normalize(text) for text in held_out.column("text").to_pylist()]
+    texts = [identify_text(text) for text in held_out.column("text").to_pylist()]
     wanted, found = set(texts), set()
     column = train.column("text")
     for start in range(0, len(column), ROWS_PER_BATCH):
-        found |= wanted.intersection(map(_normalize, column.slice(start, ROWS_PER_BATCH).to_pylist()))
+        found |= wanted.intersection(map(identify_text, column.slice(start, ROWS_PER_BATCH).to_pylist()))
     return [i for i, text in enumerate(texts) if text in found]
-
-
-def _normalize(text: str) -> str:
-    """Return the words of a text. A text without words is compared as it is."""
-    return normalize_words(text) or text

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 CARD_NAME = "dataset_card.json"
 REJECTED_NAME = "rejected.jsonl"
+TRAIN_NAME, HELD_OUT_NAME = "train", "held_out"
+"""The two datasets in a folder that was prepared with rows held out."""
 CODE_COLUMNS = ("codes", "num_frames", "context_codes", "context_frames")
 
 
@@ -203,16 +205,17 @@ def _list_visible(folder: Path) -> list[str]:
 
 
 def _advise(folder: Path) -> str:
-    return (
-        f"Copy the folder again, or prepare it again: higgs-trainer prepare MANIFEST -o {folder} --overwrite"
-    )
+    # A command with another -o would prepare the rows that were held out as well.
+    return f"Copy the folder {folder} again, or repeat the higgs-trainer prepare that wrote it, with --overwrite."
 
 
 def _open(folder: Path, *, every_row: bool) -> PreparedDataset:
     from datasets import load_from_disk
 
-    restore_replaced(folder)
-    remedy = f"Create one with: higgs-trainer prepare MANIFEST -o {folder} --codec CODEC"
+    # A process that was killed while it replaced both datasets of a folder leaves neither.
+    for path in (folder.absolute().parent, folder):
+        restore_replaced(path)
+    remedy = "Create one with higgs-trainer prepare."
     has_checksums = verify_files(folder)
     if not (folder / CARD_NAME).is_file():
         raise CheckpointError(f"{folder} is not a prepared dataset (no {CARD_NAME}). {remedy}")

@@ -13,7 +13,14 @@ import numpy as np
 from higgs_trainer.audio.codec import Codec
 from higgs_trainer.checksums import write_checksums
 from higgs_trainer.dataset.content_hash import ContentHash
-from higgs_trainer.dataset.prepared import CARD_NAME, REJECTED_NAME, DatasetCard, build_features
+from higgs_trainer.dataset.prepared import (
+    CARD_NAME,
+    HELD_OUT_NAME,
+    REJECTED_NAME,
+    TRAIN_NAME,
+    DatasetCard,
+    build_features,
+)
 from higgs_trainer.errors import UserError
 from higgs_trainer.files import new_folder, restore_replaced, write_json
 from higgs_trainer.run_folder import CHECKSUMS_FILE
@@ -36,7 +43,7 @@ def write_prepared(
     """Write streamed rows, their card, and the checksums of all files of the folder.
 
     Args:
-        folder: is made if it is missing.
+        folder: is made if it is missing, as is its parent.
         rows: rows like those of `PreparedRows`, but with uint16 arrays as codes. A missing column becomes None.
         source: the name of the data, for the card.
         rejected: the number of rows that were rejected, for the card.
@@ -45,6 +52,7 @@ def write_prepared(
     from datasets import Dataset
 
     unsaved = folder.with_suffix(".arrow")
+    unsaved.parent.mkdir(parents=True, exist_ok=True)
     features = build_features()
     content, seconds = ContentHash(codec.fingerprint), 0.0
     tasks, text_changes = Counter[str](), Counter[str]()
@@ -143,17 +151,31 @@ def write_encoded(
         return write_prepared(rows, unfinished, codec=codec, source=source)
 
 
-def check_output(output: Path, *, overwrite: bool) -> None:
-    """Raise UserError unless ``output`` is new, empty, or only a prepared dataset that may be overwritten."""
+def check_output(output: Path, *, overwrite: bool, is_divided: bool = False) -> None:
+    """Raise UserError unless ``output`` is new, empty, or only a prepared dataset that may be overwritten.
+
+    Args:
+        is_divided: the output will have two datasets, train and held out. Then it may replace two such datasets, too.
+    """
     restore_replaced(output)
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not overwrite:
         raise UserError(f"{output} is not empty. Give another folder, or pass --overwrite.")
-    if not (output / CARD_NAME).is_file():
-        raise UserError(f"{output} is not a prepared dataset, so it is not overwritten. Give another folder.")
-    foreign = [path.name for path in output.iterdir() if path.name not in FILES and path.suffix != ".arrow"]
+    datasets = [output]
+    if is_divided and not (output / CARD_NAME).is_file():
+        datasets = [output / TRAIN_NAME, output / HELD_OUT_NAME]
+        _check_files(output, (TRAIN_NAME, HELD_OUT_NAME))
+    for dataset in datasets:
+        if not (dataset / CARD_NAME).is_file():
+            raise UserError(
+                f"{dataset} is not a prepared dataset, so {output} is not overwritten. Give another folder."
+            )
+        _check_files(dataset, (*FILES, *(path.name for path in dataset.glob("*.arrow"))))
+
+
+def _check_files(folder: Path, expected: Sequence[str]) -> None:
+    """Raise UserError if a folder that would be overwritten contains anything but the expected names."""
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in expected)
     if foreign:
-        raise UserError(
-            f"{output} also contains {', '.join(sorted(foreign))}. Move it away, or give another folder."
-        )
+        raise UserError(f"{folder} also contains {', '.join(foreign)}. Move it away, or give another folder.")

@@ -196,6 +196,11 @@ def normalize_words(text: str) -> str:
     return "".join(WORD.findall(TAGS.sub(" ", text))).casefold()
 
 
+def identify_text(text: str) -> str:
+    """Return what all texts with the same words have in common. A text without words is compared as it is."""
+    return normalize_words(text) or text
+
+
 def count_spoken(text: str) -> tuple[int, str]:
     """Count the spoken words or, in a script without spaces, the characters. Return the count and its unit.
 

@@ -18,6 +18,7 @@ PRAGMA synchronous = OFF;
 PRAGMA journal_mode = MEMORY;
 CREATE TABLE IF NOT EXISTS rows (number INTEGER PRIMARY KEY, utterance TEXT);
 CREATE TABLE IF NOT EXISTS problems (number INTEGER, file TEXT, line INTEGER, what TEXT, what_to_do TEXT, kind TEXT);
+CREATE TABLE IF NOT EXISTS held_out (number INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS recordings (
     number INTEGER, place INTEGER, path TEXT, text TEXT, language TEXT, prompt TEXT, file TEXT, line INTEGER,
     content_hash TEXT, seconds REAL, speech_seconds REAL, sample_rate_hz INTEGER, channels INTEGER,
@@ -56,6 +57,7 @@ class StoredRecording(NamedTuple):
 
 COLUMNS = ", ".join(StoredRecording._fields)
 ACCEPTED = "number NOT IN (SELECT number FROM problems)"
+HELD_OUT = "number IN (SELECT number FROM held_out)"
 TARGET = "place = 0"
 
 
@@ -103,9 +105,14 @@ class CorpusTables:
         for number, text in self._connection.execute(query, (count, index)):
             yield number, load_utterance(text)
 
-    def iterate_accepted(self) -> Iterator[tuple[int, Utterance]]:
-        """Yield the rows without a problem, with their numbers, in the order of the manifest."""
-        query = f"SELECT number, utterance FROM rows WHERE {ACCEPTED} ORDER BY number"
+    def iterate_accepted(self, *, held_out: bool | None = None) -> Iterator[tuple[int, Utterance]]:
+        """Yield the rows without a problem, with their numbers, in the order of the manifest.
+
+        Args:
+            held_out: only the rows that are held out, or only the others. None: all.
+        """
+        side = "" if held_out is None else f" AND ({HELD_OUT}) = {int(held_out)}"
+        query = f"SELECT number, utterance FROM rows WHERE {ACCEPTED}{side} ORDER BY number"
         for number, text in self._connection.execute(query):
             yield number, load_utterance(text)
 
@@ -113,6 +120,18 @@ class CorpusTables:
         """Count the rows without a problem."""
         query = f"SELECT COUNT(*) FROM rows WHERE {ACCEPTED}"
         return int(self._connection.execute(query).fetchone()[0])
+
+    def mark_held_out(self, numbers: Iterable[int]) -> None:
+        """Mark rows as held out."""
+        self._connection.executemany("INSERT INTO held_out VALUES (?)", ((number,) for number in numbers))
+
+    def count_speakers(self) -> dict[str | None, tuple[int, int]]:
+        """Count the accepted rows of each speaker: those that are held out, and all."""
+        query = (
+            f"SELECT json_extract(utterance, '$.speaker'), SUM({HELD_OUT}), COUNT(*) FROM rows WHERE {ACCEPTED} "
+            "GROUP BY 1"
+        )
+        return {speaker: (held, total) for speaker, held, total in self._connection.execute(query)}
 
     # Problems
 
@@ -222,6 +241,13 @@ class CorpusTables:
             "GROUP BY content_hash HAVING COUNT(DISTINCT text) > 1 AND MAX(place) > 0) "
             "ORDER BY content_hash, place > 0, number, place",
             min_peak_dbfs,
+        )
+
+    def iterate_target_contents(self) -> Iterator[tuple[int, int, str]]:
+        """Yield (number, place, content hash) of the recordings of accepted rows that are the target of one of them."""
+        return self._connection.execute(
+            f"SELECT number, place, content_hash FROM recordings WHERE {ACCEPTED} AND content_hash IN "
+            f"(SELECT content_hash FROM recordings WHERE {TARGET} AND {ACCEPTED})"
         )
 
     def iterate_own_references(self) -> Iterator[StoredRecording]:
