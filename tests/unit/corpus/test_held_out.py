@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from higgs_trainer.corpus.held_out import parse_hold_out
+from higgs_trainer.corpus.measurements import Limits
 from higgs_trainer.corpus.prepare import PreparedSummary, prepare
 from higgs_trainer.dataset.overlap import find_overlap
 from higgs_trainer.dataset.prepared import PreparedRows, read_prepared
@@ -82,7 +83,9 @@ def run(tmp_path: Path) -> Run:
 
     def run_prepare(rows: Sequence[dict[str, Any]], held_out: str | int, **options: Any) -> PreparedSummary:
         (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        settings = {"codec": LoudestCodec(), "progress": quiet, "held_out": held_out} | options
+        # A clip of noise is far too short for its words.
+        settings = {"codec": LoudestCodec(), "progress": quiet, "limits": Limits(max_pace_factor=100.0)}
+        settings |= {"held_out": held_out, **options}
         return prepare(tmp_path / "m.jsonl", tmp_path / "out", **settings)
 
     return run_prepare
