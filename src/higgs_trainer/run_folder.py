@@ -87,6 +87,10 @@ HISTORY_FILE = "history.jsonl"
 
 # The names of clips and figures from before and after training.
 BEFORE, AFTER = "before", "after"
+# The names of the recordings of the voice. No model that speaks through the codec sounds better than the second.
+REAL_VOICE, REAL_VOICE_DECODED = "the real voice", "the real voice through the codec"
+# Given to `evaluate` in place of a model, this judges the recordings of the sentences.
+RECORDINGS = "recordings"
 
 # In each folder of generated clips.
 CLIP_INDEX_FILE = "index.jsonl"
@@ -311,7 +315,8 @@ class HistoryLine(TypedDict):
 class RecordingLine(TypedDict):
     """A line of ``index.jsonl`` in ``_recordings``: real speech to compare with the samples of ``sentence``.
 
-    A "reference" is a clip from the prompt with its own ``text``, if that is known. A "recording" says the sentence.
+    A "reference" is a clip from the prompt with its own ``text``, if that is known. A "recording" says the sentence or,
+    if the data has no recording of it, another ``text`` in the same voice.
     """
 
     sentence: str

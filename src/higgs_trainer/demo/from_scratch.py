@@ -36,11 +36,10 @@ from higgs_trainer.files import write_json
 from higgs_trainer.recipe.reading import read_recipe
 from higgs_trainer.run.check import check
 from higgs_trainer.run.train import train
-from higgs_trainer.run_folder import AFTER, DEMO_SUMMARY_FILE, RECIPE_FILE
+from higgs_trainer.run_folder import AFTER, DEMO_SUMMARY_FILE, REAL_VOICE_DECODED, RECIPE_FILE
 from higgs_trainer.terminal import open_console
 
 HELD_OUT = 40
-CORPUS_DECODED = "the corpus through the codec"
 MODEL_SIZES = {"hidden_size": 160, "intermediate_size": 384, "num_layers": 3, "num_heads": 4}
 
 
@@ -83,7 +82,7 @@ def train_from_scratch(output: Path) -> None:
     held_out = clips[-HELD_OUT:]
     sets = {
         AFTER: after,
-        CORPUS_DECODED: write_clip_set(
+        REAL_VOICE_DECODED: write_clip_set(
             [text for _, text, _ in held_out],
             [decode(codec, codes_FK) for _, _, codes_FK in held_out],
             output / "wav" / "the-corpus-through-the-codec",
@@ -98,9 +97,9 @@ def train_from_scratch(output: Path) -> None:
             "train_seconds": summary.metrics["train_runtime"],
             "total_seconds": time.perf_counter() - started,
             "wer_after": read_value(report, AFTER, "wer"),
-            "wer_codec": read_value(report, CORPUS_DECODED, "wer"),
+            "wer_codec": read_value(report, REAL_VOICE_DECODED, "wer"),
             "similarity_after": read_value(report, AFTER, "similarity"),
-            "similarity_codec": read_value(report, CORPUS_DECODED, "similarity"),
+            "similarity_codec": read_value(report, REAL_VOICE_DECODED, "similarity"),
             "stopped_share": read_value(report, AFTER, "stopped"),
             "codebook0_accuracy": summary.metrics["eval_codebook_0_accuracy"],
             "n": len(after.clips),

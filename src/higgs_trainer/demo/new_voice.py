@@ -33,10 +33,15 @@ from higgs_trainer.model.model_files import CODEC_FOLDER
 from higgs_trainer.recipe.reading import read_recipe
 from higgs_trainer.run.check import check
 from higgs_trainer.run.train import train
-from higgs_trainer.run_folder import AFTER, BEFORE, DEMO_SUMMARY_FILE, RECIPE_FILE
+from higgs_trainer.run_folder import (
+    AFTER,
+    BEFORE,
+    DEMO_SUMMARY_FILE,
+    REAL_VOICE,
+    REAL_VOICE_DECODED,
+    RECIPE_FILE,
+)
 from higgs_trainer.terminal import open_console
-
-REAL_VOICE, REAL_VOICE_DECODED = "the real voice", "the real voice through the codec"
 
 
 def train_a_new_voice(output: Path) -> None:

@@ -18,7 +18,7 @@ from higgs_trainer.evaluation.sentences import EvaluationSentence
 from higgs_trainer.evaluation.speaker_encoder import load_speaker_encoder
 from higgs_trainer.evaluation.tables import ROWS
 from higgs_trainer.evaluation.voices import embed_one_voice
-from higgs_trainer.report.run_page import write_report
+from higgs_trainer.report.run_page import NextStep, write_report
 from higgs_trainer.run_folder import AFTER, BEFORE, DEMO_PAGE_FILE, EVALUATION_FOLDER, name_clip
 from higgs_trainer.speech.generate import Request
 from higgs_trainer.terminal import open_console
@@ -29,12 +29,14 @@ DEMO_NOTE = (
     "real checkpoint sounds far better and needs a GPU."
 )
 
-WITH_THE_REAL_CHECKPOINT = {
-    "The same recipe with the real checkpoint": "recipes/single_speaker.yaml, on a GPU",
-    "model.name_or_path": "bosonai/higgs-tts-2-3b-base",
-    "model.codec": "bosonai/higgs-audio-v2-tokenizer",
-    "adapter": "r 16, attention+audio_ffn, without modules_to_save",
-}
+WITH_THE_REAL_CHECKPOINT = NextStep(
+    "The same with your recordings and the released checkpoint, on a GPU",
+    "higgs-trainer recipes single_speaker\n"
+    "higgs-trainer prepare train.jsonl -o prepared/train --recipe single_speaker.yaml\n"
+    "higgs-trainer prepare held_out.jsonl -o prepared/held_out --recipe single_speaker.yaml\n"
+    "higgs-trainer train single_speaker.yaml",
+    "https://huggingface.co/bosonai/higgs-tts-2-3b-base",
+)
 
 CLIPS_SHOWN = 5
 """The number of recordings of each set on the page."""
@@ -130,5 +132,5 @@ def print_outcome(report: Mapping[str, Any], page: Path) -> None:
 def write_page(output: Path, run: Path, title: str) -> Path:
     """Write the page of the run into ``output``, and return its path."""
     page = output / DEMO_PAGE_FILE
-    write_report([run], page, title=title, note=DEMO_NOTE, facts=WITH_THE_REAL_CHECKPOINT)
+    write_report([run], page, title=title, note=DEMO_NOTE, next_step=WITH_THE_REAL_CHECKPOINT)
     return page

@@ -24,14 +24,18 @@ from higgs_trainer.manifest.utterance import Utterance, Voice
 from higgs_trainer.model.model_folder import list_inputs
 from higgs_trainer.outputs import Input, check_apart, check_can_fill, fill_folder
 from higgs_trainer.recipe.yaml_file import read_yaml
-from higgs_trainer.run_folder import AFTER, BEFORE, EVALUATION_FOLDER, RECIPE_FILE, name_clip
+from higgs_trainer.run_folder import (
+    AFTER,
+    BEFORE,
+    EVALUATION_FOLDER,
+    RECIPE_FILE,
+    RECORDINGS,
+    name_clip,
+)
 from higgs_trainer.shared_paths import find_shared
 from higgs_trainer.speech.generate import Request
 from higgs_trainer.speech.sampling import Sampling
 from higgs_trainer.speech.speech_model import SpeechModel, generate_into_folder, load_speech_model
-
-RECORDINGS = "recordings"
-"""Given in place of a model, this evaluates the recordings of the sentences."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from higgs_trainer.files import write_bytes
 
 HERE = Path(__file__).parent
 PLAYERS_SCRIPT = HERE / "players.js"
+COPYING_SCRIPT = HERE / "copying.js"
 
 
 def write_document(

@@ -1,7 +1,8 @@
 """Find the clips of a run: each sentence as reference, before and after training, and as a real recording."""
 
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from higgs_trainer.run_folder import (
     AFTER,
     BEFORE,
     CLIP_INDEX_FILE,
+    REAL_VOICE,
+    REAL_VOICE_DECODED,
+    RECORDINGS,
     RECORDINGS_FOLDER,
     SAMPLES_FOLDER,
     list_samples,
@@ -23,7 +27,10 @@ from higgs_trainer.speech.real_recordings import REFERENCE as REFERENCE_KIND
 MOST_CLIP_BYTES = 100_000_000
 MOST_CHARACTERS = 2_000
 
-REFERENCE, RECORDING = "reference", "recording, through the codec"
+REFERENCE = "reference"
+
+ORDER = (BEFORE, AFTER, "", REAL_VOICE, REAL_VOICE_DECODED, REFERENCE)
+"""The order of the clips of a sentence. The empty name is that of any other."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class ClipFile:
 
     Attributes:
         transcript: what a recogniser heard, or None.
-        says: the words of a reference, which are not those of the sentence that it is shown with.
+        says: the words of a reference or of another recording, if they are not those of the sentence.
         is_right: whether the recogniser heard every word of the sentence and no other, or None.
     """
 
@@ -68,7 +75,8 @@ class _PlacedClip:
 def find_sentences(runs: Sequence[RunContents]) -> tuple[list[SpokenSentence], list[str]]:
     """Return every sentence that has clips in these runs, and notes on what is missing.
 
-    A judged clip is preferred to a sample of the same run and column.
+    A judged clip is preferred to a sample of the same run and column. A sentence without a recording is given one with
+    other words, if recordings of the real voice were judged.
     """
     sentences: dict[str, SpokenSentence] = {}
     notes: list[str] = []
@@ -94,7 +102,38 @@ def find_sentences(runs: Sequence[RunContents]) -> tuple[list[SpokenSentence], l
             notes.append(
                 f"{run.name}: {len(left_out) - MOST_NAMED} further clips are left out for such reasons."
             )
-    return list(sentences.values()), notes
+    for run in runs:
+        _lend_recordings(run.name, list(sentences.values()))
+    for sentence in sentences.values():
+        sentence.clips = dict(sorted(sentence.clips.items(), key=lambda item: _find_place(runs, *item[0])))
+    return [one for one in sentences.values() if one.clips or one.during_training], notes
+
+
+def _find_place(runs: Sequence[RunContents], run: str, column: str) -> tuple[int, int]:
+    """Return the place of a clip on a card, by run and then by `ORDER`."""
+    kind = REFERENCE if column.startswith(REFERENCE) else column
+    return [one.name for one in runs].index(run), ORDER.index(kind if kind in ORDER else "")
+
+
+def _lend_recordings(run: str, sentences: Sequence[SpokenSentence]) -> None:
+    """Move recordings of sentences that no model spoke to the sentences that have no recording.
+
+    Without a model's clip they are nothing to compare with. If there are fewer of them, they are used again.
+    """
+    columns = (REAL_VOICE, REAL_VOICE_DECODED)
+    own = {
+        number: {column for name, column in one.clips if name == run} for number, one in enumerate(sentences)
+    }
+    lenders = [sentences[number] for number, found in own.items() if found and found <= set(columns)]
+    borrowers = [sentences[number] for number, found in own.items() if found and not found & set(columns)]
+    if not borrowers:
+        return
+    for lender, borrower in zip(itertools.cycle(lenders), borrowers, strict=False):
+        for column in columns:
+            if (clip := lender.clips.get((run, column))) is not None:
+                borrower.clips[run, column] = replace(clip, says=lender.text)
+    for lender in lenders:
+        lender.clips = {place: clip for place, clip in lender.clips.items() if place[0] != run}
 
 
 def list_judged_sets(run: RunContents) -> Sequence[JudgedSet]:
@@ -103,10 +142,10 @@ def list_judged_sets(run: RunContents) -> Sequence[JudgedSet]:
 
 
 def _list_clips(run: RunContents, notes: list[str]) -> Iterator[_PlacedClip]:
-    """List every clip of a run in the order of the page: the reference first, the recording last."""
+    """List every clip of a run. Of two clips for one place on the page, the first is shown."""
     samples = list(_list_samples(run, notes))
-    references, recorded = _list_recordings(run, notes) if samples else ([], [])
-    yield from (*references, *_list_judged(run), *samples, *recorded)
+    recorded = _list_recordings(run, notes) if samples else []
+    yield from (*_list_judged(run), *samples, *recorded)
 
 
 def _list_samples(run: RunContents, notes: list[str]) -> Iterator[_PlacedClip]:
@@ -126,10 +165,9 @@ def _list_samples(run: RunContents, notes: list[str]) -> Iterator[_PlacedClip]:
                 yield _PlacedClip(_cut(line["text"]), column, clip)
 
 
-def _list_recordings(run: RunContents, notes: list[str]) -> tuple[list[_PlacedClip], list[_PlacedClip]]:
+def _list_recordings(run: RunContents, notes: list[str]) -> list[_PlacedClip]:
     """Return the references and the real recordings, each with the sentence that it belongs to."""
-    references: list[_PlacedClip] = []
-    recorded: list[_PlacedClip] = []
+    placed: list[_PlacedClip] = []
     folder = run.folder / RECORDINGS_FOLDER
     lines = read_lines(
         run.folder,
@@ -138,18 +176,20 @@ def _list_recordings(run: RunContents, notes: list[str]) -> tuple[list[_PlacedCl
     )
     notes += [f"{run.name}: {lines.note}"] if lines.note else []
     for line in lines.value or []:
-        sentence, clip = line.get("sentence"), _read_clip(line | {"text": ""}, folder)
+        sentence, words, clip = (
+            line.get("sentence"),
+            line.get("text"),
+            _read_clip(line | {"text": ""}, folder),
+        )
         if clip is None or not isinstance(sentence, str):
             continue
+        column = REAL_VOICE_DECODED
         if line.get("kind") == REFERENCE_KIND:
-            number = 1 + sum(one.text == sentence for one in references)
+            number = 1 + sum(one.text == _cut(sentence) and one.column != column for one in placed)
             column = REFERENCE if number == 1 else f"{REFERENCE} {number}"
-            words = line.get("text")
-            file = ClipFile(clip.audio, says=_cut(words) if isinstance(words, str) else None)
-            references.append(_PlacedClip(_cut(sentence), column, file))
-        else:
-            recorded.append(_PlacedClip(_cut(sentence), RECORDING, clip))
-    return references, recorded
+        says = _cut(words) if isinstance(words, str) and words != sentence else None
+        placed.append(_PlacedClip(_cut(sentence), column, ClipFile(clip.audio, says=says)))
+    return placed
 
 
 def _list_judged(run: RunContents) -> Iterator[_PlacedClip]:
@@ -158,7 +198,8 @@ def _list_judged(run: RunContents) -> Iterator[_PlacedClip]:
             if clip.audio is not None:
                 heard = None if clip.transcript is None else _cut(clip.transcript)
                 file = ClipFile(clip.audio, heard, clip.stopped, is_right=clip.is_right)
-                yield _PlacedClip(_cut(clip.text), _cut(judged.name), file)
+                name = REAL_VOICE if judged.name == RECORDINGS else _cut(judged.name)
+                yield _PlacedClip(_cut(clip.text), name, file)
 
 
 def _read_clip(line: dict[str, Any], folder: Path) -> ClipFile | None:

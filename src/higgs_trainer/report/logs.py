@@ -133,9 +133,3 @@ def choose_charts(runs: list[Columns]) -> list[ChartGroup]:
             )
         )
     return groups
-
-
-def first_and_last(columns: Columns, key: str) -> tuple[float, float] | None:
-    """Return the first and the last finite value of a column, or None if it has fewer than two."""
-    values = [value for value in columns.get(key, []) if isinstance(value, (int, float))]
-    return (values[0], values[-1]) if len(values) > 1 else None

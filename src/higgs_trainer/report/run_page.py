@@ -6,18 +6,31 @@ from pathlib import Path
 from typing import Any
 
 from higgs_trainer.outputs import check_page
-from higgs_trainer.page.document import PLAYERS_SCRIPT, read_script, write_document
+from higgs_trainer.page.document import COPYING_SCRIPT, PLAYERS_SCRIPT, read_script, write_document
 from higgs_trainer.report.clips import Budget, find_longest, group_by_run, show_sentences
+from higgs_trainer.report.first_sentence import describe_outcome
 from higgs_trainer.report.listening import find_sentences
 from higgs_trainer.report.logs import choose_charts
 from higgs_trainer.report.part import hide_folder
-from higgs_trainer.report.runs import RunContents, find_setting, flatten, read_runs
-from higgs_trainer.report.scores import build_table, build_tiles
+from higgs_trainer.report.runs import RunContents, flatten, read_runs
+from higgs_trainer.report.scores import build_table
 from higgs_trainer.report.thinning import THINNED, fit_on_page, to_sparse
+from higgs_trainer.report.tiles import build_tiles
+from higgs_trainer.report.title import build_title, describe_training
 from higgs_trainer.version import __version__
 
 HERE = Path(__file__).parent
 MOST_BYTES = 5_000_000
+SENTENCES_UNFOLDED = 8
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """What a reader of the page may do next: a sentence, a command to copy, and the address of a page about it."""
+
+    what: str
+    command: str
+    address: str
 
 
 @dataclass(frozen=True)
@@ -36,14 +49,16 @@ def write_report(
     title: str | None = None,
     note: str = "",
     facts: Mapping[str, str] | None = None,
+    next_step: NextStep | None = None,
 ) -> WrittenPage:
     """Write the page of one run, or a page that compares several, to ``path``.
 
     Args:
         runs: output folders of training, finished or not.
-        title: the page's title; default: the names of the runs.
+        title: the page's title; default: the names of the runs, what was trained, and the day.
         note: what a listener must know to judge fairly, shown at the top.
         facts: further facts by name, shown below the scores.
+        next_step: what the reader may do next, shown below the scores.
 
     Raises:
         UserError: a folder is not a run folder or is given twice, or there are too many; ``path`` is a folder or a file
@@ -69,11 +84,15 @@ def write_report(
         path,
         HERE / "report.html.jinja",
         most_bytes=MOST_BYTES,
-        script=read_script(PLAYERS_SCRIPT, HERE / "curves.js", HERE / "copying.js"),
-        title=title or " and ".join(run.name for run in folders),
-        subtitle=_describe(folders),
+        script=read_script(
+            PLAYERS_SCRIPT, COPYING_SCRIPT, HERE / "curves.js", HERE / "numbers_as_csv.js", HERE / "blind.js"
+        ),
+        title=title or build_title(folders),
+        subtitle=describe_training(folders) if title else "",
+        outcomes={run.name: describe_outcome(run) for run in folders},
         note=note,
         facts=facts or {},
+        next_step=next_step,
         version=__version__,
         thinned=f"To keep this page small, {THINNED}" if is_thinned else "",
         runs=folders,
@@ -81,6 +100,7 @@ def write_report(
         tiles=build_tiles(folders),
         table=build_table(folders),
         sentences=sentences,
+        unfolded=SENTENCES_UNFOLDED,
         group_by_run=group_by_run,
         find_longest=find_longest,
         listening_notes=notes,
@@ -90,14 +110,6 @@ def write_report(
         trained={run.name: _count_trained(run) for run in folders},
     )
     return WrittenPage(Path(path), size_bytes, tuple(notes))
-
-
-def _describe(runs: Sequence[RunContents]) -> str:
-    """Say in one line what was trained, and from which model."""
-    bases = dict.fromkeys(str(find_setting(run.settings, "model", "name_or_path") or "?") for run in runs)
-    names = ", ".join(Path(base).name if Path(base).is_absolute() else base for base in bases)
-    kinds = dict.fromkeys("LoRA" if run.settings.get("adapter") else "all parameters" for run in runs)
-    return f"{' and '.join(kinds)} on {names}" if any(run.settings for run in runs) else ""
 
 
 def _count_trained(run: RunContents) -> str:

@@ -1,13 +1,13 @@
-"""Build the headline of the page: scores before and after training, and the change of the held-out loss."""
+"""Compare the scores of a run before and after training with those of the real voice."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from higgs_trainer.evaluation.evaluation_folder import Score
 from higgs_trainer.report.listening import list_judged_sets
-from higgs_trainer.report.logs import first_and_last, is_number
+from higgs_trainer.report.logs import is_number
 from higgs_trainer.report.runs import RunContents
-from higgs_trainer.run_folder import AFTER, BEFORE
+from higgs_trainer.run_folder import AFTER, BEFORE, REAL_VOICE, REAL_VOICE_DECODED, RECORDINGS
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,63 @@ MEASURES = {
 }
 SIGNIFICANT_BELOW = 0.05
 ON_TILES = ("wer", "cer", "similarity", "quality", "stopped")
+BETTER, WORSE, SAME, UNCLEAR = "better", "worse", "the same", "no clear difference"
+
+NAMES_OF_RECORDINGS = {
+    REAL_VOICE: (REAL_VOICE, RECORDINGS),
+    REAL_VOICE_DECODED: (REAL_VOICE_DECODED,),
+}
+"""The names that sets of recordings have in an evaluation, by the name that the page gives them."""
 
 
 @dataclass(frozen=True)
-class Tile:
-    """One figure before and after. ``verdict``: "better", "worse", "the same", or "no clear difference" by a test."""
+class Comparison:
+    """A score of a run after training, with those before and of the real voice where they were judged.
 
-    title: str
-    run: str
-    before: str
-    after: str
-    verdict: str
-    small: str
+    Attributes:
+        key: the name of the score in the evaluation, such as "wer".
+        recordings: the scores of the real voice, and of the same voice through the codec, by these names.
+    """
+
+    key: str
+    before: Score | None
+    after: Score
+    recordings: Mapping[str, Score]
+
+    @property
+    def measure(self) -> Measure:
+        """How the score is shown."""
+        return MEASURES[self.key]
+
+    @property
+    def verdict(self) -> str:
+        """`BETTER`, `WORSE`, `SAME` or `UNCLEAR`; empty without a score from before.
+
+        A difference is unclear if the paired test finds that it may be chance or, without a test, if the score from
+        before lies within the 95% interval of the score from after.
+        """
+        if self.before is None:
+            return ""
+        if self.measure.show(self.before.value) == self.measure.show(self.after.value):
+            return SAME
+        if self._may_be_chance(self.before.value):
+            return UNCLEAR
+        return BETTER if (self.after.value - self.before.value) * self.measure.better > 0 else WORSE
+
+    def _may_be_chance(self, before: float) -> bool:
+        if self.after.p is not None:
+            return self.after.p >= SIGNIFICANT_BELOW
+        low, high = self.after.low, self.after.high
+        return low is not None and high is not None and low <= before <= high
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Where scores lie on the bar of a tile, in percent. The better end is to the right."""
+
+    before: float
+    after: float
+    recordings: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -65,40 +110,33 @@ class ScoreTable:
     meanings: list[str]
 
 
-def build_tiles(runs: Sequence[RunContents]) -> list[Tile]:
-    """Compare the judges' scores before and after, and the first and the last held-out loss, where both exist."""
-    return [tile for run in runs for tile in (*_tile_scores(run), *_tile_loss(run))]
-
-
-def _tile_scores(run: RunContents) -> Iterator[Tile]:
+def compare_scores(run: RunContents) -> list[Comparison]:
+    """Compare each score that the clips from after training have."""
     sets = {one.name: one.scores for one in list_judged_sets(run)}
-    before, after = sets.get(BEFORE, {}), sets.get(AFTER, {})
-    for key in ON_TILES:
-        if key in before and key in after:
-            measure, last = MEASURES[key], after[key]
-            small = [f"p {last.p:.2g}"] if last.p is not None else []
-            if last.low is not None and last.high is not None:
-                small.insert(0, f"95%: {measure.show(last.low)} to {measure.show(last.high)}")
-            tile = _compare(run, measure, before[key].value, last.value, "; ".join(small))
-            is_chance = last.p is not None and last.p >= SIGNIFICANT_BELOW
-            yield replace(tile, verdict="no clear difference") if is_chance else tile
+    found = []
+    for key, score in sets.get(AFTER, {}).items():
+        if key in MEASURES:
+            recordings = {
+                shown: sets[name][key]
+                for shown, names in NAMES_OF_RECORDINGS.items()
+                for name in names
+                if key in sets.get(name, {})
+            }
+            found.append(Comparison(key, sets.get(BEFORE, {}).get(key), score, recordings))
+    return found
 
 
-def _tile_loss(run: RunContents) -> Iterator[Tile]:
-    columns = run.logs.value or {}
-    measure = Measure("Held-out loss", "{:.3f}".format, -1)
-    if (ends := first_and_last(columns, "eval_loss")) is not None:
-        steps = [
-            step for step, loss in zip(columns["step"], columns["eval_loss"], strict=True) if is_number(loss)
-        ]
-        yield _compare(run, measure, *ends, f"step {steps[0]} to step {steps[-1]}")
-
-
-def _compare(run: RunContents, measure: Measure, before: float, after: float, small: str) -> Tile:
-    shown = measure.show(before), measure.show(after)
-    gain = (after - before) * measure.better
-    verdict = "the same" if shown[0] == shown[1] else "better" if gain > 0 else "worse"
-    return Tile(measure.title, run.name, *shown, verdict, small)
+def draw_bar(comparison: Comparison) -> Bar | None:
+    """Place the scores on a bar, or return None if there are fewer than two different ones."""
+    if comparison.before is None or not comparison.recordings or not comparison.measure.better:
+        return None
+    recordings = [score.value for score in comparison.recordings.values()]
+    values = [comparison.before.value, comparison.after.value, *recordings]
+    worst, best = sorted((min(values), max(values)), reverse=comparison.measure.better < 0)
+    if worst == best:
+        return None
+    before, after, *others = (100 * (value - worst) / (best - worst) for value in values)
+    return Bar(before, after, others)
 
 
 def build_table(runs: Sequence[RunContents]) -> ScoreTable | None:
@@ -127,3 +165,11 @@ def _show_cell(measure: Measure, score: Score | None) -> str:
     if score.low is not None and score.high is not None:
         interval = f" ({measure.show(score.low)} to {measure.show(score.high)})"
     return measure.show(score.value) + interval
+
+
+def find_loss_ends(run: RunContents, key: str) -> tuple[tuple[int, float], tuple[int, float]] | None:
+    """Return (step, loss) of the first and the last finite loss, or None if fewer than two were logged."""
+    columns = run.logs.value or {}
+    pairs = zip(columns.get("step", []), columns.get(key, []), strict=False)
+    losses = [(int(step), float(loss)) for step, loss in pairs if is_number(loss)]
+    return (losses[0], losses[-1]) if len(losses) > 1 else None

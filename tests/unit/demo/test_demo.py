@@ -155,7 +155,7 @@ def test_the_page_is_honest_and_names_the_real_checkpoint(outcome, tmp_path):
         "robotic",
         "synthetic",
         "bosonai/higgs-tts-2-3b-base",
-        "recipes/single_speaker.yaml",
+        "higgs-trainer train single_speaker.yaml",
         "the real voice",
     ):
         assert expected in page

@@ -1,7 +1,9 @@
 """The page of a run shows everything that the folder holds, and says what is missing."""
 
+import datetime
 import json
 import math
+import os
 import re
 import shutil
 
@@ -11,11 +13,14 @@ import torch
 from higgs_trainer.audio.files import write_audio
 from higgs_trainer.errors import UserError
 from higgs_trainer.report.clips import Budget, find_longest, show_sentences
-from higgs_trainer.report.listening import RECORDING, ClipFile, SpokenSentence, find_sentences
+from higgs_trainer.report.listening import ClipFile, SpokenSentence, find_sentences
 from higgs_trainer.report.logs import choose_charts, read_logs
 from higgs_trainer.report.run_page import write_report
 from higgs_trainer.report.runs import read_runs
-from higgs_trainer.report.scores import build_table, build_tiles
+from higgs_trainer.report.scores import build_table
+from higgs_trainer.report.tiles import build_tiles
+from higgs_trainer.report.title import build_title
+from higgs_trainer.run_folder import REAL_VOICE, REAL_VOICE_DECODED
 from run_folders import (
     EVIL,
     make_logs,
@@ -77,7 +82,7 @@ def test_a_page_says_what_is_missing(tmp_path):
     ):
         assert f"{name} is not in the run folder" in page, name
     assert "The recipe does not set data.train." in page
-    assert "all parameters on some/model" in page
+    assert "all parameters on model" in page
     assert "bare has no clips" in written.notes[0]
 
 
@@ -186,7 +191,7 @@ def test_the_headline_compares_before_and_after(run):
             "Held-out loss",
             f"{5 / math.sqrt(6) + 1 / 3:.3f}",
             f"{5 / math.sqrt(12) + 1 / 3:.3f}",
-            "better",
+            "lower",
             "step 6 to step 12",
         ),
     ]
@@ -199,6 +204,75 @@ def test_a_figure_that_got_worse_is_called_so(run):
     ]
     write_evaluation_folder(run, models, [])
     assert [tile.verdict for tile in build_tiles(read_runs([run]))][:2] == ["worse", "worse"]
+
+
+def test_a_difference_within_the_interval_is_unclear_without_a_test(run):
+    after = {"value": 0.2, "low": 0.1, "high": 0.3}
+    models = [{"model": "before", "wer": {"value": 0.15}}, {"model": "after", "wer": after}]
+    write_evaluation_folder(run, models, [])
+    assert build_tiles(read_runs([run]))[0].verdict == "no clear difference"
+
+
+def test_the_real_voice_is_next_to_each_figure(run):
+    """On the bar the worst figure is at 0 and the best at 100, also where lower is better."""
+    sets = {"before": 0.5, "after": 0.2, REAL_VOICE: 0.1, REAL_VOICE_DECODED: 0.15}
+    models = [{"model": name, "wer": {"value": wer}} for name, wer in sets.items()]
+    write_evaluation_folder(run, models, [])
+    tile = build_tiles(read_runs([run]))[0]
+    assert tile.recordings == [(REAL_VOICE, "10.0%"), (REAL_VOICE_DECODED, "15.0%")]
+    assert (tile.bar.before, tile.bar.after) == pytest.approx((0, 75))
+    assert tile.bar.recordings == pytest.approx([100, 87.5])
+
+
+def test_a_figure_without_one_from_before_has_a_tile_and_no_verdict(run):
+    write_evaluation_folder(run, [{"model": "after", "wer": {"value": 0.2}}], [])
+    tile = build_tiles(read_runs([run]))[0]
+    assert (tile.before, tile.after, tile.verdict, tile.bar) == ("", "20.0%", "", None)
+
+
+def test_the_title_says_what_was_trained_and_when(run):
+    day = datetime.datetime(2026, 11, 24, 12).timestamp()
+    for path in run.iterdir():
+        os.utime(path, (day, day))
+    assert build_title(read_runs([run])) == "first, LoRA on base, 24 Nov 2026"
+    (run / "recipe.yaml").write_text("model: {name_or_path: some/higgs-audio-v2}")
+    assert build_title(read_runs([run])) == "first, all parameters on higgs-audio-v2, 24 Nov 2026"
+
+
+def test_recordings_of_other_sentences_are_shown_with_the_sentences_that_have_none(run):
+    """Two recordings for three sentences: the first is used twice, and neither has a card of its own."""
+    shutil.rmtree(run / "samples")
+    rows = []
+    for name, texts in (("before", "abc"), ("after", "abc"), (REAL_VOICE, "xy"), (REAL_VOICE_DECODED, "xy")):
+        for text in texts:
+            audio = f"{name}-{text}.wav"
+            write_audio(run / "evaluation" / audio, tone())
+            rows.append({"model": name, "text": text, "audio": audio})
+    write_evaluation_folder(
+        run, [{"model": name} for name in dict.fromkeys(row["model"] for row in rows)], rows
+    )
+    sentences, _ = find_sentences(read_runs([run]))
+    assert [one.text for one in sentences] == ["a", "b", "c"]
+    for sentence, words in zip(sentences, "xyx", strict=True):
+        assert list_columns(sentence.clips) == ["before", "after", REAL_VOICE, REAL_VOICE_DECODED]
+        assert [clip.says for clip in sentence.clips.values()] == [None, None, words, words]
+
+
+def test_recordings_alone_keep_their_cards(run):
+    shutil.rmtree(run / "samples")
+    write_audio(run / "evaluation" / "a.wav", tone())
+    rows = [{"model": "recordings", "text": "a", "audio": "a.wav"}]
+    write_evaluation_folder(run, [{"model": "recordings"}], rows)
+    sentences, _ = find_sentences(read_runs([run]))
+    assert [(one.text, list_columns(one.clips)) for one in sentences] == [("a", [REAL_VOICE])]
+
+
+def test_all_but_eight_sentences_are_folded(tmp_path):
+    page, _ = read_page(write_run(tmp_path / "run", texts=tuple(f"sentence {n}" for n in range(11))))
+    shown, folded = page.split("<summary>3 more sentences</summary>")
+    assert shown.count("<h3>sentence") == 8
+    assert folded.count("<h3>sentence") == 3
+    assert '<ol class="cards" start="9">' in folded
 
 
 def write_comparison(run, *roles, p=0.03125):
@@ -249,20 +323,20 @@ def test_each_sentence_has_its_clips_in_order(run):
     sentences, notes = find_sentences(read_runs([run]))
     assert notes == []
     spoken, other = sentences
-    assert list_columns(spoken.clips) == ["reference", "before", "after", RECORDING]
+    assert list_columns(spoken.clips) == ["before", "after", REAL_VOICE_DECODED, "reference"]
     assert list_columns(spoken.during_training) == ["step 6"]
     assert spoken.clips["first", "reference"].says == "the reference’s words"
     # The judged clip is shown, not the sample of the same text.
     assert spoken.clips["first", "before"].transcript == "One, two."
-    assert (other.text, list_columns(other.clips)) == (EVIL, ["reference", "before", "after"])
-    assert [clip.stopped for clip in other.clips.values()] == [True, False, True]
+    assert (other.text, list_columns(other.clips)) == (EVIL, ["before", "after", "reference"])
+    assert [clip.stopped for clip in other.clips.values()] == [False, True, True]
 
 
 def test_a_run_without_a_first_sample_has_no_before(run):
     shutil.rmtree(run / "samples" / "step-0")
     shutil.rmtree(run / "evaluation")
     sentences, _ = find_sentences(read_runs([run]))
-    assert list_columns(sentences[0].clips) == ["reference", "after", RECORDING]
+    assert list_columns(sentences[0].clips) == ["after", REAL_VOICE_DECODED, "reference"]
     assert list_columns(sentences[0].during_training) == ["step 6"]
 
 
@@ -282,8 +356,8 @@ def test_several_references_are_numbered(run):
     lines = [{"sentence": "one two", "kind": "reference", "text": words} for words in ("first", None)]
     write_clips(run / "_recordings", lines)
     sentences, _ = find_sentences(read_runs([run]))
-    assert list_columns(sentences[0].clips)[:2] == ["reference", "reference 2"]
-    assert [clip.says for clip in sentences[0].clips.values()][:2] == ["first", None]
+    assert list_columns(sentences[0].clips) == ["before", "after", "reference", "reference 2"]
+    assert [clip.says for clip in sentences[0].clips.values()][2:] == ["first", None]
 
 
 def test_steps_are_ordered_as_numbers(run):
@@ -297,9 +371,9 @@ def test_steps_are_ordered_as_numbers(run):
 def test_two_runs_stand_side_by_side(run, tmp_path):
     page, _ = read_page(run, write_run(tmp_path / "second", shift=0.5))
     sentences, _ = find_sentences(read_runs([run, tmp_path / "second"]))
-    columns = ("reference", "before", "after", RECORDING)
+    columns = ("before", "after", REAL_VOICE_DECODED, "reference")
     assert list(sentences[0].clips) == [(run, column) for run in ("first", "second") for column in columns]
-    assert "<title>first and second</title>" in page
+    assert "<title>first and second, LoRA on base, " in page
     assert '<th scope="row">training.learning_rate</th><td>0.0001</td><td>0.5001</td>' in page
     assert '<th scope="row">adapter.r</th>' not in page  # the same in both
 
