@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from higgs_trainer.report.part import Part, open_lines, read_object
 from higgs_trainer.report.thinning import Columns, ThinnedLog
@@ -66,7 +66,7 @@ def _thin(logs: Iterable[Any], skip: Callable[[], None] = lambda: None) -> Thinn
     thinned = ThinnedLog()
     for log in logs:
         step = log.get("step") if isinstance(log, dict) else None
-        if not isinstance(step, int) or not is_number(step) or abs(step) > LARGEST_STEP:
+        if not isinstance(step, int) or isinstance(step, bool) or abs(step) > LARGEST_STEP:
             skip()
             continue
         thinned.add(step, _list_metrics(log))
@@ -91,7 +91,7 @@ def _to_float(value: int) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Return whether a value is a number, and not a boolean."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 

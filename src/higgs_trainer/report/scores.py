@@ -171,5 +171,5 @@ def find_loss_ends(run: RunContents, key: str) -> tuple[tuple[int, float], tuple
     """Return (step, loss) of the first and the last finite loss, or None if fewer than two were logged."""
     columns = run.logs.value or {}
     pairs = zip(columns.get("step", []), columns.get(key, []), strict=False)
-    losses = [(int(step), float(loss)) for step, loss in pairs if is_number(loss)]
+    losses = [(int(step), loss) for step, loss in pairs if is_number(step) and is_number(loss)]
     return (losses[0], losses[-1]) if len(losses) > 1 else None
