@@ -16,7 +16,6 @@ from higgs_trainer.cli.voice_options import (
     ComputeDtype,
     Device,
     Greedy,
-    Language,
     MaxSeconds,
     PartSeconds,
     RefAudio,
@@ -73,12 +72,24 @@ def evaluate(
         ),
     ] = None,
     asr: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME",
-            help="Speech recogniser that transcribes the clips: a name, or the folder of a Whisper model.",
+            help="Speech recogniser that transcribes the clips: whisper-tiny.en, whisper-base, or a folder or hub name "
+            "of a model for faster-whisper or transformers. Default: whisper-tiny.en for English, else whisper-base.",
         ),
-    ] = "whisper-tiny.en",
+    ] = None,
+    asr_language: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CODE",
+            help="A language that the recogniser knows, if its files do not say so; may be repeated.",
+        ),
+    ] = None,
+    words: Annotated[
+        bool,
+        typer.Option(help="Judge words with a speech recogniser. It must know the language of every text."),
+    ] = True,
     quality: Annotated[
         bool, typer.Option(help="Predict the quality of each clip (needs the extra 'evaluate').")
     ] = True,
@@ -97,7 +108,14 @@ def evaluate(
     ref_text: RefText = None,
     scene: Scene = None,
     reference_in_system: ReferenceInSystem = False,
-    language: Language = "en",
+    language: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CODE",
+            help="Language of the texts whose row names none, such as nl or cs. It decides what the recogniser listens "
+            "for, how words are compared, and where sentences of a long text end. Default: en.",
+        ),
+    ] = None,
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
@@ -111,11 +129,16 @@ def evaluate(
 ) -> None:
     """Generate the same texts with one model or two, and score the speech.
 
-    A speech recogniser, a speaker encoder and a quality predictor judge every clip. Figures have 95% intervals, and two
-    models are compared by a paired test. A row of FILE may have **audio**, a recording of the same sentence: its length
-    and voice are then compared with the model's. The report page, the model card and `merge` read the figures in
-    RUN/evaluation.
+    A speech recogniser, a speaker encoder and a quality predictor judge every clip. Each text is heard in the language
+    of its row; a recogniser that does not know it is refused before anything is generated. Figures have 95% intervals,
+    and two models are compared by a paired test. A row of FILE may have **audio**, a recording of the same sentence:
+    its length and voice are then compared with the model's. The report page, the model card and `merge` read the
+    figures in RUN/evaluation.
     """
+    if not words and (
+        given := [name for name, value in (("--asr", asr), ("--asr-language", asr_language)) if value]
+    ):
+        raise UserError(f"--no-words judges no words, so {given[0]} has no effect. Leave out one of them.")
     if len(models) > 2:
         raise UserError(f"{len(models)} models were given. Give one, or two to compare.")
     if (text_file is None) == (data is None):
@@ -137,6 +160,7 @@ def evaluate(
     voice = build_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
     from higgs_trainer.evaluation.comparison import EvaluationSettings, check_output, evaluate_models
     from higgs_trainer.evaluation.judging import load_judges
+    from higgs_trainer.evaluation.languages import describe_unnamed_languages
     from higgs_trainer.evaluation.tables import build_tables
     from higgs_trainer.speech.sampling import Sampling
 
@@ -160,7 +184,16 @@ def evaluate(
         batch_size=batch_size,
     )
     check_output(models, settings, output, other_voice=other_voice or ())
-    judges = load_judges(asr, language=language, with_quality=quality, digits_spelled=spell_digits)
+    if words and (note := describe_unnamed_languages(settings.list_languages(), language)):
+        echo(note, to_stderr=True)
+    judges = load_judges(
+        asr,
+        language=settings.count_languages(),
+        recogniser_languages=asr_language or (),
+        with_words=words,
+        with_quality=quality,
+        digits_spelled=spell_digits,
+    )
     report = evaluate_models(models, settings, judges, output, other_voice=other_voice or (), seed=seed)
     console = open_console()
     for table in build_tables(report):

@@ -60,8 +60,7 @@ Language = Annotated[
     str,
     typer.Option(
         metavar="CODE",
-        help="Language of the texts, such as en or de; it decides where sentences of a long text end and, in evaluate, "
-        "how texts are normalised.",
+        help="Language of the texts, such as en or de; it decides where sentences of a long text end.",
     ),
 ]
 Temperature = Annotated[

@@ -1,5 +1,6 @@
 """Evaluate one model, or compare two: each generates the same sentences, and the same judges score the clips."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from higgs_trainer.audio.codec import load_codec
 from higgs_trainer.audio.files import read_audio
+from higgs_trainer.dataset.prepared import read_prepared
 from higgs_trainer.errors import UserError
 from higgs_trainer.evaluation.evaluation_folder import write_evaluation
 from higgs_trainer.evaluation.figures import (
@@ -17,7 +19,14 @@ from higgs_trainer.evaluation.figures import (
     compute_differences,
     compute_figures,
 )
-from higgs_trainer.evaluation.judging import ClipToJudge, JudgedClip, Judges, judge_clips_with_progress
+from higgs_trainer.evaluation.judging import (
+    ClipToJudge,
+    JudgedClip,
+    Judges,
+    check_judges,
+    judge_clips_with_progress,
+)
+from higgs_trainer.evaluation.languages import DEFAULT_LANGUAGE, count_languages
 from higgs_trainer.evaluation.sentences import EvaluationSentence, build_sentences, read_sentences
 from higgs_trainer.evaluation.voices import embed_voices
 from higgs_trainer.manifest.utterance import Utterance, Voice
@@ -42,6 +51,9 @@ from higgs_trainer.speech.speech_model import SpeechModel, generate_into_folder,
 class EvaluationSettings:
     """The sentences of an evaluation, from a ``script`` or a ``prepared`` held-out set, and how models generate them.
 
+    Attributes:
+        language: the language of rows that name none. None: English.
+
     Example:
         ```python
         from pathlib import Path
@@ -56,7 +68,7 @@ class EvaluationSettings:
     prepared: Path | None = None
     voice: Voice = Voice()
     sampling: Sampling = Sampling()
-    language: str = "en"
+    language: str | None = None
     codec: str | None = None
     dtype: str = "float32"
     device: str | None = None
@@ -69,7 +81,7 @@ class EvaluationSettings:
             codec=self.codec,
             voice=self.voice,
             sampling=self.sampling,
-            language=self.language,
+            language=self.language or DEFAULT_LANGUAGE,
             dtype=self.dtype,
             device=self.device,
         )
@@ -80,15 +92,25 @@ class EvaluationSettings:
             build_request = self._build_plain_request if model is None else model.build_request
             return build_sentences(self.script, build_request, self.voice)
         if model is not None:
-            return read_sentences(self.prepared, model.codec)
+            return read_sentences(self.prepared, model.codec, language=self.language)
         if self.codec is None:
             raise UserError(
                 f"{self.prepared} holds codes. Name the codec that decodes them with --codec, or give a model too."
             )
-        return read_sentences(self.prepared, load_codec(self.codec))
+        return read_sentences(self.prepared, load_codec(self.codec), language=self.language)
+
+    def list_languages(self) -> list[str | None]:
+        """List the language that each row names. Nothing is loaded."""
+        if self.prepared is None:
+            return [line.language for line in self.script]
+        return list(read_prepared(self.prepared).rows.column("language").to_pylist())
+
+    def count_languages(self) -> Counter[str]:
+        """Count the sentences in each language."""
+        return count_languages(self.list_languages(), self.language)
 
     def _build_plain_request(self, line: Utterance) -> Request:
-        return Request(line.text, language=line.language or self.language)
+        return Request(line.text, language=line.language or self.language or DEFAULT_LANGUAGE)
 
 
 def evaluate_models(
@@ -113,8 +135,8 @@ def evaluate_models(
         The content of ``figures.json``.
 
     Raises:
-        UserError: ``output`` is not empty or overlaps an input, a sentence cannot be judged, or a model cannot be
-            loaded.
+        UserError: ``output`` is not empty or overlaps an input, a sentence cannot be judged, the recogniser does not
+            know its language, or a model cannot be loaded.
 
     Example:
         ```python
@@ -132,6 +154,7 @@ def evaluate_models(
         ```
     """
     check_output(models, settings, output, other_voice=other_voice)
+    check_judges(judges, settings.count_languages())
     other_recordings = [read_audio(path) for path in other_voice]
     all_rows: list[list[JudgedClip]] = []
     figures: list[ModelFigures] = []

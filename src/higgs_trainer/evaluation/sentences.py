@@ -15,6 +15,7 @@ from higgs_trainer.audio.files import read_audio
 from higgs_trainer.dataset.context import read_context
 from higgs_trainer.dataset.prepared import check_codec, read_prepared
 from higgs_trainer.errors import UserError
+from higgs_trainer.evaluation.languages import DEFAULT_LANGUAGE
 from higgs_trainer.evaluation.normalized_text import has_recognisable_words
 from higgs_trainer.manifest.utterance import Utterance, Voice
 from higgs_trainer.speech.generate import Request
@@ -60,7 +61,9 @@ def build_sentences(
     return sentences
 
 
-def read_sentences(folder: str | Path, codec: Codec) -> list[EvaluationSentence]:
+def read_sentences(
+    folder: str | Path, codec: Codec, *, language: str | None = None
+) -> list[EvaluationSentence]:
     """Read the sentences of a prepared folder (`build_row_sentences`).
 
     Raises:
@@ -69,13 +72,19 @@ def read_sentences(folder: str | Path, codec: Codec) -> list[EvaluationSentence]
     """
     prepared = read_prepared(folder)
     check_codec(prepared.card, codec)
-    return build_row_sentences((prepared.rows[i] for i in range(len(prepared.rows))), codec)
+    rows = (prepared.rows[i] for i in range(len(prepared.rows)))
+    return build_row_sentences(rows, codec, language=language)
 
 
-def build_row_sentences(rows: Iterable[Mapping[str, Any]], codec: Codec) -> list[EvaluationSentence]:
+def build_row_sentences(
+    rows: Iterable[Mapping[str, Any]], codec: Codec, *, language: str | None = None
+) -> list[EvaluationSentence]:
     """Build the sentences of prepared rows, each with the context of its row.
 
     Rows hold codes, so their recordings are decoded by ``codec``.
+
+    Args:
+        language: the language of rows that name none.
 
     Raises:
         UserError: a text has no word.
@@ -83,7 +92,7 @@ def build_row_sentences(rows: Iterable[Mapping[str, Any]], codec: Codec) -> list
     sentences = []
     for row in rows:
         context = read_context(row)
-        request = Request(row["text"], context, language=row["language"] or "en")
+        request = Request(row["text"], context, language=row["language"] or language or DEFAULT_LANGUAGE)
         _check_has_words(request, row["utterance_id"])
         sentences.append(
             EvaluationSentence(

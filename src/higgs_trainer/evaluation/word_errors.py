@@ -5,6 +5,7 @@ from typing import Any
 
 import jiwer
 
+from higgs_trainer.evaluation.languages import WITHOUT_SPACES, read_language
 from higgs_trainer.evaluation.normalized_text import forgive_homophones, normalize_text, spell_digits
 
 
@@ -18,9 +19,14 @@ class ErrorCount:
 
 @dataclass(frozen=True)
 class TranscriptErrors:
-    """Errors of one transcript. ``words_forgiven``: word errors with homophones of digits forgiven, or None."""
+    """Errors of one transcript.
 
-    words: ErrorCount
+    Attributes:
+        words: None if the language is written without spaces between words.
+        words_forgiven: word errors with homophones of digits forgiven, or None.
+    """
+
+    words: ErrorCount | None
     characters: ErrorCount
     words_forgiven: ErrorCount | None
 
@@ -28,7 +34,9 @@ class TranscriptErrors:
 def count_errors(
     text: str, transcript: str, *, language: str = "en", digits_spelled: bool = False
 ) -> TranscriptErrors:
-    """Normalise both sides alike, and count wrong words and wrong characters. Spaces count as characters.
+    """Normalise both sides alike, and count wrong words and wrong characters.
+
+    Spaces count as characters, except in languages that are written without spaces, where they are ignored.
 
     Args:
         language: the language of the text, which decides the rules (`normalize_text`).
@@ -46,8 +54,9 @@ def count_errors(
     forgiven = None
     if digits_spelled:
         forgiven = _count(jiwer.process_words(forgive_homophones(expected), forgive_homophones(heard)))
+    has_words = digits_spelled or read_language(language) not in WITHOUT_SPACES
     return TranscriptErrors(
-        _count(jiwer.process_words(expected, heard)),
+        _count(jiwer.process_words(expected, heard)) if has_words else None,
         _count(jiwer.process_characters(expected, heard)),
         forgiven,
     )

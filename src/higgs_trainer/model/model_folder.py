@@ -59,7 +59,7 @@ def find_folder(name_or_path: str | Path) -> Path:
     restore_run(name_or_path)
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
-    return _download(name_or_path, HUB_FILES)
+    return download_files(name_or_path, HUB_FILES)
 
 
 def find_settings_folder(name_or_path: str | Path) -> Path:
@@ -71,10 +71,10 @@ def find_settings_folder(name_or_path: str | Path) -> Path:
     restore_run(name_or_path)
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
-    return _download(name_or_path, SETTINGS)
+    return download_files(name_or_path, SETTINGS)
 
 
-def _download(name: str | Path, patterns: Sequence[str]) -> Path:
+def download_files(name: str | Path, patterns: Sequence[str]) -> Path:
     """Download the files of a model on the hub that match one of the patterns.
 
     Raises:
@@ -187,5 +187,5 @@ def _open_without_weights(model: str | Path) -> Path:
     return (
         Path(model)
         if Path(model).is_dir()
-        else _download(model, [f"{CODEC_FOLDER}/*", *SETTINGS, RECIPE_FILE])
+        else download_files(model, [f"{CODEC_FOLDER}/*", *SETTINGS, RECIPE_FILE])
     )
