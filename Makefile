@@ -22,7 +22,7 @@ FOREIGN := .venv-foreign
 DEMO   ?=
 VERSIONS ?=
 PACKAGES := packages/label-guard packages/higgs-trainer-demo
-EXTRAS := demo,dev,docs,evaluate,numbers
+EXTRAS := demo,dev,docs,evaluate-multilingual,numbers
 
 .PHONY: setup demo test test-boson test-guard-foreign test-guard-versions test-newest torture docs dist lint format constraints clean
 

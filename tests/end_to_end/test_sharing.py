@@ -13,6 +13,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard, metadata_load
 
+from hearing import Parrot
 from higgs_trainer.audio.files import write_audio
 from higgs_trainer.audio.mel_codec import MelCodec
 from higgs_trainer.cli import main
@@ -162,18 +163,13 @@ def test_a_merged_folder_has_a_card_of_its_own(folder, pushed, tmp_path):
     assert (tmp_path / "merged" / "samples" / "step-2" / "0000.wav").is_file()
 
 
-class HearsOne:
-    """A recogniser that hears "one" in every clip. The texts are "one", "one one" and "one one one"."""
-
-    def transcribe(self, waveform_S, sample_rate_hz):
-        return "one"
-
-
 @pytest.mark.parametrize("with_base", [False, True])
 def test_an_evaluation_is_in_the_card_the_page_and_the_merged_folder(
     folder, pushed, tmp_path, monkeypatch, capsys, with_base
 ):
-    monkeypatch.setattr("higgs_trainer.evaluation.judging.load_recogniser", lambda name, language: HearsOne())
+    # The texts are "one", "one one" and "one one one".
+    hears_one = Parrot(*["one"] * 3 * (1 + with_base))
+    monkeypatch.setattr("higgs_trainer.evaluation.judging.load_recogniser", lambda *_, **__: hears_one)
     voice, merged = shutil.copytree(folder / "voice", tmp_path / "voice"), tmp_path / "merged"
     with chdir(folder):
         models = [str(folder / "model"), str(voice)] if with_base else [str(voice)]

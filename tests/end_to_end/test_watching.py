@@ -10,6 +10,7 @@ import soundfile
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
+from hearing import Parrot
 from higgs_trainer.errors import RecipeError
 from higgs_trainer.evaluation.judging import Judges
 from higgs_trainer.evaluation.speaker_encoder import load_speaker_encoder
@@ -143,23 +144,18 @@ def test_a_run_that_no_longer_improves_stops(recipe, tmp_path):
     assert (tmp_path / "metrics.json").exists()
 
 
-class ImprovingListener:
-    """Hears all sentences wrong, then, from the second evaluation on, right; in the fourth one wrong again."""
-
-    def __init__(self, texts):
-        right, wrong = texts, ["nothing"] * len(texts)
-        self.transcripts = [*wrong, *right, *right, *wrong, *wrong, *wrong]
-
-    def transcribe(self, waveform_S, sample_rate_hz):
-        return self.transcripts.pop(0)
+def listen(texts):
+    """Hear all sentences wrong, then, from the second evaluation on, right; in the fourth one wrong again."""
+    right, wrong = texts, ["nothing"] * len(texts)
+    return Parrot(*wrong, *right, *right, *wrong, *wrong, *wrong)
 
 
 def test_the_best_checkpoint_can_be_that_with_the_fewest_wrong_words(recipe, tmp_path, monkeypatch):
     """Only the listener is made up: its errors are lower the second time, and no loss has any say."""
 
-    def load_judges(asr, *, with_quality):
-        assert (asr, with_quality) == ("whisper-tiny.en", False)
-        return Judges(ImprovingListener(["one", "one one"]), load_speaker_encoder(), None, 24_000)
+    def load_judges(asr, *, language, with_quality, **_):
+        assert (asr, language, with_quality) == (None, {"en": 1, "de": 1}, False)
+        return Judges(listen(["one", "one one"]), load_speaker_encoder(), None, 24_000)
 
     monkeypatch.setattr("higgs_trainer.run.samples.load_judges", load_judges)
     judged = (

@@ -19,9 +19,17 @@ METRICS = ("wer", "cer", "similarity", "stopped")
 class HeldOutScores:
     """Judge the held-out sentences. Their recordings and voices are read once, for all steps."""
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]], codec: Codec, judges: Judges) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        codec: Codec,
+        judges: Judges,
+        *,
+        language: str | None = None,
+    ) -> None:
+        """Read the recordings and embed the voices. ``language`` is the language of rows that name none."""
         self.judges = judges
-        self.sentences = build_row_sentences(rows, codec)
+        self.sentences = build_row_sentences(rows, codec, language=language)
         self.voices = embed_voices(self.sentences, judges.encoder, judges.sample_rate_hz)
 
     def measure(self, folder: Path) -> dict[str, float]:

@@ -38,15 +38,17 @@ def describe_languages(codes: Collection[str]) -> str:
     return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
 
 
-def describe_unnamed_languages(names: Sequence[str | None], default: str | None) -> str | None:
+def describe_unnamed_languages(
+    names: Sequence[str | None], default: str | None, option: str = "--language"
+) -> str | None:
     """Describe the texts that are taken as English only because nothing names their language. None: there are none."""
     unnamed = sum(not name for name in names)
     if default is not None or unnamed == 0:
         return None
     texts = "1 text names" if unnamed == 1 else f"{unnamed} texts name"
     return (
-        f'note: {texts} no language and count as English. If they are not, give the rows a "language", or give '
-        "--language."
+        f'note: {texts} no language and count as English. If they are not, give the rows a "language", or set '
+        f"{option}."
     )
 
 

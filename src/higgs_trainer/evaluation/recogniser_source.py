@@ -43,14 +43,27 @@ SMALLEST_MULTILINGUAL_VOCABULARY = 51_865
 
 @dataclass(frozen=True)
 class Wording:
-    """The options that a message names as the remedy: those of the command line, or the fields of a recipe."""
+    """The options that a message names as the remedy: those of the command line, or the fields of a recipe.
+
+    Attributes:
+        one_language, separator, all_languages: how the languages that a recogniser knows are stated.
+    """
 
     recogniser: str = "--asr"
-    languages: str = "--asr-language"
     without_words: str = "--no-words"
+    one_language: str = "--asr-language {}"
+    separator: str = " "
+    all_languages: str = "{}"
+
+    def state_languages(self, codes: Collection[str]) -> str:
+        """Write the option that states the languages of a recogniser."""
+        stated = self.separator.join(self.one_language.format(code) for code in sorted(codes))
+        return self.all_languages.format(stated)
 
 
-RECIPE_WORDING = Wording("samples.recogniser", "samples.recogniser_languages", "samples.words: false")
+RECIPE_WORDING = Wording(
+    "samples.recogniser", "samples.words: false", "{}", ", ", "samples.recogniser_languages: [{}]"
+)
 
 
 @dataclass(frozen=True)
@@ -105,9 +118,10 @@ def check_hears(source: RecogniserSource, languages: Mapping[str, int], wording:
     these = describe_languages(unknown)
     leave_out = f"Or leave the words out with {wording.without_words}: everything else is judged."
     if not source.languages:
-        options = " ".join(f"{wording.languages} {code}" for code in sorted(unknown))
+        stated = wording.state_languages(unknown)
         raise UserError(
-            f"{source.name} does not say which languages it knows. If it knows {these}, write {options}. {leave_out}"
+            f"the recogniser {source.name} does not say which languages it knows. If it knows {these}, write {stated}. "
+            f"{leave_out}"
         )
     number = sum(languages[code] for code in unknown)
     texts = "1 text is" if number == 1 else f"{number} texts are"

@@ -108,6 +108,14 @@ def _check_samples(recipe: "Recipe") -> Iterator[Contradiction]:
     samples = recipe.samples
     if samples.judged and not samples.held_out:
         yield ("samples", "judged"), "has nothing to judge", "Set samples.held_out to a number of sentences."
+    if (samples.recogniser or samples.recogniser_languages) and not (samples.judged and samples.words):
+        yield (
+            ("samples", "recogniser" if samples.recogniser else "recogniser_languages"),
+            "has no effect, because no words are judged",
+            "Leave it out, or set samples.judged and samples.words to true.",
+        )
+    if not samples.words and not samples.judged:
+        yield ("samples", "words"), "has no effect, because nothing is judged", "Leave it out."
     if samples.held_out and not recipe.data.eval:
         yield ("samples", "held_out"), "needs data.eval", "Name a prepared folder there."
     texts: list[tuple[Place, str]] = [

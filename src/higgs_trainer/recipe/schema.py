@@ -178,6 +178,18 @@ class SamplesRecipe(Section):
     judged: bool = False
     """Let a speech recogniser and a speaker encoder judge the held-out sentences. Adds eval_wer, eval_cer,
     eval_similarity and eval_stopped to the metrics; needs the packages of `pip install 'higgs-trainer[evaluate]'`."""
+    words: bool = True
+    """false: judge without a recogniser, so that eval_wer and eval_cer are left out."""
+    language: Text | None = None
+    """Language of held-out sentences whose row names none, such as nl. null: English."""
+    recogniser: Annotated[
+        Literal["whisper-tiny.en", "whisper-base"] | FolderOrName | None, Field(union_mode="left_to_right")
+    ] = None
+    """Speech recogniser: "whisper-tiny.en", "whisper-base", or a folder or hub name of a model for faster-whisper or
+    transformers. It must know the language of every held-out sentence that is judged. null: whisper-tiny.en for
+    English, else whisper-base."""
+    recogniser_languages: Names = ()
+    """Languages that the recogniser knows, if its files do not say so."""
 
 
 class EarlyStoppingRecipe(Section):

@@ -4,8 +4,9 @@ A model of 6 GB takes minutes to download and to load. A misspelt folder, a miss
 pack is reported before that, and mistakes that do not depend on each other are reported together.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import ParamSpec, TypeVar
 
 from transformers import TrainingArguments
@@ -15,14 +16,13 @@ from higgs_trainer.audio.files import read_audio
 from higgs_trainer.dataset.packing import PlannedExamples
 from higgs_trainer.dataset.prepared import PreparedDataset, check_codec, read_prepared
 from higgs_trainer.errors import CheckpointError, RecipeError, UserError, suggest_name
-from higgs_trainer.evaluation.held_out_scores import METRICS as SPOKEN_METRICS
 from higgs_trainer.evaluation.held_out_scores import HeldOutScores
 from higgs_trainer.hub_names import find_similar
 from higgs_trainer.model.loading import load_codec_of, load_outline
 from higgs_trainer.recipe.arguments import build_training_arguments
 from higgs_trainer.recipe.schema import AdapterRecipe, LossRecipe, Recipe, WeightedFolder
 from higgs_trainer.run.arguments import build_arguments, check_optimizer, check_schedule
-from higgs_trainer.run.samples import check_held_out, load_scores
+from higgs_trainer.run.samples import check_held_out, check_recogniser, list_spoken_metrics, load_scores
 from higgs_trainer.run.trainable import choose_trainable
 from higgs_trainer.training.datasets import LoadedSets, load_sets, plan_training
 from higgs_trainer.training.losses import LossWeights
@@ -87,6 +87,8 @@ def run_preflight(recipe: Recipe, *, builds_optimizer: bool = False) -> Prefligh
     arguments = attempts.call(build_arguments, build_training_arguments(recipe))
     train_sets = [attempts.call(_open_set, "data.train", one) for one in data.train]
     held_out_sets = [attempts.call(_open_set, "data.eval", one) for one in data.eval]
+    languages = list(islice(_list_languages(held_out_sets), samples.held_out))
+    attempts.call(check_recogniser, samples, languages)
     if None not in held_out_sets:
         rows = sum(prepared.card.utterances for prepared in held_out_sets if prepared is not None)
         attempts.call(check_held_out, samples, rows)
@@ -103,7 +105,7 @@ def run_preflight(recipe: Recipe, *, builds_optimizer: bool = False) -> Prefligh
         attempts.call(build_weights, recipe.loss, num_codebooks)
         attempts.call(check_packing, outline.family, packing=data.packing)
         metric = recipe.training.metric_for_best_model
-        attempts.call(check_best_metric, metric, num_codebooks, judged=samples.judged)
+        attempts.call(check_best_metric, metric, num_codebooks, list_spoken_metrics(samples, languages))
         attempts.call(choose_trainable, outline, _without_weights(recipe.adapter), recipe.model.freeze)
     elif recipe.model.codec is not None:
         codec = attempts.call(load_codec, recipe.model.codec)
@@ -152,6 +154,12 @@ def _open_set(field: str, folder: WeightedFolder) -> PreparedDataset:
     return read_prepared(folder.path)
 
 
+def _list_languages(datasets: Sequence[PreparedDataset | None]) -> Iterator[str | None]:
+    """Yield the language that each row names."""
+    for dataset in filter(None, datasets):
+        yield from dataset.rows.column("language").to_pylist()
+
+
 def _check_codecs(datasets: Sequence[PreparedDataset | None], codec: Codec) -> None:
     """Raise CheckpointError if another codec made the codes of a dataset. The first such dataset is named."""
     for dataset in datasets:
@@ -178,13 +186,15 @@ def build_weights(loss: LossRecipe, num_codebooks: int) -> LossWeights:
     return weights
 
 
-def check_best_metric(best: str | None, num_codebooks: int, *, judged: bool) -> None:
+def check_best_metric(best: str | None, num_codebooks: int, spoken: Sequence[str] = ()) -> None:
     """Raise RecipeError if the metric that chooses the best checkpoint is never logged.
 
     Trainer itself would fail only at the first evaluation.
+
+    Args:
+        spoken: the metrics of the judges (`list_spoken_metrics`).
     """
-    known = list_held_out_metrics(num_codebooks)
-    known += [f"eval_{name}" for name in SPOKEN_METRICS] if judged else []
+    known = [*list_held_out_metrics(num_codebooks), *(f"eval_{name}" for name in spoken)]
     if best is not None and f"eval_{best.removeprefix('eval_')}" not in known:
         raise RecipeError(
             f"training.metric_for_best_model: {best!r} is never logged. {suggest_name(best, known)}"

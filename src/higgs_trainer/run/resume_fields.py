@@ -86,6 +86,10 @@ EVALUATION: Mapping[str, str] = dict.fromkeys(
         "samples.max_seconds",
         "samples.held_out",
         "samples.judged",
+        "samples.words",
+        "samples.language",
+        "samples.recogniser",
+        "samples.recogniser_languages",
     ),
     DECIDES_NOTHING,
 )

@@ -11,14 +11,16 @@ from higgs_trainer.audio.files import read_audio
 from higgs_trainer.dataset.context import Context, PromptClip, read_context
 from higgs_trainer.dataset.examples import Rows
 from higgs_trainer.errors import RecipeError
-from higgs_trainer.evaluation.held_out_scores import HeldOutScores
+from higgs_trainer.evaluation.held_out_scores import METRICS, HeldOutScores
 from higgs_trainer.evaluation.judging import load_judges
-from higgs_trainer.evaluation.recogniser import DEFAULT_RECOGNISER
+from higgs_trainer.evaluation.languages import WITHOUT_SPACES, count_languages, describe_unnamed_languages
+from higgs_trainer.evaluation.recogniser_source import RECIPE_WORDING, check_hears, find_recogniser
 from higgs_trainer.model.loading import Checkpoint
 from higgs_trainer.speech.clip_folder import ClipFolder
 from higgs_trainer.speech.generate import Request, generate_codes
 from higgs_trainer.speech.real_recordings import REFERENCE, ComparisonRecording, decode_row, find_rows
 from higgs_trainer.speech.sampling import Sampling
+from higgs_trainer.terminal import echo
 from higgs_trainer.training.callbacks import GenerateSamples
 
 if TYPE_CHECKING:
@@ -92,11 +94,46 @@ def check_held_out(section: "SamplesRecipe", num_held_out: int) -> None:
         )
 
 
+def check_recogniser(section: "SamplesRecipe", named: Sequence[str | None]) -> None:
+    """Check, before anything is loaded, that the recogniser knows the languages of the sentences that are judged.
+
+    Args:
+        named: the language that the row of each such sentence names, or None.
+
+    Raises:
+        UserError: it does not know one, there is no such recogniser, or a package is not installed.
+    """
+    if section.judged and section.words:
+        languages = count_languages(named, section.language)
+        source = find_recogniser(section.recogniser, languages, stated=section.recogniser_languages)
+        check_hears(source, languages, RECIPE_WORDING)
+
+
+def list_spoken_metrics(section: "SamplesRecipe", named: Sequence[str | None]) -> list[str]:
+    """List the metrics that the judges log for sentences in these languages (`check_recogniser`)."""
+    if not section.judged:
+        return []
+    left_out = set() if section.words else {"wer", "cer"}
+    if set(count_languages(named, section.language)) & WITHOUT_SPACES:
+        left_out.add("wer")
+    return [name for name in METRICS if name not in left_out]
+
+
 def load_scores(section: "SamplesRecipe", held_out: Rows, codec: Codec) -> HeldOutScores:
     """Load the judges of the held-out sentences, and embed the voices of these sentences.
 
     Raises:
-        UserError: a package of the judges is not installed.
+        UserError: a package of the judges is not installed, or the recogniser does not know a language.
     """
-    judges = load_judges(DEFAULT_RECOGNISER, with_quality=False)
-    return HeldOutScores([held_out[i] for i in range(section.held_out)], codec, judges)
+    rows = [held_out[i] for i in range(section.held_out)]
+    names = [row["language"] for row in rows]
+    if section.words and (note := describe_unnamed_languages(names, section.language, "samples.language")):
+        echo(note, to_stderr=True)
+    judges = load_judges(
+        section.recogniser,
+        language=count_languages(names, section.language),
+        recogniser_languages=section.recogniser_languages,
+        with_words=section.words,
+        with_quality=False,
+    )
+    return HeldOutScores(rows, codec, judges, language=section.language)

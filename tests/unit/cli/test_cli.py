@@ -457,6 +457,9 @@ def test_generate_rejects_texts_and_references_that_it_cannot_use(
     assert generated == []
 
 
+IN_ENGLISH = {"list_languages": lambda: ["en", "en"], "count_languages": lambda: {"en": 2}}
+
+
 def test_evaluate_compares_two_models(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -469,7 +472,7 @@ def test_evaluate_compares_two_models(
     stub(
         monkeypatch,
         "evaluation.comparison",
-        EvaluationSettings=lambda *given, **options: SimpleNamespace(given=given, **options),
+        EvaluationSettings=lambda *given, **options: SimpleNamespace(given=given, **options, **IN_ENGLISH),
         check_output=lambda *given, **options: None,
         evaluate_models=evaluate_models,
     )
@@ -498,7 +501,14 @@ def test_evaluate_compares_two_models(
     assert (models, output, options) == (["m", "n"], Path("evaluation-2"), {"other_voice": (), "seed": 4})
     assert [line.text for line in evaluation.given[0]] == ["one", "two"]
     assert (evaluation.given[1], evaluation.given[3].greedy) == (None, True)
-    assert judges == (("whisper-tiny.en",), {"language": "en", "with_quality": False, "digits_spelled": True})
+    assert judges[0] == (None,)
+    assert judges[1] == {
+        "language": {"en": 2},
+        "recogniser_languages": (),
+        "with_words": True,
+        "with_quality": False,
+        "digits_spelled": True,
+    }
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "a table"
     assert lines[-1] == '{"models": ["figures"]}'
@@ -512,6 +522,7 @@ def test_evaluate_compares_two_models(
         (["m", "--data", "d", "--scene", "A quiet room."], "Leave out --scene"),
         (["m", "--data", "d", "--ref-audio", "a.wav", "--ref-text", "One."], "Leave out --scene"),
         (["a", "b", "c", "--data", "d"], "3 models were given"),
+        (["m", "--data", "d", "--no-words", "--asr", "a/b"], "so --asr has no effect"),
     ],
 )
 def test_what_cannot_be_evaluated(
@@ -528,7 +539,7 @@ def test_the_figures_of_one_run_go_into_its_folder_and_are_never_overwritten(
     stub(
         monkeypatch,
         "evaluation.comparison",
-        EvaluationSettings=lambda *given, **options: None,
+        EvaluationSettings=lambda *given, **options: SimpleNamespace(**IN_ENGLISH),
         check_output=lambda *given, **options: None,
         evaluate_models=lambda models, settings, judges, output, **options: outputs.append(output),
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hearing import Parrot
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ, read_audio
 from higgs_trainer.audio.mel_codec import MelCodec
 from higgs_trainer.demo import run_demo
@@ -87,16 +88,6 @@ def test_an_output_folder_with_files_is_rejected(tmp_path, from_scratch):
         run_demo(tmp_path, from_scratch=from_scratch)
 
 
-class DigitsHeard:
-    """A recogniser that returns the given transcripts, one for each clip."""
-
-    def __init__(self, *transcripts):
-        self.transcripts = list(transcripts)
-
-    def transcribe(self, waveform_S, sample_rate_hz):
-        return self.transcripts.pop(0)
-
-
 @pytest.fixture
 def outcome(tmp_path):
     """A run whose clips were judged: "before" is half right, in "after" a homophone was heard; and six recordings."""
@@ -111,7 +102,7 @@ def outcome(tmp_path):
         "after": ClipSet(texts, [ClipToJudge(wave) for wave in voice[:2]]),
         "the real voice": write_clip_set(recorded, voice, tmp_path / "wav"),
     }
-    recogniser = DigitsHeard("70", "9", "72.", "for", "1.", "12", "3", "45", "6", "9")
+    recogniser = Parrot("70", "9", "72.", "for", "1.", "12", "3", "45", "6", "9")
     return run, evaluate_sets(sets, run, recogniser=recogniser, voice=voice)
 
 

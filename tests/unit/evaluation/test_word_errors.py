@@ -29,10 +29,51 @@ def test_english_has_the_rules_of_whispers_paper(written: str, normalized: str) 
 
 
 @pytest.mark.parametrize(
-    ("written", "normalized"), [("Straße, ÉTÉ!", "straße été"), ("L’été [bruit] 25", "l été 25")]
+    ("written", "normalized"), [("Straße, ÉTÉ!", "straße été"), ("L’été [bruit] 2,5", "l été 2 5")]
 )
 def test_other_languages_lose_only_case_and_signs(written: str, normalized: str) -> None:
     assert normalize_text(written, language="de") == normalized
+
+
+@pytest.mark.parametrize(
+    ("language", "written", "normalized"),
+    [
+        ("nl", "Ten eerste, 3 vissen.", "ten eerste drie vissen"),
+        ("nl-BE", "Er zijn 25 man; I'm too, colour.", "er zijn vijfentwintig man i m too colour"),
+        ("Dutch", "to won for", "to won for"),
+        ("cs", "Mám 2 ryby a twenty one.", "mám dva ryby a twenty one"),
+        ("fr", "Il y a 21 chats", "il y a vingt et un chats"),
+        # A language that num2words does not know keeps its figures.
+        ("xx", "uh 3", "uh 3"),
+        ("hi", "नमस्ते दुनिया!", "नमस्ते दुनिया"),
+    ],
+)
+def test_nothing_english_is_applied_to_other_languages(language: str, written: str, normalized: str) -> None:
+    assert normalize_text(written, language=language) == normalized
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "heard"),
+    [
+        ("nl", "Ten eerste, drie vissen.", "ten eerste 3 vissen"),
+        ("cs", "Je jich 14.", "Je jich čtrnáct."),
+        ("de", "Um 8 Uhr", "um acht Uhr"),
+    ],
+)
+def test_numbers_spoken_and_in_figures_are_equal_in_their_language(
+    language: str, text: str, heard: str
+) -> None:
+    found = count_errors(text, heard, language=language)
+    assert (found.words.errors, found.characters.errors) == (0, 0)
+    assert found.words_forgiven is None
+
+
+def test_scripts_without_spaces_have_only_a_character_error_rate() -> None:
+    found = count_errors("今天 天气很好。", "今天天汽很好", language="zh-CN")
+    assert (found.words, found.characters) == (None, ErrorCount(1, 6))
+    thai = count_errors("สวัสดี", "สวัสดี ครับ", language="th")
+    assert (thai.words, thai.characters) == (None, ErrorCount(4, 6))
+    assert count_errors("天气", "天气", language="ko").words == ErrorCount(0, 1)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +131,7 @@ def test_a_text_without_a_word_is_refused() -> None:
             count_errors(text, "one")
     assert has_recognisable_words("uh", language="de")
     assert has_recognisable_words("7")
+    assert has_recognisable_words("天气", language="zh")
 
 
 def test_the_rules_are_named_with_their_version() -> None:
