@@ -154,7 +154,7 @@ def test_the_best_checkpoint_can_be_that_with_the_fewest_wrong_words(recipe, tmp
     """Only the listener is made up: its errors are lower the second time, and no loss has any say."""
 
     def load_judges(asr, *, language, with_quality, **_):
-        assert (asr, language, with_quality) == (None, {"en": 1, "de": 1}, False)
+        assert (asr, language, with_quality) == (None, {"en": 2}, False)
         return Judges(listen(["one", "one one"]), load_speaker_encoder(), None, 24_000)
 
     monkeypatch.setattr("higgs_trainer.run.samples.load_judges", load_judges)
