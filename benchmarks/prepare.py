@@ -32,13 +32,13 @@ from higgs_trainer.audio.codec import load_codec
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ, decode_file, read_audio, to_waveform
 from higgs_trainer.corpus.inspection import store_rows
 from higgs_trainer.corpus.prepare import prepare
-from higgs_trainer.corpus.progress import skip_progress
 from higgs_trainer.corpus.work_directory.directory import WorkDirectory
 from higgs_trainer.dataset.prepared import build_features, read_prepared
 from higgs_trainer.dataset.prepared_writer import write_prepared
 from higgs_trainer.distributed import join_processes
 from higgs_trainer.manifest.formats import open_source
 from higgs_trainer.manifest.rows import check_rows, read_rows
+from higgs_trainer.progress import skip_progress
 
 RATE_HZ = 44_100
 TRAIN_CLIPS = 100  # of the recordings to train on, with the 40 held out

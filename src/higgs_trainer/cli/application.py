@@ -8,14 +8,14 @@ from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.text import Text
 from typer.main import get_command
 
 from higgs_trainer.cli.faults import TRACEBACK_VARIABLE, Ending, describe
 from higgs_trainer.cli.signals import ignore_signals, raise_on_signals
 from higgs_trainer.distributed import leave_processes
 from higgs_trainer.errors import Terminated, UserError, shorten
-from higgs_trainer.terminal import echo, open_console, protect_terminal
+from higgs_trainer.progress import close_bars
+from higgs_trainer.terminal import echo, protect_terminal
 from higgs_trainer.version import __version__
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -75,6 +75,7 @@ def _run(arguments: Sequence[str], *, is_last: bool) -> int:
             sys.stdout.flush()
         except BaseException as error:  # noqa: BLE001 - no exception may leave a command.
             ignore_signals()
+            close_bars()
             ending = describe(error)
             _print_ending(ending, error)
             exit_code = ending.exit_code
@@ -103,9 +104,8 @@ def _print_ending(ending: Ending, error: BaseException) -> None:
     """Print the message, and the traceback if it is asked for. It may be stderr that failed."""
     with suppress(OSError, ValueError):
         if os.environ.get(TRACEBACK_VARIABLE):
-            echo("".join(traceback.format_exception(error)), to_stderr=True)
-        message = Text.assemble(("error: ", "bold red"), ending.message)
-        open_console(to_stderr=True).print(message, soft_wrap=True)
+            echo("".join(traceback.format_exception(error)), to_stderr=True, is_prose=False)
+        echo(f"error: {ending.message}", to_stderr=True)
 
 
 def _discard_unwritable_output() -> None:

@@ -8,7 +8,7 @@ import typer
 from higgs_trainer.cli.application import DATA_PANEL, app
 from higgs_trainer.cli.strict_command import StrictCommand
 from higgs_trainer.errors import UserError
-from higgs_trainer.terminal import echo
+from higgs_trainer.terminal import echo, quiet_libraries
 
 REFERENCES, TEXTS, LIMITS = "References", "Texts", "Limits"
 
@@ -211,6 +211,7 @@ def prepare(
     from higgs_trainer.manifest.text import TextRules, read_tags
     from higgs_trainer.outputs import Input, check_apart
 
+    quiet_libraries()
     inputs = [("the recipe", recipe), ("the model", model), ("the tags", tags)]
     check_apart("--output", output, [Input(what, path) for what, path in inputs if path is not None])
     done = prepare(

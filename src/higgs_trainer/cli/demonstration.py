@@ -7,6 +7,7 @@ import typer
 
 from higgs_trainer.cli.application import DEMO_PANEL, app
 from higgs_trainer.cli.strict_command import StrictCommand
+from higgs_trainer.terminal import quiet_libraries
 
 
 @app.command(cls=StrictCommand, rich_help_panel=DEMO_PANEL)
@@ -27,4 +28,5 @@ def demo(
     """
     from higgs_trainer.demo import run_demo
 
+    quiet_libraries()
     run_demo(output, from_scratch=from_scratch)

@@ -34,7 +34,7 @@ from higgs_trainer.cli.voice_options import (
 from higgs_trainer.errors import UserError
 from higgs_trainer.outputs import is_unfinished
 from higgs_trainer.run_folder import EVALUATION_FOLDER, FIGURES_FILE, ROWS_FILE, is_run
-from higgs_trainer.terminal import echo, open_console
+from higgs_trainer.terminal import echo, open_console, quiet_libraries
 
 
 @app.command(cls=StrictCommand, rich_help_panel=SPEECH_PANEL)
@@ -164,6 +164,7 @@ def evaluate(
     from higgs_trainer.evaluation.tables import build_tables
     from higgs_trainer.speech.sampling import Sampling
 
+    quiet_libraries()
     settings = EvaluationSettings(
         script,
         data,
@@ -200,7 +201,7 @@ def evaluate(
         console.print(table)
     echo(f"{output}: {FIGURES_FILE} holds all figures, {ROWS_FILE} a row for each clip")
     if json_line:
-        echo(json.dumps(report))
+        echo(json.dumps(report), is_prose=False)
 
 
 def _choose_output(models: Sequence[str]) -> Path:

@@ -30,7 +30,7 @@ from higgs_trainer.cli.voice_options import (
     read_texts,
 )
 from higgs_trainer.run_folder import CLIP_INDEX_FILE
-from higgs_trainer.terminal import echo
+from higgs_trainer.terminal import echo, quiet_libraries
 
 
 @app.command(cls=StrictCommand, rich_help_panel=SPEECH_PANEL)
@@ -89,6 +89,7 @@ def generate(
     from higgs_trainer.speech.sampling import Sampling
     from higgs_trainer.speech.speech_model import generate_into_folder, load_speech_model
 
+    quiet_libraries()
     files = [clip.audio for line in script for clip in line.clips] + (ref_audio or [])
     files += [] if text_file is None else [text_file]
     check_apart(

@@ -54,4 +54,4 @@ def recipe_schema() -> None:
 
     from higgs_trainer.recipe.editor_schema import build_json_schema
 
-    echo(json.dumps(build_json_schema(), indent=2))
+    echo(json.dumps(build_json_schema(), indent=2), is_prose=False)

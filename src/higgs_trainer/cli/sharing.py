@@ -8,7 +8,7 @@ import typer
 from higgs_trainer.cli.application import SHARING_PANEL, Dtype, app
 from higgs_trainer.cli.strict_command import StrictCommand
 from higgs_trainer.run_folder import MODEL_CARD_FILE
-from higgs_trainer.terminal import echo
+from higgs_trainer.terminal import echo, quiet_libraries
 
 ShardSize = Annotated[
     str, typer.Option(metavar="SIZE", help="Maximum size of one file of weights, such as 5GB.")
@@ -37,6 +37,7 @@ def merge(
     from higgs_trainer.sharing.merging import merge_adapter
     from higgs_trainer.sharing.model_card import write_model_card
 
+    quiet_libraries()
     merged = merge_adapter(
         adapter,
         output,
@@ -83,6 +84,7 @@ def convert(
     """Convert a checkpoint from the layout of boson_multimodal to that of transformers, or back."""
     from higgs_trainer.sharing.checkpoint_conversion import convert_checkpoint
 
+    quiet_libraries()
     converted = convert_checkpoint(source, output, max_shard_size=max_shard_size)
     echo(f"{output}: {converted.num_weights} weights, {converted.model_type}")
     if converted.left_out:

@@ -7,7 +7,7 @@ import typer
 
 from higgs_trainer.cli.application import TRAINING_PANEL, app
 from higgs_trainer.cli.strict_command import StrictCommand
-from higgs_trainer.terminal import echo, open_console
+from higgs_trainer.terminal import echo, open_console, quiet_libraries
 
 if TYPE_CHECKING:
     from higgs_trainer.run.check import CheckReport
@@ -46,6 +46,7 @@ def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     settings = read_recipe(recipe, overrides or ())
     from higgs_trainer.run.check import check
 
+    quiet_libraries()
     report = check(settings)
     _print_check(report)
     if not report.passed:
@@ -102,6 +103,7 @@ def train(
     settings = read_recipe(recipe, overrides or ())
     from higgs_trainer.run.train import train
 
+    quiet_libraries()
     summary = train(settings, overwrite=overwrite, allow_changed=allow_changed or ())
     if summary.is_main:
         echo(summary.cascade)

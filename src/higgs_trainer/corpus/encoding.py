@@ -12,12 +12,12 @@ from higgs_trainer.audio.codec import Codec
 from higgs_trainer.audio.files import decode_file, to_waveform
 from higgs_trainer.audio.loudness import check_loudness_library, normalize_loudness
 from higgs_trainer.corpus.measurements import hash_content
-from higgs_trainer.corpus.progress import Progress
 from higgs_trainer.corpus.work_directory.code_store import CodeStore
 from higgs_trainer.corpus.work_directory.corpus_tables import CorpusTables
 from higgs_trainer.corpus.work_directory.directory import WorkDirectory
 from higgs_trainer.distributed import Processes
 from higgs_trainer.errors import AudioError, CheckpointError
+from higgs_trainer.progress import Track
 
 # The version of all steps from a file to its codes. A change makes stored codes unusable.
 FORMAT = 1
@@ -121,7 +121,7 @@ def encode_recordings(
     processes: Processes,
     *,
     batch_seconds: float,
-    progress: Progress,
+    progress: Track,
 ) -> int:
     """Encode this process's batches, except what the store contains. Return how many recordings it contained."""
     with work.open_tables() as tables:
@@ -129,8 +129,17 @@ def encode_recordings(
     known = processes.share(lambda: sum(clip.content_hash in store for batch in plan for clip in batch))
     share = plan[processes.index :: processes.count]
     missing = [[clip for clip in batch if clip.content_hash not in store] for batch in share]
-    for batch in progress(filter(None, missing), "encoding", sum(map(bool, missing))):
-        paths = [clip.path for clip in batch]
-        waveforms = [encoder.load_waveform(clip.path, clip.content_hash, clip.seconds) for clip in batch]
-        store.add([clip.content_hash for clip in batch], encoder.encode(paths, waveforms))
+    encoded = (clip for batch in missing if batch for clip in _encode_batch(batch, encoder, store))
+    for _ in progress(encoded, "encoding", sum(map(len, missing))):
+        pass
     return known
+
+
+def _encode_batch(
+    batch: list[PendingRecording], encoder: Encoder, store: CodeStore
+) -> list[PendingRecording]:
+    """Encode a batch into the store, and return it."""
+    paths = [clip.path for clip in batch]
+    waveforms = [encoder.load_waveform(clip.path, clip.content_hash, clip.seconds) for clip in batch]
+    store.add([clip.content_hash for clip in batch], encoder.encode(paths, waveforms))
+    return batch

@@ -25,7 +25,6 @@ from higgs_trainer.corpus.plausibility import (
     find_other_words,
     find_own_references,
 )
-from higgs_trainer.corpus.progress import Progress
 from higgs_trainer.corpus.reference_pairing import pair_references
 from higgs_trainer.corpus.work_directory.corpus_tables import CorpusTables
 from higgs_trainer.corpus.work_directory.directory import WorkDirectory
@@ -35,6 +34,7 @@ from higgs_trainer.files import write_json_lines
 from higgs_trainer.manifest.rows import CheckedRow
 from higgs_trainer.manifest.text import has_words
 from higgs_trainer.manifest.utterance import Utterance
+from higgs_trainer.progress import Track
 
 # One reference is often used by many rows.
 CACHED_MEASUREMENTS = 10_000
@@ -59,7 +59,7 @@ def store_rows(checked: Iterable[CheckedRow], work: WorkDirectory) -> list[str]:
     return [f"{count} texts contain tags or signs but no word (first: {first.file}:{first.line})"]
 
 
-def measure_rows(work: WorkDirectory, processes: Processes, limits: Limits, progress: Progress) -> None:
+def measure_rows(work: WorkDirectory, processes: Processes, limits: Limits, progress: Track) -> None:
     """Decode the recordings of this process's rows, and write measurements and problems into its own file."""
     measure = functools.lru_cache(CACHED_MEASUREMENTS)(functools.partial(_measure, limits=limits))
     with work.open_tables() as rows, work.create_measurements(processes.index) as tables:

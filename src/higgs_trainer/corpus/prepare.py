@@ -33,7 +33,6 @@ from higgs_trainer.corpus.inspection import (
     write_rejected,
 )
 from higgs_trainer.corpus.measurements import Limits
-from higgs_trainer.corpus.progress import Progress, show_progress, skip_progress
 from higgs_trainer.corpus.work_directory.code_store import CodeStore
 from higgs_trainer.corpus.work_directory.corpus_tables import CorpusTables
 from higgs_trainer.corpus.work_directory.directory import WorkDirectory
@@ -47,6 +46,7 @@ from higgs_trainer.manifest.rows import check_rows
 from higgs_trainer.manifest.text import TextRules
 from higgs_trainer.manifest.utterance import Utterance
 from higgs_trainer.outputs import Input, check_apart, check_page
+from higgs_trainer.progress import Track, skip_progress, track
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def prepare(
     batch_seconds: float = 60.0,
     report: str | Path | None = None,
     overwrite: bool = False,
-    progress: Progress = show_progress,
+    progress: Track = track,
 ) -> PreparedSummary:
     """Check every row, then encode every recording once and write ``output``.
 

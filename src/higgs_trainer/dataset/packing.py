@@ -16,17 +16,16 @@ from typing import Protocol
 
 import numpy as np
 from torch.utils.data import Dataset
-from transformers.utils.logging import tqdm
 
 from higgs_trainer.dataset.code_noise import Examples
 from higgs_trainer.dataset.examples import Example
 from higgs_trainer.dataset.mixing import Mixture
 from higgs_trainer.errors import RecipeError, list_first
+from higgs_trainer.progress import track
 
 SPREADS = (1.0, 0.3, 0.1, 0.0)
 """How much a length may be stretched at random before sorting; tried in this order."""
 
-PROGRESS_AFTER_SECONDS = 2
 
 Group = tuple[int, ...]
 
@@ -182,16 +181,14 @@ class BatchPlan:
 
 
 def measure_tokens(examples: Examples, *, tokens_per_pack: int) -> list[int]:
-    """Encode all examples and return their lengths in tokens. Shows a progress bar if it takes long.
+    """Encode all examples and return their lengths in tokens. Shows a progress bar.
 
     Raises:
         RecipeError: some examples are longer than a pack; names them. Examples are never cut.
     """
     lengths: list[int] = []
     too_long: list[str] = []
-    for i in tqdm(
-        range(len(examples)), desc="measuring", delay=PROGRESS_AFTER_SECONDS, disable=None, leave=False
-    ):
+    for i in track(range(len(examples)), "measuring", len(examples), stays=False):
         example = examples[i]
         lengths.append(len(example.input_ids))
         if lengths[-1] > tokens_per_pack:

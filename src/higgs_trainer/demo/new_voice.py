@@ -24,7 +24,6 @@ from higgs_trainer.demo.steps import (
     generate_set,
     print_checks,
     print_heading,
-    quiet_transformers,
 )
 from higgs_trainer.evaluation.recogniser import load_recogniser
 from higgs_trainer.files import write_json
@@ -52,7 +51,6 @@ def train_a_new_voice(output: Path) -> None:
     """
     started = time.perf_counter()
     console = open_console(to_stderr=True)
-    quiet_transformers()
     # Loaded first, so that a missing package is reported before training.
     recogniser = load_recogniser()
     base, voice = output / "base", output / "recordings"

@@ -1,9 +1,7 @@
 """Steps that both forms of the demo share."""
 
-import warnings
 from pathlib import Path
 
-import transformers
 from rich.console import Console
 
 from higgs_trainer.demo.outcome import ClipSet
@@ -19,12 +17,6 @@ NUM_REFERENCES = 20
 """The number of recordings whose mean embedding represents a voice."""
 
 SAMPLING = Sampling(greedy=True, max_seconds=8.0)
-
-
-def quiet_transformers() -> None:
-    """Hide transformers' progress bars for files of a few megabytes, and its deprecation warnings."""
-    transformers.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def print_heading(console: Console, step: str, description: str) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rich.progress import Progress
 from torch import Tensor
 
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ
@@ -20,7 +19,7 @@ from higgs_trainer.evaluation.sentences import EvaluationSentence
 from higgs_trainer.evaluation.speaker_encoder import SpeakerEncoder, load_speaker_encoder
 from higgs_trainer.evaluation.voices import VoiceEmbeddings
 from higgs_trainer.evaluation.word_errors import count_errors
-from higgs_trainer.terminal import open_console
+from higgs_trainer.progress import ProgressBar
 
 
 @dataclass(frozen=True)
@@ -172,9 +171,8 @@ def judge_clips_with_progress(
     judges: Judges,
 ) -> list[JudgedClip]:
     """Judge clips (`judge_clips`), with a progress bar on stderr."""
-    with Progress(console=open_console(to_stderr=True), transient=True) as progress:
-        task = progress.add_task("judging", total=len(clips))
-        return judge_clips(model, sentences, clips, voices, judges, on_done=lambda: progress.advance(task))
+    with ProgressBar("judging", len(clips)) as bar:
+        return judge_clips(model, sentences, clips, voices, judges, on_done=bar.advance)
 
 
 def _judge_clip(

@@ -6,7 +6,7 @@ One training step is drawn in ``training/trainer.py``.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from higgs_trainer.distributed import is_first_process
 from higgs_trainer.errors import UserError
 from higgs_trainer.files import explain_failed_write
 from higgs_trainer.outputs import hold_folder
+from higgs_trainer.progress import close_bars
 from higgs_trainer.recipe.reading import write_recipe
 from higgs_trainer.recipe.schema import EarlyStoppingRecipe, Recipe
 from higgs_trainer.report.run_page import write_report
@@ -34,7 +35,7 @@ from higgs_trainer.run.resuming import (
 from higgs_trainer.run_folder import LOG_FILE, RECIPE_FILE, REPORT_FILE, Change
 from higgs_trainer.speech.real_recordings import write_recordings
 from higgs_trainer.terminal import echo
-from higgs_trainer.training.callbacks import MetricsFile, ReadableProgress
+from higgs_trainer.training.callbacks import MetricsFile, ShowProgress
 from higgs_trainer.training.stopping import StopOnRequest
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 
@@ -156,7 +157,8 @@ def _train(
     for callback in (*own, *generating, *callbacks, stopping):
         trainer.add_callback(callback)
 
-    with stopping.listen():
+    with stopping.listen(), ExitStack() as stack:
+        stack.callback(close_bars)
         result = trainer.train(resume_from_checkpoint=start)
 
     metrics = {**_find_last_metrics(trainer), **result.metrics}
@@ -178,7 +180,7 @@ def _build_callbacks(
 ) -> Iterator[TrainerCallback]:
     yield MetricsFile(output_dir / LOG_FILE)
     if show_progress:
-        yield ReadableProgress()
+        yield ShowProgress()
     if early_stopping is not None:
         yield EarlyStoppingCallback(early_stopping.patience, early_stopping.threshold)
 

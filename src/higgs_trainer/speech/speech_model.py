@@ -18,11 +18,11 @@ from higgs_trainer.manifest.utterance import Clip, Utterance, Voice
 from higgs_trainer.model.loading import Checkpoint, load_codec_of, load_trained
 from higgs_trainer.outputs import fill_folder
 from higgs_trainer.page.sound import encode_audio
+from higgs_trainer.progress import ProgressBar
 from higgs_trainer.run_folder import name_clip
 from higgs_trainer.speech.clip_folder import ClipFolder, GeneratedCodes, decode_generated
 from higgs_trainer.speech.generate import Request, generate_codes
 from higgs_trainer.speech.sampling import Sampling
-from higgs_trainer.terminal import open_console
 
 
 @dataclass(frozen=True)
@@ -213,17 +213,13 @@ def generate_into_folder(
     Raises:
         UserError: ``output`` is not empty, or a text cannot be part of a prompt.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     clips = generate_codes(model.checkpoint, requests, sampling=model.sampling, batch_size=batch_size)
     started, audio_seconds, at_limit = time.perf_counter(), 0.0, []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         fill_folder(output),
         ClipFolder(output, model.codec) as folder,
-        Progress(*columns, console=open_console(to_stderr=True), transient=True) as progress,
+        ProgressBar("generating", len(requests)) as bar,
     ):
-        task = progress.add_task("generating", total=len(requests))
         for number, clip in clips:
             seed = requests[number].seed
             waveform_S = folder.write(number, clip, seed=model.sampling.seed if seed is None else seed)
@@ -231,7 +227,7 @@ def generate_into_folder(
             audio_seconds += len(clip.codes_FK) / model.codec.frames_per_second
             if not clip.stopped:
                 at_limit.append(name_clip(number))
-            progress.advance(task)
+            bar.advance()
     return GeneratedFolder(
         len(requests), audio_seconds, time.perf_counter() - started, tuple(sorted(at_limit))
     )

@@ -3,18 +3,20 @@
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import has_length
 
 from higgs_trainer.files import explain_failed_write, new_folder, write_text
+from higgs_trainer.progress import ProgressBar
 from higgs_trainer.run_folder import name_samples
-from higgs_trainer.terminal import echo
+from higgs_trainer.terminal import echo, find_width
 from higgs_trainer.training.checkpoints import RESUME_REMEDY
 
 SHOWN = {
@@ -44,21 +46,53 @@ def keeping_random_state() -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
-class ReadableProgress(ProgressCallback):
-    """Show the progress bar of Trainer, with one readable line per log instead of a dictionary.
+class ShowProgress(TrainerCallback):
+    """Show the steps of a run and of each evaluation as they are done, and one readable line per log.
 
-    All metrics are in ``metrics.jsonl`` and go to the integrations of ``report_to``.
+    All metrics are in ``metrics.jsonl`` and go to the integrations of ``report_to``. A terminal gets as many of them in
+    a line as fit.
     """
+
+    def __init__(self) -> None:
+        self.steps: ProgressBar | None = None
+        self.evaluation: ProgressBar | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the bar of a resumed run at its first step, so that the remaining time is estimated correctly."""
-        super().on_train_begin(args, state, control, **kwargs)
-        self.current_step = state.global_step
-        if self.training_bar is not None:
-            self.training_bar.initial = self.training_bar.n = state.global_step
-            self.training_bar.refresh()
+        if state.is_world_process_zero:
+            self.steps = ProgressBar("training", state.max_steps, done=state.global_step)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.steps is not None:
+            self.steps.update(state.global_step)
+
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if not state.is_world_process_zero:
+            return
+        if self.evaluation is None:
+            total = len(eval_dataloader) if has_length(eval_dataloader) else None
+            self.evaluation = ProgressBar("evaluating", total, stays=False)
+        self.evaluation.advance()
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._end_evaluation()
+
+    def on_predict(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *rest: Any, **kwargs: Any
+    ) -> None:
+        self._end_evaluation()
 
     def on_log(
         self,
@@ -69,9 +103,40 @@ class ReadableProgress(ProgressCallback):
         **kwargs: Any,
     ) -> None:
         shown = [pattern.format(logs[key]) for key, pattern in SHOWN.items() if logs and key in logs]
-        if state.is_world_process_zero and shown:
-            line = f"step {state.global_step}/{state.max_steps}: " + ", ".join(shown)
-            echo(line) if self.training_bar is None else self.training_bar.write(line)
+        if not state.is_world_process_zero or not shown:
+            return
+        self._end_evaluation()
+        echo(join_fitting(f"step {state.global_step}/{state.max_steps}: ", shown, find_width()))
+        if self.steps is not None:
+            self.steps.rest()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the bars, also if an exception has ended the run."""
+        self._end_evaluation()
+        if self.steps is not None:
+            self.steps.close()
+            self.steps = None
+
+    def _end_evaluation(self) -> None:
+        if self.evaluation is not None:
+            self.evaluation.close()
+            self.evaluation = None
+
+
+def join_fitting(beginning: str, parts: Sequence[str], width: int | None) -> str:
+    """Join parts by commas, as many as fit into a line, and at least one. Without a width, join all."""
+    line = beginning + parts[0]
+    for part in parts[1:]:
+        longer = f"{line}, {part}"
+        if width is not None and len(longer) > width:
+            return line
+        line = longer
+    return line
 
 
 class MetricsFile(TrainerCallback):

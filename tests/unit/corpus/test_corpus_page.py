@@ -11,10 +11,10 @@ import soundfile
 from higgs_trainer.corpus.corpus_page import write_corpus_page
 from higgs_trainer.corpus.inspection import judge_corpus, measure_rows, store_rows
 from higgs_trainer.corpus.measurements import Limits
-from higgs_trainer.corpus.progress import skip_progress
 from higgs_trainer.corpus.work_directory.directory import WorkDirectory
 from higgs_trainer.distributed import Processes
 from higgs_trainer.manifest.rows import check_rows, open_source
+from higgs_trainer.progress import skip_progress
 
 RATE_HZ = 8000
 
