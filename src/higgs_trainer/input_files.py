@@ -7,6 +7,8 @@ from pathlib import Path
 from higgs_trainer.errors import UserError
 from higgs_trainer.limits import STORED_JSON_BYTES
 
+GIVE_TEXT = "Give a text file, and save it as UTF-8 if it is one."
+
 KINDS = {
     stat.S_IFREG: "a file",
     stat.S_IFDIR: "a folder",
@@ -104,9 +106,9 @@ def read_text_file(
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise error_class(f"{path} is not UTF-8 ({error}). Save it as UTF-8.") from error
+        raise error_class(f"{path} is not UTF-8 ({error}). {GIVE_TEXT}") from error
     if "\0" in text:
-        raise error_class(f"{path} contains NUL bytes, so it is not text in UTF-8. Save it as UTF-8.")
+        raise error_class(f"{path} contains NUL bytes, so it is not text in UTF-8. {GIVE_TEXT}")
     return text
 
 

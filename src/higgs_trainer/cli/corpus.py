@@ -22,6 +22,17 @@ DataArgument = Annotated[
 ]
 
 
+ColumnsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FIELD=COLUMN,...",
+        help="Read these columns of a table, such as audio=filename,text=words. Fields that are not named are found by "
+        "their usual names.",
+        show_default=False,
+    ),
+]
+
+
 @app.command(cls=StrictCommand, rich_help_panel=DATA_PANEL)
 def prepare(
     manifest: DataArgument,
@@ -58,6 +69,7 @@ def prepare(
         int | None,
         typer.Option(help="Seed of the random choice that --held-out makes. Default: 0.", show_default=False),
     ] = None,
+    columns: ColumnsOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the dataset if the output folder already holds one.")
     ] = False,
@@ -208,6 +220,7 @@ def prepare(
     from higgs_trainer.corpus.measurements import Limits
     from higgs_trainer.corpus.prepare import prepare
     from higgs_trainer.dataset.prepared import REJECTED_NAME
+    from higgs_trainer.manifest.formats.columns import parse_columns
     from higgs_trainer.manifest.text import TextRules, read_tags
     from higgs_trainer.outputs import Input, check_apart
 
@@ -220,6 +233,7 @@ def prepare(
         codec=_choose_codec(codec, recipe, model),
         held_out=held_out,
         held_out_seed=held_out_seed or 0,
+        columns=parse_columns(columns or ()),
         overwrite=overwrite,
         allow_outside=allow_outside,
         allow_own_reference=allow_own_reference,
@@ -285,6 +299,7 @@ def convert_manifest(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="OUT.jsonl", help="Write the manifest to this file.")
     ],
+    columns: ColumnsOption = None,
 ) -> None:
     """Convert data of another format into a manifest.
 
@@ -292,8 +307,9 @@ def convert_manifest(
     read (docs/data_formats.md). Recordings are not copied.
     """
     from higgs_trainer.manifest.conversion import convert_manifest
+    from higgs_trainer.manifest.formats.columns import parse_columns
 
-    done = convert_manifest(data, output)
+    done = convert_manifest(data, output, columns=parse_columns(columns or ()))
     echo(f"{done.output}: {done.rows} rows, read as: {done.format_name}")
     for name, count in done.unused.items():
         echo(f"note: {count} rows have a field {name!r}, which a manifest does not have")

@@ -41,6 +41,7 @@ from higgs_trainer.dataset.prepared_writer import check_output, write_prepared
 from higgs_trainer.distributed import join_processes
 from higgs_trainer.errors import CheckpointError
 from higgs_trainer.manifest.formats import DataSource, open_source
+from higgs_trainer.manifest.formats.columns import NO_COLUMNS, Columns
 from higgs_trainer.manifest.row_checker import RowRules
 from higgs_trainer.manifest.rows import check_rows
 from higgs_trainer.manifest.text import TextRules
@@ -85,6 +86,7 @@ def prepare(
     codec: Codec | str | Path,
     held_out: str | int | None = None,
     held_out_seed: int = 0,
+    columns: Columns = NO_COLUMNS,
     allow_outside: bool = False,
     allow_own_reference: bool = False,
     text_rules: TextRules = TextRules(),
@@ -109,6 +111,7 @@ def prepare(
             datasets, ``train`` and ``held_out``. Each speaker gives its share; rows with the same words or recording
             stay on one side. None: ``output`` is one dataset.
         held_out_seed: the seed of the draw. It depends on nothing else but the recordings and the texts.
+        columns: the columns of a table by manifest field, where they have other names: ``{"audio": "filename"}``.
         allow_outside: accept recordings outside the folder of the manifest.
         allow_own_reference: accept a row whose reference or earlier turn is its own recording.
         pair_seed: the seed to draw references for single-speaker rows (`pair_references`). None: draw none.
@@ -137,7 +140,7 @@ def prepare(
     _check_apart(manifest, output, codec, report)
     encoder = Encoder(_load_codec(codec), loudness_lufs)
     work = WorkDirectory(output)
-    source = open_source(manifest, audio_folder=work.audio_folder)
+    source = open_source(manifest, audio_folder=work.audio_folder, columns=columns)
     rules = RowRules(
         allow_outside=allow_outside, allow_own_reference=allow_own_reference, text_rules=text_rules
     )

@@ -10,6 +10,7 @@ from typing import Any
 from higgs_trainer.errors import ManifestError, Problem, UserError
 from higgs_trainer.files import write_json_lines
 from higgs_trainer.manifest.formats import DataSource, open_source
+from higgs_trainer.manifest.formats.columns import NO_COLUMNS, Columns
 from higgs_trainer.manifest.row_checker import CLIP_LIST_FIELDS, RowRules
 from higgs_trainer.manifest.rows import check_rows
 
@@ -26,11 +27,14 @@ class Conversion:
     unused: Counter[str]
 
 
-def convert_manifest(path: str | Path, output: str | Path) -> Conversion:
+def convert_manifest(path: str | Path, output: str | Path, *, columns: Columns = NO_COLUMNS) -> Conversion:
     """Write the rows at ``path`` as a manifest, with paths relative to the folder of ``output``.
 
     Recordings stay where they are. Recordings that are not files yet are written into a folder next to ``output``. Rows
     are checked as in `prepare`, but their recordings may be anywhere, and their texts are written unchanged.
+
+    Args:
+        columns: the columns of a table by manifest field, where they have other names (`open_source`).
 
     Raises:
         ManifestError: lists all problems; nothing was written.
@@ -39,7 +43,7 @@ def convert_manifest(path: str | Path, output: str | Path) -> Conversion:
     output = Path(output)
     if output.exists():
         raise UserError(f"{output} already exists. Give another name.")
-    source = open_source(path, audio_folder=output.parent / f"{output.stem}-audio")
+    source = open_source(path, audio_folder=output.parent / f"{output.stem}-audio", columns=columns)
     num_rows = _check(source)
     write_json_lines(output, _iterate_moved(source, output))
     return Conversion(output, source.format_name, num_rows, source.unused)

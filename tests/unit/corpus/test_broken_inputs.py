@@ -373,7 +373,7 @@ REJECTED = {
     ),
     "a sound as the manifest": Case(sound_as_manifest, "contains NUL bytes", 0),
     "a folder without data": Case(
-        lambda folder: (folder / "m.jsonl").mkdir(), "m.jsonl is unknown. Known formats", 0
+        lambda folder: (folder / "m.jsonl").mkdir(), "m.jsonl contains no recordings. Known formats", 0
     ),
     "a pipe as the manifest": Case(
         lambda folder: os.mkfifo(folder / "m.jsonl"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from higgs_trainer.errors import UserError
 from higgs_trainer.files import write_bytes
 from higgs_trainer.hub_names import is_hub_name
-from higgs_trainer.manifest.formats.columns import check_columns, is_readable, match_columns
+from higgs_trainer.manifest.formats.columns import check_chosen, check_columns, is_readable, match_columns
 from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row
 
 if TYPE_CHECKING:
@@ -46,14 +46,15 @@ def read_rows(source: DataSource) -> Iterator[RawRow]:
 
     dataset = _open(source.path)
     names = list(dataset.features)
-    fields = match_columns(names)
+    check_chosen(str(source.path), names, source.columns)
+    fields = match_columns(names, source.columns)
     recordings = [i for i, name in enumerate(names) if isinstance(dataset.features[name], Audio)]
     if "audio" not in fields and len(recordings) == 1:
         fields[recordings[0]] = "audio"
     if not is_readable(fields):
         raise UserError(
             f"{source.path} has the columns {', '.join(names)}. "
-            "One must contain recordings, and one must be named text."
+            "One must contain recordings, and one their text. Name them: --columns audio=COLUMN,text=COLUMN"
         )
     check_columns(str(source.path), names, fields)
     field_of = {name: field for name, field in zip(names, fields, strict=True) if field}

@@ -4,13 +4,15 @@ This module also reads the lines of every format that is a text file.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from higgs_trainer.errors import Problem, UserError
-from higgs_trainer.input_files import check_is_file
+from higgs_trainer.input_files import GIVE_TEXT, check_is_file
 from higgs_trainer.limits import LINE_BYTES
+from higgs_trainer.manifest.formats.columns import name_fields
 from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row
 from higgs_trainer.manifest.strict_json import build_decoder
 
@@ -19,6 +21,8 @@ UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 # How much is read to distinguish text from binary files, and to detect the format.
 PEEKED_BYTES = 4096
 PEEKED_ROWS = 20
+OWN_FIELDS = ("references", "turns", "seed")
+"""Fields of a manifest that no table has."""
 GIVE_DATA = "Give a file or a folder with data."
 
 
@@ -28,8 +32,24 @@ def matches(path: Path) -> bool:
 
 
 def read_rows(source: DataSource) -> Iterator[RawRow]:
-    """Yield every line that is not blank. Unknown fields stay in: the checker rejects them."""
-    return read_objects(source.path)
+    """Yield every line that is not blank. Unknown fields stay in, so that the checker rejects them.
+
+    If the user named columns, the keys are those of another tool: they are read as the columns of a table.
+    """
+    if not source.columns:
+        yield from read_objects(source.path)
+        return
+    for row in read_objects(source.path):
+        if row.fields is None:
+            yield row
+            continue
+        fields, unknown, problem = name_fields(row.fields, source.columns)
+        if problem is not None:
+            yield build_bad_row(row.file, row.line, row.number, problem, "Keep one of them.")
+            continue
+        fields |= {name: row.fields[name] for name in unknown if name in OWN_FIELDS}
+        source.unused.update(name for name in unknown if name not in OWN_FIELDS)
+        yield replace(row, fields=fields)
 
 
 def read_objects(path: Path) -> Iterator[RawRow]:
@@ -57,7 +77,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | Problem]]:
         if beginning[:2] in UTF_16_MARKS:
             yield from _read_utf_16(path)
         elif b"\0" in beginning:
-            raise UserError(f"{path} contains NUL bytes, so it is not text in UTF-8. Save it as UTF-8.")
+            raise UserError(f"{path} contains NUL bytes, so it is not text in UTF-8. {GIVE_TEXT}")
         else:
             yield from _read_utf_8(path)
     except OSError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from higgs_trainer.errors import Problem, UserError
+from higgs_trainer.manifest.formats.columns import Columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class DataSource:
 
     Attributes:
         audio_folder: where recordings are written that are not files yet.
+        columns: the columns of a table that the user named, by manifest field.
         unused: counts, after reading, the fields of the source that no manifest field matches.
         trusted: folders, with links resolved, whose recordings may lie outside ``folder`` because no row named them.
     """
@@ -54,6 +56,7 @@ class DataSource:
     format_name: str
     read_rows: Callable[["DataSource"], Iterator[RawRow]]
     audio_folder: Path
+    columns: Columns = field(default_factory=dict)
     unused: Counter[str] = field(default_factory=Counter)
     trusted: set[Path] = field(default_factory=set)
 

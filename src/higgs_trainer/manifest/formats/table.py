@@ -7,11 +7,19 @@ LJSpeech and Common Voice. Without a header, a table has two columns: the path o
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from higgs_trainer.errors import Problem
-from higgs_trainer.manifest.formats.columns import AUDIO_SUFFIXES, check_columns, is_readable, match_columns
-from higgs_trainer.manifest.formats.json_lines import first_line, read_lines
+from higgs_trainer.manifest.formats.columns import (
+    AUDIO_SUFFIXES,
+    NO_COLUMNS,
+    Columns,
+    check_columns,
+    is_readable,
+    match_columns,
+)
+from higgs_trainer.manifest.formats.json_lines import PEEKED_ROWS, first_line, read_lines
 from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row
 
 DELIMITERS = ("|", "\t", ",")
@@ -30,20 +38,37 @@ def matches(path: Path) -> bool:
     return path.is_file() and find_layout(path) is not None
 
 
-def find_layout(path: Path) -> TableLayout | None:
-    """Find the layout of a table from its first line. Return None if it is not a table that can be read."""
+def find_layout(path: Path, chosen: Columns = NO_COLUMNS) -> TableLayout | None:
+    """Find the layout of a table from its first line. Return None if it is not a table that can be read.
+
+    Args:
+        chosen: the columns that the user named.
+    """
     line = first_line(path)
     if "\0" in line or line.startswith("{"):
         return None
     for delimiter in DELIMITERS:
         names = tuple(name.strip() for name in split_line(line, delimiter))
-        if is_readable(match_columns(names)):
+        if is_readable(match_columns(names, chosen)):
             return TableLayout(delimiter, names)
     for delimiter in DELIMITERS:
         cells = split_line(line, delimiter)
         if len(cells) > 1 and Path(cells[0].strip()).suffix.lower() in AUDIO_SUFFIXES:
             return TableLayout(delimiter, None)
     return None
+
+
+def peek(path: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """Return the names and the first rows of a table whose columns are unknown. Return no names if it is no table."""
+    line = first_line(path)
+    delimiter = max(DELIMITERS, key=lambda one: len(split_line(line, one)))
+    names = tuple(name.strip() for name in split_line(line, delimiter))
+    if len(names) < 2 or not all(names) or "\0" in line:
+        return (), []
+    cells = [
+        found for _, found in islice(read_cells(path, delimiter), 1, PEEKED_ROWS) if isinstance(found, list)
+    ]
+    return names, [dict(zip(names, row, strict=False)) for row in cells]
 
 
 def split_line(line: str, delimiter: str) -> list[str]:
@@ -58,10 +83,10 @@ def split_line(line: str, delimiter: str) -> list[str]:
 
 def read_rows(source: DataSource) -> Iterator[RawRow]:
     """Yield the rows. An unknown column is counted as unused; an empty cell is an absent field."""
-    layout = find_layout(source.path)
+    layout = find_layout(source.path, source.columns)
     assert layout is not None, "`matches` was true"
     names = layout.names or ("audio", "text")
-    fields = match_columns(names)
+    fields = match_columns(names, source.columns)
     check_columns(f"{source.path}:1", names, fields)
     is_header = layout.names is not None
     for line, cells in read_cells(source.path, layout.delimiter):

@@ -16,13 +16,15 @@ from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_
 
 def matches(path: Path) -> bool:
     """Match a folder that contains a recording with a text of the same name."""
-    return path.is_dir() and any(audio.with_suffix(".txt").is_file() for audio in _find(path, AUDIO_SUFFIXES))
+    return path.is_dir() and any(
+        audio.with_suffix(".txt").is_file() for audio in find_files(path, AUDIO_SUFFIXES)
+    )
 
 
 def read_rows(source: DataSource) -> Iterator[RawRow]:
     """Yield one row per recording, in the order of the paths."""
     number = 0
-    for number, audio in enumerate(sorted(_find(source.path, AUDIO_SUFFIXES)), start=1):
+    for number, audio in enumerate(sorted(find_files(source.path, AUDIO_SUFFIXES)), start=1):
         words = audio.with_suffix(".txt")
         if not words.is_file():
             yield build_bad_row(
@@ -35,7 +37,7 @@ def read_rows(source: DataSource) -> Iterator[RawRow]:
         else:
             fields = {"audio": str(audio.relative_to(source.path)), "text": text}
             yield RawRow(words, 1, number, fields)
-    for words in sorted(_find(source.path, {".txt"})):
+    for words in sorted(find_files(source.path, {".txt"})):
         if not any(words.with_suffix(suffix).is_file() for suffix in _with_capitals(AUDIO_SUFFIXES)):
             number += 1
             yield build_bad_row(
@@ -61,7 +63,7 @@ def read_text(path: Path) -> str | Problem:
     return "\n".join(lines)
 
 
-def _find(folder: Path, suffixes: frozenset[str] | set[str]) -> Iterator[Path]:
+def find_files(folder: Path, suffixes: frozenset[str] | set[str]) -> Iterator[Path]:
     """Find the files with these suffixes in either case, except hidden files. Links to folders are followed.
 
     Raises:
