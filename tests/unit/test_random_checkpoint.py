@@ -5,12 +5,16 @@ import runpy
 from pathlib import Path
 
 import pytest
+import soundfile as sf
 import torch
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, GenerationConfig, HiggsAudioV2ForConditionalGeneration
 
+from higgs_trainer import Recipe, prepare, train
 from higgs_trainer.audio.codec import load_codec
 from higgs_trainer.model.families.layouts import list_native_weights
 from higgs_trainer.model.loading import load_checkpoint, load_codec_of
+from higgs_trainer.model.model_folder import find_codec
 
 script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "build_random_checkpoint.py"))
 
@@ -80,3 +84,41 @@ def test_the_model_and_its_codec_are_loaded_and_different_sounds_have_different_
     assert (codec.frames_per_second, codec.num_codebooks, codec.codebook_size) == (25.0, 8, 1024)
     codes_FK = codec.encode(torch.randn(4 * 24_000, generator=torch.Generator().manual_seed(0)) * 0.2)
     assert all(len(codes_F.unique()) > 20 for codes_F in codes_FK.T)
+
+
+@pytest.fixture
+def prepared(folder: Path, tmp_path: Path) -> Path:
+    """Two clips of noise, encoded with the codec outside the model."""
+    codec = load_codec(folder / "codec")
+    rows = []
+    for number in range(2):
+        waveform_S = torch.randn(24_000 + 960 * number, generator=torch.Generator().manual_seed(number)) * 0.1
+        sf.write(tmp_path / f"{number}.wav", waveform_S.numpy(), 24_000)
+        rows.append(
+            json.dumps({"audio": f"{number}.wav", "text": f"A text of number {number} is read here."})
+        )
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    return prepare(tmp_path / "rows.jsonl", tmp_path / "prepared", codec=codec).folder
+
+
+def test_full_fine_tuning_keeps_the_text_head_and_the_special_tokens(
+    folder: Path, prepared: Path, tmp_path: Path
+) -> None:
+    """The tokenizer's end of text is not the model's end, and no loss reads the text head."""
+    recipe = Recipe(
+        model={"name_or_path": str(folder / "model"), "codec": str(folder / "codec")},
+        data={"train": str(prepared)},
+        training={"output_dir": str(tmp_path / "run"), "max_steps": 1, "use_cpu": True, "learning_rate": 0.1},
+    )
+    train(recipe)
+    for name in ("config.json", "generation_config.json"):
+        base, trained = (
+            json.loads((path / name).read_text()) for path in (folder / "model", tmp_path / "run")
+        )
+        ids = ("bos_token_id", "eos_token_id", "pad_token_id")
+        assert {id: trained[id] for id in ids} == {id: base[id] for id in ids}
+    base, trained = (load_file(path / "model.safetensors") for path in (folder / "model", tmp_path / "run"))
+    assert trained.keys() == base.keys()
+    assert torch.equal(trained["text_lm_head.weight"], base["text_lm_head.weight"].float())
+    assert not torch.equal(trained["audio_lm_head.weight"], base["audio_lm_head.weight"].float())
+    assert find_codec(tmp_path / "run") == str(folder / "codec")

@@ -28,6 +28,8 @@ from higgs_trainer.tensors import list_not_finite
 from higgs_trainer.unfinished_runs import restore_run
 
 NOT_LOADABLE = "Give the folder or the hub name of a Higgs Audio checkpoint."
+TEXT_HEAD = "text_lm_head.weight"
+"""The weight of the head over text in the files of a model."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,13 @@ def load_checkpoint(
     *,
     dtype: str = "float32",
     attn_implementation: str = "sdpa",
-    use_text_head: bool = False,
+    keep_text_head: bool = False,
 ) -> Checkpoint:
     """Load a Higgs Audio model and its tokenizer from a folder or from the hub.
 
     Args:
-        use_text_head: also load the head over text. Training and generation do not use it, and transformers silently
-            leaves it out; code that saves the model again needs it.
+        keep_text_head: also load the head over text, if the files have one. Training and generation do not use it, and
+            transformers silently leaves it out; code that saves the model again needs it.
 
     Raises:
         CheckpointError: there is no such model, it is of another kind, weights are missing, surplus, of another shape
@@ -84,6 +86,7 @@ def load_checkpoint(
     folder = find_folder(name)
     _check_is_model(name, folder)
     verify_model(folder)
+    use_text_head = keep_text_head and TEXT_HEAD in read_headers(find_weight_files(folder))
     planned = _plan_model(name, folder, use_text_head=use_text_head)
     with _explain_refusal(name):
         model, found = type(planned).from_pretrained(

@@ -59,7 +59,7 @@ def build_run(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) 
     ready = run_preflight(recipe, builds_optimizer=build_optimizer is not None)
     arguments, codec, train_set, held_out = ready.arguments, ready.codec, ready.train_set, ready.held_out
     set_seed(recipe.training.seed)
-    base = load_model(recipe.model)
+    base = load_model(recipe.model, keep_text_head=recipe.adapter is None)
     checkpoint = choose_trainable(base, recipe.adapter, recipe.model.freeze)
     if recipe.model.indexed_layers and arguments.device.type == "cpu":
         # Not measured on a GPU yet.
@@ -96,10 +96,17 @@ def build_run(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) 
     return Run(checkpoint, codec, train_set, held_out, samples, trainer)
 
 
-def load_model(model: ModelRecipe) -> Checkpoint:
-    """Load the model and the tokenizer that training starts from."""
+def load_model(model: ModelRecipe, *, keep_text_head: bool) -> Checkpoint:
+    """Load the model and the tokenizer that training starts from.
+
+    Args:
+        keep_text_head: load the head over text, which no loss reads, so that it is in the trained model as well.
+    """
     return load_checkpoint(
-        model.name_or_path, dtype=model.dtype, attn_implementation=model.attn_implementation
+        model.name_or_path,
+        dtype=model.dtype,
+        attn_implementation=model.attn_implementation,
+        keep_text_head=keep_text_head,
     )
 
 

@@ -24,7 +24,6 @@ from higgs_trainer.outputs import check_apart
 from higgs_trainer.run_folder import RUN_RECORD
 from higgs_trainer.tensors import list_not_finite
 
-TEXT_HEAD = "text_lm_head.weight"
 NOTE = "Measured with the adapter before it was merged. Merging rounded the weights once, to {dtype}."
 
 
@@ -73,7 +72,7 @@ def merge_adapter(
     with new_folder(output) as folder:
         base_folder = find_folder(base_name)
         in_files = read_headers(find_weight_files(base_folder)).keys()
-        checkpoint = load_checkpoint(base_folder, use_text_head=TEXT_HEAD in in_files)
+        checkpoint = load_checkpoint(base_folder, keep_text_head=True)
         left_out = sorted(in_files - checkpoint.model.state_dict().keys())
         if dtype is None:
             of_base = AutoConfig.from_pretrained(base_folder).dtype or torch.float32

@@ -33,6 +33,9 @@ SHOWN = {
 }
 
 
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
 @contextmanager
 def keeping_random_state() -> Iterator[None]:
     """Restore the state of every random generator after the block."""
@@ -137,6 +140,29 @@ def join_fitting(beginning: str, parts: Sequence[str], width: int | None) -> str
             return line
         line = longer
     return line
+
+
+class KeepSpecialTokens(TrainerCallback):
+    """Keep the special tokens of the model's settings when training begins.
+
+    Trainer sets them to those of the tokenizer. The released tokenizer ends a text, the released model a turn: other
+    engines would not stop where a trained model does.
+    """
+
+    def __init__(self, model: Any) -> None:
+        settings = (getattr(model, "config", None), getattr(model, "generation_config", None))
+        self.kept = [
+            (one, name, getattr(one, name))
+            for one in settings
+            for name in SPECIAL_TOKENS
+            if hasattr(one, name)
+        ]
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        for settings, name, value in self.kept:
+            setattr(settings, name, value)
 
 
 class MetricsFile(TrainerCallback):

@@ -41,6 +41,7 @@ from higgs_trainer.errors import LossError, RecipeError, UserError
 from higgs_trainer.model.families import Aligned, Family, family_of
 from higgs_trainer.printable import join_lines
 from higgs_trainer.tensors import check_pack
+from higgs_trainer.training.callbacks import KeepSpecialTokens
 from higgs_trainer.training.checkpoints import CompleteCheckpoints
 from higgs_trainer.training.losses import (
     LossWeights,
@@ -194,6 +195,7 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         self.model_accepts_loss_kwargs = False
         self.finite_gradients = FiniteGradients(self.accelerator, self.step_utterances)
         self.add_callback(self.finite_gradients)
+        self.add_callback(KeepSpecialTokens(self.model))
         if keeps_record and self.built is not None:
             self.add_callback(RunRecord(Path(self.args.output_dir), self.accelerator))
 

@@ -212,7 +212,9 @@ def _build_model(given: GivenInputs) -> nn.Module:
     if isinstance(given.model, nn.Module) and given.peft_config is None:
         return given.model
     set_seed(given.args.seed)
-    model: Any = given.model if name is None else load_checkpoint(name, **given.list_options()).model
+    model: Any = given.model
+    if name is not None:
+        model = load_checkpoint(name, **given.list_options(), keep_text_head=given.peft_config is None).model
     family = given.family or family_of(model)
     if given.peft_config is not None:
         model = add_configured_lora(model, family, given.peft_config)
