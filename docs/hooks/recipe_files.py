@@ -4,7 +4,8 @@ from pathlib import Path
 
 INTRODUCTION = """# The shipped recipes
 
-Copies of these files are in the installed package. `higgs-trainer recipes` lists them, and copies one to edit.
+Copies of these files are in the installed package. `higgs-trainer recipes` lists and prints them, and
+`higgs-trainer init` copies one with its paths filled in.
 The fields are explained in the [recipe reference](recipe.md).
 """
 

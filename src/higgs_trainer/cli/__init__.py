@@ -8,6 +8,7 @@ from higgs_trainer.cli.application import app, main
 # Importing a module of commands registers them, in the order in which `-h` lists them.
 from higgs_trainer.cli import (  # isort: skip
     demonstration,
+    beginning,
     corpus,
     recipes,
     training,
@@ -19,6 +20,7 @@ from higgs_trainer.cli import (  # isort: skip
 
 __all__ = [
     "app",
+    "beginning",
     "corpus",
     "demonstration",
     "evaluation",

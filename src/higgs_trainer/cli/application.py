@@ -21,7 +21,7 @@ from higgs_trainer.version import __version__
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 # The groups in which `-h` lists the commands, in the order of work.
-DEMO_PANEL = "Try it"
+START_PANEL = "Start"
 DATA_PANEL = "Data"
 TRAINING_PANEL = "Training"
 SPEECH_PANEL = "Speech"

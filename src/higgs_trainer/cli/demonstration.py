@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from higgs_trainer.cli.application import DEMO_PANEL, app
+from higgs_trainer.cli.application import START_PANEL, app
 from higgs_trainer.cli.strict_command import StrictCommand
 from higgs_trainer.terminal import quiet_libraries
 
 
-@app.command(cls=StrictCommand, rich_help_panel=DEMO_PANEL)
+@app.command(cls=StrictCommand, rich_help_panel=START_PANEL)
 def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Write everything to this folder.")

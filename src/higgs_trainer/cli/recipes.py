@@ -1,39 +1,30 @@
-"""recipes, recipe-schema: list and copy the shipped recipes, and print the schema for editors."""
+"""recipes, recipe-schema: list and print the shipped recipes, and print the schema for editors."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from higgs_trainer.cli.application import TRAINING_PANEL, app
 from higgs_trainer.cli.strict_command import StrictCommand
-from higgs_trainer.errors import UserError
 from higgs_trainer.terminal import echo, open_console
 
 
 @app.command(cls=StrictCommand, rich_help_panel=TRAINING_PANEL)
 def recipes(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Recipe to copy.", show_default=False)
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="File to write. Default: NAME.yaml.", show_default=False
-        ),
+        str | None, typer.Argument(metavar="NAME", help="Recipe to print.", show_default=False)
     ] = None,
 ) -> None:
-    """List the recipes that come with Higgs Trainer, or copy one to start from.
+    """List the recipes and launch files that come with Higgs Trainer, or print one.
 
-    For example **higgs-trainer recipes single_speaker**. A file that exists is never overwritten.
+    **higgs-trainer init** copies a recipe with its paths filled in. Save a launch file for accelerate with
+    **higgs-trainer recipes launch/ddp > ddp.yaml**.
     """
-    from higgs_trainer.recipe.shipped import copy_recipe, find_recipes, read_title
+    from higgs_trainer.recipe.shipped import find_recipes, read_shipped, read_title
 
     if name is not None:
-        echo(f"{copy_recipe(name, output)}: written")
+        echo(read_shipped(name).rstrip("\n"))
         return
-    if output is not None:
-        raise UserError("--output needs the name of a recipe. Write higgs-trainer recipes NAME -o FILE.")
     from rich.markup import escape
     from rich.table import Table
 

@@ -1,10 +1,8 @@
-"""List and copy the recipes that come with the package."""
+"""List and read the recipes that come with the package."""
 
-import os
 from pathlib import Path
 
 from higgs_trainer.errors import RecipeError, suggest_name
-from higgs_trainer.files import write_text
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PLACES = (PACKAGE / "recipes", PACKAGE.parents[1] / "recipes")
@@ -30,24 +28,14 @@ def read_title(path: Path) -> str:
     return first.removeprefix("#").strip()
 
 
-def copy_recipe(name: str, output: Path | None = None) -> Path:
-    """Copy a shipped recipe and return the copy's path.
-
-    Args:
-        output: the new file. None: the file name of the recipe, in the working directory.
+def read_shipped(name: str) -> str:
+    """Return the text of a shipped recipe.
 
     Raises:
-        RecipeError: there is no such recipe, the file exists already, or its folder does not exist.
-        SaveError: the file cannot be written.
+        RecipeError: there is no such recipe.
     """
     recipes = find_recipes()
     name = name.removesuffix(".yaml")
     if name not in recipes:
         raise RecipeError(f"{name} is not a shipped recipe. {suggest_name(name, list(recipes))}")
-    output = Path(recipes[name].name) if output is None else output
-    if os.path.lexists(output):
-        raise RecipeError(f"{output} exists already. Choose another file with -o FILE.")
-    if not output.parent.is_dir():
-        raise RecipeError(f"{output} cannot be written (no such folder). Choose another file with -o FILE.")
-    write_text(output, recipes[name].read_text(encoding="utf-8"), remedy="choose another file with -o FILE")
-    return output
+    return recipes[name].read_text(encoding="utf-8")

@@ -55,7 +55,7 @@ BY_OUTPUT = [
     ((*PREPARE, "--codec", "codec", "-o", "new", "--report"), ["rows.jsonl", "clips/content", "recipe.yaml"]),
     (("report", "run", "-o"), ["run/adapter_config.json", "recipe.yaml", "base/content", "clips"]),
     (("convert-manifest", "rows.jsonl", "-o"), ["rows.jsonl", "clips/content"]),
-    (("recipes", "single_speaker", "-o"), ["recipe.yaml", "base/content"]),
+    (("init", "--model", "base", "--codec", "codec"), ["recipe.yaml", "base", "base/new", "codec"]),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Every shipped recipe can be read, listed and copied."""
+"""Every shipped recipe can be read, listed and printed."""
 
 from pathlib import Path
 
@@ -35,48 +35,11 @@ def test_the_recipes_are_listed_with_a_line_each(capsys: pytest.CaptureFixture[s
     assert len(lines) == 1 + len(list(ROOT.glob("recipes/**/*.yaml")))
 
 
-def test_a_recipe_is_copied(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    original = (ROOT / "recipes" / "single_speaker.yaml").read_text()
-    assert run("recipes", "single_speaker") == 0
-    assert (tmp_path / "single_speaker.yaml").read_text() == original
-    assert run("recipes", "launch/ddp.yaml", "-o", "mine.yaml") == 0
-    assert (tmp_path / "mine.yaml").read_text() == (ROOT / "recipes" / "launch" / "ddp.yaml").read_text()
-    assert read_recipe("single_speaker.yaml").data.train[0].path == tmp_path / "prepared" / "train"
-    assert "single_speaker.yaml: written" in capsys.readouterr().out
-
-
-def test_an_existing_file_is_never_overwritten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "single_speaker.yaml").write_text("mine")
-    assert run("recipes", "single_speaker") == 2
-    assert "single_speaker.yaml exists already. Choose another file" in capsys.readouterr().err
-    assert (tmp_path / "single_speaker.yaml").read_text() == "mine"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["single_speker"], 'Did you mean "single_speaker"?'),
-        (["single_speaker", "-o", "none/a.yaml"], "cannot be written"),
-        (["-o", "a.yaml"], "--output needs the name of a recipe"),
-    ],
-)
-def test_what_cannot_be_copied(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    message: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run("recipes", *arguments) == 2
-    assert message in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+def test_a_recipe_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("recipes", "launch/ddp.yaml") == 0
+    assert capsys.readouterr().out == (ROOT / "recipes" / "launch" / "ddp.yaml").read_text()
+    assert run("recipes", "single_speker") == 2
+    assert 'Did you mean "single_speaker"?' in capsys.readouterr().err
 
 
 def test_an_installed_package_has_its_recipes_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
