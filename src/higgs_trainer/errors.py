@@ -169,9 +169,15 @@ class SaveError(HiggsTrainerError):
 
 
 class Terminated(HiggsTrainerError):
-    """The run received SIGTERM, saved a checkpoint and stopped."""
+    """The run received SIGTERM, saved a checkpoint and stopped. All ranks stop after the same step."""
 
     exit_code = 128 + 15
+
+
+class Interrupted(Terminated):
+    """The run received Ctrl-C, saved a checkpoint and stopped."""
+
+    exit_code = 128 + 2
 
 
 def list_first(names: Sequence[str], at_most: int = 5) -> str:

@@ -70,8 +70,18 @@ def _wrap(text: str, width: int) -> Iterator[str]:
 
 
 def format_command(*words: str | Path) -> str:
-    """Return a command on a line of its own, quoted for a shell and indented so that `echo` does not wrap it."""
-    return COMMAND_INDENT + shlex.join(map(str, words))
+    """Return a command on a line of its own, quoted for a shell and indented so that `echo` does not wrap it.
+
+    A `Path` in the working directory is shortened.
+    """
+    return COMMAND_INDENT + shlex.join(
+        str(shorten_path(word)) if isinstance(word, Path) else word for word in words
+    )
+
+
+def shorten_path(path: Path) -> Path:
+    """Return a path that is inside the working directory relative to it, and any other path as it is."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def echo_next(what: str, *commands: Sequence[str | Path]) -> None:

@@ -2,10 +2,11 @@
 
 import shlex
 import warnings
+from pathlib import Path
 
 import pytest
 
-from higgs_trainer.terminal import echo, echo_next, protect_terminal, quiet_libraries
+from higgs_trainer.terminal import echo, echo_next, format_command, protect_terminal, quiet_libraries
 from screen import open_screen
 
 SENTENCE = (
@@ -33,6 +34,15 @@ def test_a_command_and_a_long_word_are_not_broken(monkeypatch: pytest.MonkeyPatc
     echo(f"written to {path} at last")
     assert screen.list_lines()[:2] == ["Listen to it:", "    " + shlex.join(words)]
     assert f"  {path}" in screen.list_lines()
+
+
+def test_a_path_in_the_working_directory_is_shortened(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert format_command("ls", tmp_path / "a b", tmp_path.parent, Path("c")) == (
+        f"    ls 'a b' {shlex.quote(str(tmp_path.parent))} c"
+    )
 
 
 def test_a_pipe_receives_each_line_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

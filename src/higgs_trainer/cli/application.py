@@ -11,8 +11,9 @@ import typer
 from typer.main import get_command
 
 from higgs_trainer.cli.faults import TRACEBACK_VARIABLE, Ending, describe
+from higgs_trainer.cli.interruption import describe_what_is_kept
 from higgs_trainer.cli.signals import ignore_signals, raise_on_signals
-from higgs_trainer.distributed import leave_processes
+from higgs_trainer.distributed import is_first_process, leave_processes
 from higgs_trainer.errors import Terminated, UserError, shorten
 from higgs_trainer.progress import close_bars
 from higgs_trainer.terminal import echo, protect_terminal
@@ -26,9 +27,6 @@ DATA_PANEL = "Data"
 TRAINING_PANEL = "Training"
 SPEECH_PANEL = "Speech"
 SHARING_PANEL = "Sharing"
-
-SAME_FOR_ALL_RANKS = (None, 0, Terminated.exit_code)
-"""Exit codes with which all ranks end at the same point, so that none waits for another."""
 
 PROGRAM = "higgs-trainer"
 
@@ -57,30 +55,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
             destroyed before it exits.
     """
     protect_terminal()
-    exit_code = _run(sys.argv[1:], is_last=True) if arguments is None else _run(arguments, is_last=False)
-    if arguments is None and exit_code in SAME_FOR_ALL_RANKS:
+    is_last = arguments is None
+    exit_code, is_same_for_all_ranks = _run(sys.argv[1:] if arguments is None else arguments, is_last=is_last)
+    if is_last and is_same_for_all_ranks:
         leave_processes()
     sys.exit(exit_code)
 
 
-def _run(arguments: Sequence[str], *, is_last: bool) -> int:
-    """Run the command and return its exit code. ``is_last``: the process ends after it.
+def _run(arguments: Sequence[str], *, is_last: bool) -> tuple[int, bool]:
+    """Run the command. Return its exit code, and whether all ranks end at the same point, so that none waits.
 
     This is a separate function, so that the run's objects are freed before the process group is destroyed.
+
+    Args:
+        is_last: the process ends after it.
     """
     with raise_on_signals(until_exit=is_last):
         try:
             exit_code = _call_command(arguments)
             # A full disk or a closed pipe may show only now.
             sys.stdout.flush()
+            is_same_for_all_ranks = exit_code == 0
         except BaseException as error:  # noqa: BLE001 - no exception may leave a command.
             ignore_signals()
             close_bars()
-            ending = describe(error)
-            _print_ending(ending, error)
+            ending = describe(error, kept=describe_what_is_kept(arguments))
             exit_code = ending.exit_code
+            is_same_for_all_ranks = isinstance(error, Terminated)
+            if is_first_process() or not is_same_for_all_ranks:
+                _print_ending(ending, error)
     _discard_unwritable_output()
-    return exit_code
+    return exit_code, is_same_for_all_ranks
 
 
 def _call_command(arguments: Sequence[str]) -> int:

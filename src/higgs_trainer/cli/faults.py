@@ -141,8 +141,12 @@ EXHAUSTED = (
 DAMAGED_DATABASE = ("malformed", "not a database", "file is encrypted", "corrupt")
 
 
-def describe(error: BaseException) -> Ending:
-    """Return the message and the exit code for what ended a command."""
+def describe(error: BaseException, *, kept: str = "") -> Ending:
+    """Return the message and the exit code for what ended a command.
+
+    Args:
+        kept: what is left after an interruption, for the end of its message.
+    """
     chain = list(_list_causes(error))
     if isinstance(error, HiggsTrainerError):
         if isinstance(error, UserError) and (exhaustion := _find_exhaustion(chain)) is not None:
@@ -152,9 +156,9 @@ def describe(error: BaseException) -> Ending:
         return Ending(_keep_own_lines(str(error)), MACHINE)
     for link in chain:
         if isinstance(link, KeyboardInterrupt):
-            return Ending("interrupted", 128 + signal.SIGINT)
+            return Ending(f"interrupted.{kept}", 128 + signal.SIGINT)
         if isinstance(link, EndedBySignal):
-            return Ending(f"ended by {signal.Signals(link.number).name}", 128 + link.number)
+            return Ending(f"ended by {signal.Signals(link.number).name}.{kept}", 128 + link.number)
     # A library that meets a fault may raise an exception of its own from it.
     for link in chain:
         if isinstance(link, HiggsTrainerError):

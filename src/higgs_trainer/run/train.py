@@ -34,7 +34,7 @@ from higgs_trainer.run.resuming import (
 )
 from higgs_trainer.run_folder import LOG_FILE, RECIPE_FILE, REPORT_FILE, Change
 from higgs_trainer.speech.real_recordings import write_recordings
-from higgs_trainer.terminal import echo
+from higgs_trainer.terminal import echo, format_command
 from higgs_trainer.training.callbacks import MetricsFile, ShowProgress
 from higgs_trainer.training.stopping import StopOnRequest
 from higgs_trainer.training.trainer import HiggsAudioTrainer
@@ -81,7 +81,7 @@ def train(
         UserError: the output folder is, contains or lies in an input.
         LossError: the loss or a gradient is not finite, or nothing is supervised.
         SaveError: a file could not be written.
-        Terminated: SIGTERM arrived; a checkpoint has been saved.
+        Terminated: SIGTERM or, as `Interrupted`, Ctrl-C arrived; a checkpoint has been saved.
 
     Example:
         ```python
@@ -186,9 +186,12 @@ def _build_callbacks(
 
 
 def _describe_resuming(trainer: HiggsAudioTrainer) -> str:
-    command = "higgs-trainer" if trainer.args.world_size == 1 else "accelerate launch ... -m higgs_trainer"
     recipe = Path(trainer.args.output_dir) / RECIPE_FILE
-    return f"Resume with: {command} train {recipe} --resume_from_checkpoint true"
+    words: list[str | Path] = ["train", recipe, "--resume_from_checkpoint", "true"]
+    if trainer.args.world_size == 1:
+        return f"Resume with:\n{format_command('higgs-trainer', *words)}"
+    command = format_command("accelerate", "launch", "...", "-m", "higgs_trainer", *words)
+    return f"Resume with the same launcher:\n{command}"
 
 
 def _find_last_metrics(trainer: HiggsAudioTrainer) -> dict[str, float]:

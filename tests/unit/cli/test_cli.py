@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from higgs_trainer.cli import app, application, main
+from higgs_trainer.cli.interruption import WHAT_IS_KEPT
 from higgs_trainer.cli.strict_command import StrictCommand
 from higgs_trainer.errors import CheckpointError, LossError
 from higgs_trainer.outputs import IN_PROGRESS
@@ -74,7 +75,7 @@ def stub(monkeypatch: pytest.MonkeyPatch, module: str, **functions: Any) -> None
     monkeypatch.setitem(sys.modules, f"higgs_trainer.{module}", SimpleNamespace(**functions))
 
 
-def raising(error: Exception) -> Any:
+def raising(error: BaseException) -> Any:
     def fail(*_: object, **__: object) -> None:
         raise error
 
@@ -567,3 +568,16 @@ def test_demo_passes_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     stub(monkeypatch, "demo", run_demo=lambda output, **options: calls.append((output, options)))
     assert run("demo", "--from-scratch") == 0
     assert calls == [(Path("runs/demo"), {"from_scratch": True})]
+
+
+@pytest.mark.usefixtures("handlers")
+def test_every_command_says_what_is_kept_when_it_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = {"recipes", "recipe-schema"}
+    group = get_command(application.app)
+    assert isinstance(group, TyperGroup)
+    assert set(group.commands) - quick <= set(WHAT_IS_KEPT)
+    stub(monkeypatch, "run.check", check=raising(KeyboardInterrupt()))
+    assert run("check", recipe) == 130
+    assert capsys.readouterr().err == f"error: interrupted. {WHAT_IS_KEPT['check']}\n"

@@ -106,13 +106,13 @@ FAULTS: dict[str, tuple[BaseException, int, str]] = {
         1,
         "^o could not be written; make room$",
     ),
-    "Ctrl-C": (KeyboardInterrupt(), 130, "^interrupted$"),
+    "Ctrl-C": (KeyboardInterrupt(), 130, r"^interrupted\.$"),
     "Ctrl-C that a library wraps": (
         caused_by(KeyboardInterrupt(), ImportError("numpy")),
         130,
-        "^interrupted$",
+        r"^interrupted\.$",
     ),
-    "SIGTERM": (EndedBySignal(signal.SIGTERM), 143, "^ended by SIGTERM$"),
+    "SIGTERM": (EndedBySignal(signal.SIGTERM), 143, r"^ended by SIGTERM\.$"),
 }
 
 

@@ -1,13 +1,15 @@
 """What stops a run, with the utterances it names; and that the metrics file has each step once."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from higgs_trainer.dataset.collator import PaddingCollator
-from higgs_trainer.errors import LossError, Terminated
+from higgs_trainer.errors import Interrupted, LossError, Terminated
 from higgs_trainer.model.families import family_of
 from higgs_trainer.training.callbacks import MetricsFile
 from higgs_trainer.training.stopping import StopOnRequest
@@ -111,7 +113,7 @@ def test_a_run_that_is_asked_to_stop_finishes_the_step_or_the_epoch(tmp_path):
     stopping.on_step_end(*middle)
     stopping.on_save(*middle)
     assert not middle[2].should_save
-    stopping.is_requested = True
+    stopping.request(signal.SIGTERM)
     stopping.on_step_end(*middle)
     assert middle[2].should_save
     with pytest.raises(Terminated, match=r"after step 3; saved\. go on"):
@@ -127,6 +129,71 @@ def test_a_run_that_is_asked_to_stop_finishes_the_step_or_the_epoch(tmp_path):
     assert last[2].should_save
     with pytest.raises(Terminated, match="after step 4"):
         stopping.on_save(*last)
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "code", "message"),
+    [
+        (signal.SIGTERM, Terminated, 143, r"^ended by SIGTERM after step 3; saved\. go on$"),
+        (signal.SIGINT, Interrupted, 130, r"^interrupted after step 3; saved\. go on$"),
+    ],
+)
+def test_a_signal_is_a_request_and_a_second_one_ends_the_run_at_once(
+    tmp_path, capfd, number, error, code, message
+):
+    stopping = StopOnRequest(build_trainer(tmp_path).accelerator, "go on")
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    middle = callback_state(3)
+    with stopping.listen():
+        os.kill(os.getpid(), number)
+        stopping.on_step_end(*middle)
+        assert middle[2].should_save
+        with pytest.raises(error, match=message) as stopped:
+            stopping.on_save(*middle)
+        assert stopped.value.exit_code == code
+        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else Terminated):
+            os.kill(os.getpid(), number)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert ("Press Ctrl-C again to stop at once." in capfd.readouterr().err) == (number == signal.SIGINT)
+
+
+def test_a_ctrl_c_that_the_launcher_passes_on_is_not_a_second_one(tmp_path, monkeypatch):
+    """The terminal sends it to all processes, and torchrun sends it to its processes once more."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    stopping = StopOnRequest(build_trainer(tmp_path).accelerator, "go on")
+    with stopping.listen():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        monkeypatch.setattr("higgs_trainer.training.stopping.LAUNCHER_SECONDS", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_ignored_ctrl_c_stays_ignored(tmp_path):
+    """As in a command that nohup or a script started in the background."""
+    stopping = StopOnRequest(build_trainer(tmp_path).accelerator, "go on")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stopping.listen():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_all_ranks_stop_for_the_signal_that_one_of_them_received(tmp_path):
+    class TwoRanks:
+        num_processes, is_main_process, device = 2, True, "cpu"
+
+        def reduce(self, received_2, reduction):
+            assert reduction == "sum"
+            return received_2 + torch.tensor([0.0, 1.0])
+
+    stopping = StopOnRequest(TwoRanks(), "go on")
+    middle = callback_state(3)
+    stopping.on_step_end(*middle)
+    assert middle[2].should_save
+    with pytest.raises(Interrupted):
+        stopping.on_save(*middle)
 
 
 def test_time_before_the_first_step_does_not_count_for_the_speed(tmp_path):
