@@ -264,6 +264,8 @@ def prepare(
         echo(f"resumed: {done.resumed} recordings were encoded already")
     if card.rejected:
         echo(f"rejected: {card.rejected} rows; {done.folder / REJECTED_NAME} has the reasons")
+    if report is not None:
+        echo(f"page: {report}")
     for note in done.notes:
         echo(f"note: {note}")
     for name, counts in (("tasks", card.tasks), ("changed in texts", card.text_changes)):

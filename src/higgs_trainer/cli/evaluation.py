@@ -156,7 +156,7 @@ def evaluate(
         part_seconds=part_seconds,
     )
     output = _choose_output(models) if output is None else output
-    script = [] if text_file is None else read_texts(None, text_file)
+    script = [] if text_file is None else read_texts((), text_file)
     voice = build_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
     from higgs_trainer.evaluation.comparison import EvaluationSettings, check_output, evaluate_models
     from higgs_trainer.evaluation.judging import load_judges

@@ -48,7 +48,9 @@ def generate(
             "--output", "-o", metavar="DIR", help=f"Write WAV files and {CLIP_INDEX_FILE} to this folder."
         ),
     ],
-    text: Annotated[str | None, typer.Option(help="Generate this text.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="Generate this text; repeat the option for further clips.")
+    ] = None,
     text_file: TextFile = None,
     codec: CodecName = None,
     ref_audio: RefAudio = None,
@@ -82,8 +84,9 @@ def generate(
         max_seconds=max_seconds,
         part_seconds=part_seconds,
     )
-    script = read_texts(text, text_file)
+    script = read_texts(text or (), text_file)
     voice = build_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
+    from higgs_trainer.manifest.languages import find_code
     from higgs_trainer.model.model_folder import list_inputs
     from higgs_trainer.outputs import Input, check_apart, check_can_fill
     from higgs_trainer.speech.sampling import Sampling
@@ -109,7 +112,7 @@ def generate(
             part_seconds=part_seconds,
             seed=seed,
         ),
-        language=language,
+        language=find_code(language),
         dtype=dtype,
         device=device,
     )

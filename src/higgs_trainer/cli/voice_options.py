@@ -144,23 +144,23 @@ Device = Annotated[
 ]
 
 
-def read_texts(text: str | None, text_file: Path | None) -> "list[Utterance]":
+def read_texts(texts: Sequence[str], text_file: Path | None) -> "list[Utterance]":
     """Read the texts to generate from the command line or from a file.
 
     Raises:
         UserError: neither or both of the two are given, or the text or the file cannot be used.
     """
-    if (text is None) == (text_file is None):
-        raise UserError("Give the text to generate with either --text TEXT or --text-file FILE.")
+    if bool(texts) == (text_file is not None):
+        raise UserError("Give the texts to generate with either --text TEXT or --text-file FILE.")
     from higgs_trainer.manifest.row_checker import SENTENCES
     from higgs_trainer.manifest.rows import read_rows
     from higgs_trainer.manifest.utterance import Utterance
 
     if text_file is not None:
         return read_rows(text_file, SENTENCES)
-    assert text is not None
-    _check_text("--text", text)
-    return [Utterance(text.strip())]
+    for text in texts:
+        _check_text("--text", text)
+    return [Utterance(text.strip()) for text in texts]
 
 
 def _check_text(option: str, text: str) -> None:

@@ -29,6 +29,7 @@ from higgs_trainer.limits import (
 )
 from higgs_trainer.manifest.audio_paths import find_real_path, is_same_content
 from higgs_trainer.manifest.formats import RawRow
+from higgs_trainer.manifest.languages import find_code
 from higgs_trainer.manifest.numbers import find_language
 from higgs_trainer.manifest.tasks import choose_task, derive_task, find_task_problems
 from higgs_trainer.manifest.text import (
@@ -90,11 +91,12 @@ class RowChecker:
         if fields is None:
             return None
         self._check_names_and_types(fields)
+        fields = self._name_languages(fields)
         audio = self._find_audio("audio", fields.get("audio"))
         text = self._read_text("text", fields.get("text"), fields.get("language"))
         in_system = fields.get("task") == "reference_in_system"
         references = self._read_references(fields, text_required=not in_system)
-        turns = self._read_clips("turns", fields.get("turns"), text_required=True)
+        turns = self._read_clips("turns", fields, text_required=True)
         self._check_own_audio(
             audio, references, "ref_audio" if "ref_audio" in fields else "references[{}].audio"
         )
@@ -121,6 +123,21 @@ class RowChecker:
             file=self.row.file,
             line=self.row.line,
         )
+
+    def _name_languages(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields with codes in place of names of languages: "nl" for "Dutch"."""
+        named = dict(fields)
+        language = fields.get("language")
+        if isinstance(language, str) and language.strip():
+            named["language"] = find_code(language)
+        for field in CLIP_LIST_FIELDS:
+            if isinstance(clips := fields.get(field), list):
+                named[field] = [
+                    self._name_languages(clip) if isinstance(clip, dict) else clip for clip in clips
+                ]
+        if named.get("language") != language:
+            self.text_changes["language"] = None
+        return named
 
     def _check_names_and_types(self, fields: Mapping[str, Any]) -> None:
         self._check_names("", fields, FIELDS)
@@ -258,7 +275,7 @@ class RowChecker:
             )
             return []
         if not short:
-            return self._read_clips("references", fields.get("references"), text_required=text_required)
+            return self._read_clips("references", fields, text_required=text_required)
         if "ref_audio" not in short or (text_required and "ref_text" not in short):
             given, other = ("ref_text", "ref_audio") if "ref_text" in short else ("ref_audio", "ref_text")
             self.add(f'"{given}" is given without "{other}"', "A reference needs a recording and its words.")
@@ -266,7 +283,8 @@ class RowChecker:
         text = self._read_text("ref_text", short.get("ref_text"), fields.get("language"))
         return [] if audio is None else [Clip(audio, text, fields.get("speaker"))]
 
-    def _read_clips(self, field: str, value: object, *, text_required: bool) -> list[Clip]:
+    def _read_clips(self, field: str, fields: Mapping[str, Any], *, text_required: bool) -> list[Clip]:
+        value, row_language = fields.get(field), fields.get("language")
         if value is None:
             return []
         if not isinstance(value, list) or not value or not all(isinstance(clip, dict) for clip in value):
@@ -275,15 +293,20 @@ class RowChecker:
         if len(value) > MOST_CLIPS:
             self.add(f'"{field}" has {len(value)} clips, more than {MOST_CLIPS}', "Leave clips out.")
             return []
-        clips = [self._read_clip(f"{field}[{i}].", clip, text_required) for i, clip in enumerate(value)]
+        clips = [
+            self._read_clip(f"{field}[{i}].", clip, row_language, text_required)
+            for i, clip in enumerate(value)
+        ]
         return [clip for clip in clips if clip is not None]
 
-    def _read_clip(self, place: str, fields: Mapping[str, Any], text_required: bool) -> Clip | None:
+    def _read_clip(
+        self, place: str, fields: Mapping[str, Any], row_language: object, text_required: bool
+    ) -> Clip | None:
         self._check_names(place, fields, CLIP_FIELDS)
         self._check_present(place, fields, ("audio", "text") if text_required else ("audio",))
         self._check_strings(place, fields, CLIP_FIELDS)
         audio = self._find_audio(f"{place}audio", fields.get("audio"))
-        language = fields.get("language") or (self.row.fields or {}).get("language")
+        language = fields.get("language") or row_language
         text = self._read_text(f"{place}text", fields.get("text"), language)
         return None if audio is None else Clip(audio, text, fields.get("speaker"))
 

@@ -13,15 +13,20 @@ from higgs_trainer.recipe.schema import Recipe
 from higgs_trainer.recipe.training_fields import REFUSED, build_adapter, list_extra_names
 from higgs_trainer.recipe.training_section import TrainingRecipe
 from higgs_trainer.recipe.values import CommandLineText, Section, mark_texts
-from higgs_trainer.recipe.yaml_file import WrongYAML, parse_yaml
+from higgs_trainer.recipe.yaml_file import WrongYAML, parse_with_places
 
 
 @dataclass(frozen=True)
 class Override:
-    """A field, and its value on the command line."""
+    """A field, and its value on the command line.
+
+    Attributes:
+        unquoted: the places in the value of texts without quotes in a list of the form ``[a, b]``.
+    """
 
     place: tuple[str, ...]
     value: Any
+    unquoted: frozenset[Place] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def parse_overrides(arguments: Sequence[str]) -> Iterator[Override | WrongOverri
             value = arguments[position]
             position += 1
         place = _find_place(name.replace("-", "_"))
-        yield place if isinstance(place, WrongOverride) else Override(place, _parse_value(place, value))
+        yield place if isinstance(place, WrongOverride) else _build_override(place, value)
 
 
 def find_section(field: FieldInfo) -> type[BaseModel] | None:
@@ -94,18 +99,18 @@ def _find_place(name: str) -> tuple[str, ...] | WrongOverride:
     return WrongOverride(f"--{name} is not a field of a recipe", suggest_name(name, known))
 
 
-def _parse_value(place: Place, given: str | bool) -> Any:
+def _build_override(place: tuple[str, ...], given: str | bool) -> Override:
     """Parse the text as YAML. If the field accepts the text but not the value, keep the text, as in `--run_name 7`."""
     if isinstance(given, bool):
-        return given
+        return Override(place, given)
     text = CommandLineText(given)
     try:
-        value = parse_yaml(given)
+        value, _, unquoted = parse_with_places(given)
     except WrongYAML:
-        return text
+        return Override(place, text)
     if isinstance(value, str) or (not _fits(place, value) and _fits(place, text)):
-        return text
-    return mark_texts(value)
+        return Override(place, text)
+    return Override(place, mark_texts(value), unquoted)
 
 
 def _fits(place: Place, value: Any) -> bool:

@@ -14,6 +14,7 @@ from higgs_trainer.limits import RECIPE_PROBLEMS_SHOWN
 from higgs_trainer.recipe.overrides import Override, WrongOverride, find_section, parse_overrides
 from higgs_trainer.recipe.problems import FOUND_HERE, Place, describe_wrong_value
 from higgs_trainer.recipe.schema import Recipe, WeightedFolder
+from higgs_trainer.recipe.split_texts import TEXTS, find_split_texts
 from higgs_trainer.recipe.training_fields import SECRETS
 from higgs_trainer.recipe.yaml_file import read_document, write_yaml
 from higgs_trainer.shared_paths import restore_paths, share_path, write_local_paths
@@ -44,9 +45,12 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     document = read_document(path)
-    reader = _Reader(path, restore_paths(document.values, path.parent), document.lines)
+    reader = _Reader(
+        path, restore_paths(document.values, path.parent), document.lines, set(document.unquoted)
+    )
     for override in parse_overrides(overrides):
         reader.set(override)
+    reader.check_texts()
     reader.fill_sections()
     recipe = reader.validate()
     if recipe is None or reader.problems:
@@ -93,10 +97,13 @@ def _share_paths(value: Any, folder: Path) -> Any:
 class _Reader:
     """Turn the values of a file and the overrides into a recipe, and collect all problems with their lines."""
 
-    def __init__(self, file: Path, values: dict[str, Any], lines: dict[Place, int]) -> None:
+    def __init__(
+        self, file: Path, values: dict[str, Any], lines: dict[Place, int], unquoted: set[Place]
+    ) -> None:
         self.file = file
         self.values = values
         self.lines = lines
+        self.unquoted = unquoted
         self.overridden: dict[Place, Any] = {}
         self.problems: list[Problem] = []
         # How many more problems there are.
@@ -122,6 +129,16 @@ class _Reader:
             values = inner
         values[name] = override.value
         self.overridden[override.place] = override.value
+        length = len(override.place)
+        self.unquoted = {place for place in self.unquoted if place[:length] != override.place}
+        self.unquoted |= {(*override.place, *place) for place in override.unquoted}
+
+    def check_texts(self) -> None:
+        """Add the problem of each sentence that YAML has split at its commas."""
+        for place, what, what_to_do in find_split_texts(self._get(TEXTS), self.unquoted):
+            self.problems.append(
+                Problem(*self._find_line(place), f"{'.'.join(map(str, place))}: {what}", what_to_do)
+            )
 
     def list_problems(self) -> Iterator[str]:
         """Yield the problems as lines of a message, and the number of those that are left out."""

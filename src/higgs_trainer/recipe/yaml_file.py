@@ -59,10 +59,15 @@ class WrongYAML(Exception):
 
 @dataclass(frozen=True)
 class Document:
-    """The values of a YAML file whose top level is a mapping, and the line of each key."""
+    """The values of a YAML file whose top level is a mapping, and the line of each key.
+
+    Attributes:
+        unquoted: the places of texts without quotes in a list of the form ``[a, b]``, where each comma starts an item.
+    """
 
     values: dict[str, Any]
     lines: dict[Place, int]
+    unquoted: frozenset[Place]
 
 
 def parse_yaml(text: str) -> Any:
@@ -71,7 +76,25 @@ def parse_yaml(text: str) -> Any:
     Raises:
         WrongYAML: it is not YAML, or it exceeds a limit.
     """
-    return _parse(text)[0]
+    return parse_with_places(text)[0]
+
+
+def parse_with_places(text: str) -> tuple[Any, dict[Place, int], frozenset[Place]]:
+    """Parse YAML. Return the value, the line of each key and item, and the unquoted texts in lists (`Document`).
+
+    Raises:
+        WrongYAML: it is not YAML, or it exceeds a limit.
+    """
+    builder = _Builder(YAML(typ="safe", pure=True).parse(text))
+    try:
+        return builder.build_document(), dict(builder.entries), frozenset(builder.unquoted)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        what = shorten(join_lines(error.problem or error.context))
+        raise WrongYAML(line, what, "Correct the YAML there.") from error
+    # ruamel.yaml raises ValueError for a directive with a wrong version.
+    except (YAMLError, ValueError) as error:
+        raise WrongYAML(0, f"is not YAML ({shorten(join_lines(error))})", "Correct it.") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -92,14 +115,14 @@ def read_document(path: Path) -> Document:
     remedy = "Give the path of a YAML file."
     text = read_text_file(path, at_most=RECIPE_BYTES, what_to_do=remedy, error_class=RecipeError)
     try:
-        values, lines = _parse(text)
+        values, lines, unquoted = parse_with_places(text)
     except WrongYAML as error:
         raise RecipeError(str(Problem(path, error.line, error.what, error.what_to_do))) from error
     if not isinstance(values, dict):
         raise RecipeError(
             str(Problem(path, 0, "has no sections", "Write `model:`, `data:` and `training:` in it."))
         )
-    return Document(values, lines)
+    return Document(values, lines, unquoted)
 
 
 def write_yaml(sections: dict[str, Any], path: Path) -> None:
@@ -112,19 +135,6 @@ def write_yaml(sections: dict[str, Any], path: Path) -> None:
     stream = StringIO()
     yaml.dump(_to_plain(sections), stream)
     write_text(path, stream.getvalue())
-
-
-def _parse(text: str) -> tuple[Any, dict[Place, int]]:
-    builder = _Builder(YAML(typ="safe", pure=True).parse(text))
-    try:
-        return builder.build_document(), dict(builder.entries)
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        what = shorten(join_lines(error.problem or error.context))
-        raise WrongYAML(line, what, "Correct the YAML there.") from error
-    # ruamel.yaml raises ValueError for a directive with a wrong version.
-    except (YAMLError, ValueError) as error:
-        raise WrongYAML(0, f"is not YAML ({shorten(join_lines(error))})", "Correct it.") from error
 
 
 @dataclass(frozen=True)
@@ -144,6 +154,7 @@ class _Builder:
     events: Iterator[Event]
     entries: list[tuple[Place, int]] = field(default_factory=list)
     anchors: dict[str, _Anchored] = field(default_factory=dict)
+    unquoted: list[Place] = field(default_factory=list)
 
     def build_document(self) -> Any:
         value, num_documents = None, 0
@@ -170,18 +181,20 @@ class _Builder:
         if isinstance(event, ScalarEvent):
             value = _read_scalar(event)
         elif isinstance(event, SequenceStartEvent):
-            value = self._build_list(place)
+            value = self._build_list(place, is_flow=bool(event.flow_style))
         else:
             value = self._build_mapping(place)
         if (anchor := getattr(event, "anchor", None)) is not None:
             self.anchors[anchor] = _Anchored(value, place, first, len(self.entries))
         return value
 
-    def _build_list(self, place: Place) -> list[Any]:
+    def _build_list(self, place: Place, *, is_flow: bool) -> list[Any]:
         items: list[Any] = []
         while not isinstance(event := next(self.events), SequenceEndEvent):
             inner = (*place, len(items))
             self._add(inner, _line_of(event))
+            if is_flow and isinstance(event, ScalarEvent) and event.style is None:
+                self.unquoted.append(inner)
             items.append(self._build(event, inner))
         return items
 

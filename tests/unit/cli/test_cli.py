@@ -361,6 +361,14 @@ def test_generate_passes_each_line_of_a_file(
     assert "did not end 1 of 2 clips, which were cut at 30 s: 0001.wav" in printed.err
 
 
+def test_generate_passes_every_text(generated: list[SimpleNamespace], tmp_path: Path) -> None:
+    texts = ["--text", "Goedemorgen.", "--text", " Tot ziens. "]
+    assert run("generate", "--model", "m", "--output", tmp_path / "o", *texts, "--language", "Dutch") == 0
+    (call,) = generated
+    assert [line.text for line in call.script] == ["Goedemorgen.", "Tot ziens."]
+    assert call.language == "nl"
+
+
 def test_generate_passes_the_references_of_two_speakers(
     generated: list[SimpleNamespace], tmp_path: Path
 ) -> None:
@@ -427,7 +435,7 @@ WRONG_TEXTS = {
     "a file that is a pipe": (["--text-file", "pipe"], "pipe is a pipe, not a file"),
     "a file that is a device": (["--text-file", "/dev/zero"], "/dev/zero is a device, not a file"),
     "a file that is a folder": (["--text-file", "/"], "/ is a folder, not a file"),
-    "a text twice": (["--text", "a", "--text", "a"], "--text is given 2 times. Keep one of them."),
+    "a text without a word": (["--text", "a", "--text", "..."], "--text contains no word"),
     "an output twice": (["--text", "a", "--output", "p"], "--output/-o is given 2 times"),
     "an empty output": (["--text", "a", "--ref-audio", ""], "--ref-audio is empty. Give a path."),
     "greedy sampling": (["--text", "a", "--greedy", "--top-k", "3"], "so --top-k has no effect"),
