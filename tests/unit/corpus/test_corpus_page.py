@@ -42,25 +42,40 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return (tmp_path / "pages" / "report.html").read_text(encoding="utf-8")
 
 
-def test_figures_match_the_recordings(page: str) -> None:
-    assert "<dt>Recordings that can be read</dt><dd>10 (0.00 h)</dd>" in page
-    assert "<dt>Rows with a problem</dt><dd>2 (2 problems)</dd>" in page
-    assert "<dt>Formats</dt><dd>10 at 8,000 Hz mono</dd>" in page
-    assert "Duration: from 0.2 s to 1.8 s, median 0.9 s" in page
-    assert "Pace: from 10.0 words per second to 10.0 words per second, median 10.0 words per second" in page
-    loudness = re.search(r"Loudness .*?: from (\S+) dBFS to (\S+) dBFS, median (\S+) dBFS", page)
-    assert loudness is not None
-    uniform_dbfs = 20 * np.log10(0.1 / np.sqrt(3))
-    assert [float(value) for value in loudness.groups()] == pytest.approx(
-        [-120, uniform_dbfs, uniform_dbfs], abs=0.2
-    )
+def test_the_title_and_the_verdict_are_in_numbers(page: str) -> None:
+    assert "<title>m.jsonl: 10 recordings, 10 s</title>" in page
+    assert "Too little for a voice by LoRA: 9 usable recordings, 9 s, if they are of one person" in page
+    assert "2 rows have a problem." in page
+    assert "All recordings have a sample rate of 8,000 Hz, less than the 24,000 Hz of the model" in page
+    assert "sounds above 4 kHz are missing" in page
+    assert "Formats: 10 at 8,000 Hz mono." in page
 
 
-def test_problems_and_both_ends_have_players(page: str) -> None:
-    assert "m.jsonl:10: silent.wav is silent" in page
-    assert "m.jsonl:11: none.wav cannot be read as audio" in page
+def test_problems_come_first_with_the_option_that_leaves_them_out(page: str) -> None:
+    assert page.index("m.jsonl:10: silent.wav is silent") < page.index("Speakers and languages")
+    assert page.index("m.jsonl:11: none.wav cannot be read as audio") < page.index("Speakers and languages")
+    assert '<code id="option">--max-rejected 2</code>' in page
+    assert re.search(r"<pre [^>]*>m.jsonl:10\nm.jsonl:11</pre>", page)
+
+
+def test_distributions_have_axes_in_units_and_players_at_both_ends(page: str) -> None:
+    assert "The line is the median, 0.9 s." in page
+    assert "The line is the median, 10.0 words a second." in page
+    assert re.findall(r"<h3>(\w+)</h3>", page) == [
+        *("Shortest", "Longest", "Quietest", "Loudest", "Lowest", "Highest", "Slowest", "Fastest")
+    ]
+    durations = page[page.index("<h2>Duration</h2>") : page.index("<h2>Loudness")]
+    assert re.findall(r'<span style="left: [^"]*">([^<]*)</span>', durations) == ["0.5", "1.0", "1.5"]
+    counts = [int(count) for count in re.findall(r"<title>(\d+) from", durations)]
+    assert sum(counts) == 10
+    captions = re.findall(r"<figcaption><b>([^<]*)</b>", durations)
+    assert captions == ["1.wav", "2.wav", "3.wav", "9.wav", "8.wav", "7.wav"]
     players = re.findall(r'<audio [^>]*src="(data:audio/mpeg;base64,[^"]{1000,})"', page)
     assert len(players) == 4 * 6 + 1  # three at each end of four distributions, and the silent one
+    loudness = page[page.index("<h2>Loudness") : page.index("<h2>Peak</h2>")]
+    shown = [float(value) for value in re.findall(r"<figcaption><b>(\S+) dBFS</b>", loudness)]
+    assert shown[0] == -120
+    assert shown[1:] == pytest.approx([20 * np.log10(0.1 / np.sqrt(3))] * 5, abs=0.2)
 
 
 def test_texts_are_escaped(page: str) -> None:

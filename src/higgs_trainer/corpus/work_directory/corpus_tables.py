@@ -55,6 +55,16 @@ class StoredRecording(NamedTuple):
     loudness_dbfs: float
 
 
+class VoiceCount(NamedTuple):
+    """The rows of a speaker in a language, and those of them without a problem. Both names may be None."""
+
+    speaker: str | None
+    language: str | None
+    rows: int
+    usable: int
+    usable_seconds: float
+
+
 COLUMNS = ", ".join(StoredRecording._fields)
 ACCEPTED = "number NOT IN (SELECT number FROM problems)"
 HELD_OUT = "number IN (SELECT number FROM held_out)"
@@ -270,6 +280,22 @@ class CorpusTables:
         query = f"SELECT COUNT(*), TOTAL(seconds) FROM recordings WHERE {TARGET}"
         count, seconds = self._connection.execute(query).fetchone()
         return count, seconds
+
+    def count_voices(self) -> list[VoiceCount]:
+        """Count the rows of each speaker and language, those with the most usable seconds first."""
+        is_usable = f"recordings.number IS NOT NULL AND rows.{ACCEPTED}"
+        query = (
+            "SELECT json_extract(utterance, '$.speaker'), json_extract(utterance, '$.language'), COUNT(*), "
+            f"COUNT(CASE WHEN {is_usable} THEN 1 END), TOTAL(CASE WHEN {is_usable} THEN seconds END) "
+            f"FROM rows LEFT JOIN recordings ON rows.number = recordings.number AND {TARGET} "
+            "GROUP BY 1, 2 ORDER BY 5 DESC, 3 DESC, 1, 2"
+        )
+        return [VoiceCount(*row) for row in self._connection.execute(query)]
+
+    def count_empty(self) -> int:
+        """Count the targets without a sample."""
+        query = f"SELECT COUNT(*) FROM recordings WHERE {TARGET} AND seconds = 0"
+        return int(self._connection.execute(query).fetchone()[0])
 
     def count_audio_formats(self) -> list[tuple[int, int, int]]:
         """Return (sample rate, channels, number of targets), the most frequent first."""
