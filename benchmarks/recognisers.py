@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ, read_audio
+from higgs_trainer.evaluation.precision import NumberStyle
 from higgs_trainer.evaluation.recogniser import load_recogniser
 from higgs_trainer.evaluation.statistics import Ratio, estimate
 from higgs_trainer.evaluation.word_errors import count_errors
@@ -28,6 +29,8 @@ LIBRIVOX = Path("/usr/share/pocketsphinx/test/data/librivox")
 DIALOGUE = re.compile(r'dialogId\("(?P<name>[^"]+)"[^\n]*\n\s*dialogStr\("(?P<text>(?:[^"\\]|\\.)*)"\)')
 SPOKEN = re.compile(r"<s> (?P<text>.*) </s> \((?P<name>.*)\)")
 FEWEST_WORDS = 5
+HUMS = 10
+STYLE = NumberStyle(1, is_percent=True)
 
 Recording = tuple[str, Path]
 """A text, and the file in which it is spoken."""
@@ -77,18 +80,13 @@ def main() -> None:
         chosen = list_recordings(language)
         random.Random(0).shuffle(chosen)
         texts, waveforms = _read(chosen[: arguments.clips])
-        cases = {
-            "recordings": waveforms,
-            "of other sentences": waveforms[1:] + waveforms[:1],
-            "hums": [hum(one) for one in waveforms],
-        }
         recogniser = load_recogniser(arguments.asr, {language: len(texts)})
-        for case, clips in cases.items():
-            heard = [recogniser.transcribe(clip, language=language) for clip in clips]
-            print(
-                f"{language}, {recogniser.source.name}, {case}: {describe(texts, heard, language)}",
-                flush=True,
-            )
+        name = f"{language}, {recogniser.source.name}"
+        heard = [recogniser.transcribe(clip, language=language) for clip in waveforms]
+        print(f"{name}, recordings: {describe(texts, heard, language)}", flush=True)
+        print(f"{name}, of other sentences: {describe(texts, heard[1:] + heard[:1], language)}", flush=True)
+        hummed = [recogniser.transcribe(hum(clip), language=language) for clip in waveforms[:HUMS]]
+        print(f"{name}, hums: {describe(texts[:HUMS], hummed, language)}", flush=True)
 
 
 def _read(recordings: Sequence[Recording]) -> tuple[list[str], list[Tensor]]:
@@ -107,7 +105,9 @@ def describe(texts: Sequence[str], heard: Sequence[str], language: str) -> str:
         )
         figure = estimate(ratio)
         assert figure is not None
-        rates.append(f"{name} {figure.value:.1%} [{figure.low:.1%}, {figure.high:.1%}]")
+        rates.append(
+            f"{name} {STYLE.show_with_interval(figure.value, figure.low, figure.high, pattern='[{}, {}]')}"
+        )
     return f"{', '.join(rates)}, {len(texts)} clips"
 
 

@@ -25,9 +25,13 @@ A run folder is the output folder of one training run:
         role              "after": the model of this run; "before": its base model; or null
         clips             how many clips were judged
         audio_seconds_per_second   how fast it generated, or null
-        wer, cer, ...     {"value", "low", "high", "n"} or null; low and high are the ends of the 95% interval
-    second_minus_first    differences between the first two models, {"value", "low", "high", "p", "n"} or null by
-                          figure; null if they were not judged on the same sentences
+        wer, cer, ...     {"value", "low", "high", "n"} or null; low and high are the ends of the 95% interval, null
+                          if n is less than 6
+        by_language       clips, wer and cer of each language, if there are several
+    second_minus_first    differences between the first two models, {"value", "low", "high", "p", "smallest_p", "n"} or
+                          null by figure; null if they were not judged on the same sentences
+    languages             how many sentences are in each language
+    recogniser            the name of the recogniser; null if words were not judged
     note                  what readers must know about the figures, often empty
     sentences, seed, normaliser, test    how the figures were made
 

@@ -91,7 +91,7 @@ def evaluate_sets(
     ]
     is_compared = list(rows)[:2] == [BEFORE, AFTER]
     differences = compute_differences(rows[BEFORE], rows[AFTER]) if is_compared else None
-    report = build_report(figures, differences, digits_spelled=True)
+    report = build_report(figures, differences, recogniser=recogniser.source.name, digits_spelled=True)
     write_evaluation(folder, report, [row for judged in rows.values() for row in judged])
     return report
 
@@ -117,7 +117,7 @@ def build_table(report: Mapping[str, Any]) -> Table:
     """Build a table with a line for each set."""
     table = Table("", *(ROWS[name][0] for name in FIGURES_SHOWN), "clips", box=None)
     for model in report["models"]:
-        shown = (ROWS[name][1].format(model[name]["value"]) for name in FIGURES_SHOWN)
+        shown = (ROWS[name][1].show(model[name]["value"]) for name in FIGURES_SHOWN)
         table.add_row(model["model"], *shown, str(model["clips"]))
     return table
 

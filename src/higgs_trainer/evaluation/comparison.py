@@ -165,7 +165,13 @@ def evaluate_models(
             all_rows.append(rows)
             figures.append(compute_figures(rows, speed=speed, role=_find_role(model, output), seed=seed))
         differences = compute_differences(*all_rows, seed=seed) if len(all_rows) == 2 else None
-        report = build_report(figures, differences, digits_spelled=judges.digits_spelled, seed=seed)
+        report = build_report(
+            figures,
+            differences,
+            recogniser=None if judges.recogniser is None else judges.recogniser.source.name,
+            digits_spelled=judges.digits_spelled,
+            seed=seed,
+        )
         write_evaluation(output, report, [row for rows in all_rows for row in rows])
     return report
 

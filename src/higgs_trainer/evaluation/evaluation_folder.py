@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ from higgs_trainer.evaluation.judging import JudgedClip
 from higgs_trainer.files import check_inside, write_json, write_json_lines
 from higgs_trainer.run_folder import EVALUATION_FOLDER, EVALUATION_SCHEMA, FIGURES_FILE, ROWS_FILE
 
-NO_FIGURES = ("model", "role", "clips", "audio_seconds_per_second")
+NO_FIGURES = ("model", "role", "clips", "audio_seconds_per_second", "by_language")
 """Fields of a model in ``figures.json`` that are not figures."""
+
+OF_LANGUAGE = re.compile(r"(\w+) \((\w+)\)")
 
 MOST_FIGURES_BYTES, MOST_ROWS_BYTES = 1_000_000, 100_000_000
 
@@ -25,12 +28,17 @@ REMEDY = "Evaluate again, or remove the file."
 
 @dataclass(frozen=True)
 class Score:
-    """A figure with its 95% interval, and the ``p`` of the paired test against the first set if there was one."""
+    """A figure with its 95% interval, and the ``p`` of the paired test against the first set if there was one.
+
+    Attributes:
+        num_compared: over how many utterances the test was made. None: the file does not say.
+    """
 
     value: float
     low: float | None = None
     high: float | None = None
     p: float | None = None
+    num_compared: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,17 @@ class JudgedSets:
 
     sets: Sequence[JudgedSet]
     note: str
+
+
+def name_of_language(name: str, language: str) -> str:
+    """Return the name of a score that is of one language only: "wer (nl)"."""
+    return f"{name} ({language})"
+
+
+def split_language(name: str) -> tuple[str, str | None]:
+    """Return the name of a score and, if it is of one language only, the language."""
+    found = OF_LANGUAGE.fullmatch(name)
+    return (name, None) if found is None else (found[1], found[2])
 
 
 def write_evaluation(folder: Path, report: Mapping[str, Any], rows: Sequence[JudgedClip]) -> None:
@@ -105,6 +124,7 @@ def read_evaluation(run: Path) -> JudgedSets | None:
             for name, value in model.items()
             if name not in NO_FIGURES and value is not None
         }
+        scores |= _read_languages(model.get("by_language"))
         sets.append(
             JudgedSet(model.get("role") or model["model"], scores, model.get("clips", len(clips)), clips)
         )
@@ -162,8 +182,23 @@ def _is_number(value: Any) -> bool:
 
 def _read_score(figure: Mapping[str, Any], difference: Any) -> Score:
     low, high = (figure.get(name) if _is_number(figure.get(name)) else None for name in ("low", "high"))
-    p = difference.get("p") if isinstance(difference, dict) else None
-    return Score(float(figure["value"]), low, high, p if _is_number(p) else None)
+    p, n = (difference.get(name) if isinstance(difference, dict) else None for name in ("p", "n"))
+    return Score(
+        float(figure["value"]), low, high, p if _is_number(p) else None, n if isinstance(n, int) else None
+    )
+
+
+def _read_languages(by_language: Any) -> dict[str, Score]:
+    """Return the scores of each language, under names such as "wer (nl)"."""
+    if not isinstance(by_language, dict):
+        return {}
+    return {
+        name_of_language(name, language): _read_score(value, None)
+        for language, figures in by_language.items()
+        if isinstance(figures, dict)
+        for name, value in figures.items()
+        if _is_figure(value)
+    }
 
 
 def _read_clip(row: Mapping[str, Any], folder: Path) -> HeardClip:

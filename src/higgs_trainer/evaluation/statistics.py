@@ -11,6 +11,10 @@ import numpy as np
 from scipy.stats import bootstrap, permutation_test
 
 RESAMPLES = 10_000
+MOST_SWAPPED_IN_FULL = 13
+"""Utterances up to which the test counts all swaps: the most whose 2^n are no more than `RESAMPLES`."""
+FEWEST_UTTERANCES = 6
+"""With fewer, no p can be below 0.05, and so few resamples differ that a 95% interval is none."""
 BATCH = 1_000
 """Resamples that scipy holds in memory at once."""
 
@@ -45,7 +49,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Figure:
-    """A value over ``n`` utterances with its 95% interval. A single utterance has no interval: None."""
+    """A value over ``n`` utterances with its 95% interval: None for fewer than `FEWEST_UTTERANCES`."""
 
     value: float
     low: float | None
@@ -57,13 +61,14 @@ class Figure:
 class Difference:
     """Second minus first over the same ``n`` utterances, its 95% interval, and the two-sided ``p`` of the test.
 
-    A single utterance has neither interval nor test: None.
+    Fewer than `FEWEST_UTTERANCES` have no interval: None. Their p cannot be below 0.05, whatever is true; that of a
+    single utterance is 1.
     """
 
     value: float
     low: float | None
     high: float | None
-    p: float | None
+    p: float
     n: int
 
 
@@ -73,7 +78,9 @@ def estimate(ratio: Ratio, *, seed: int = 0) -> Figure | None:
     n = len(known.numerator)
     if n == 0:
         return None
-    low, high = _bootstrap(_divide, (known.numerator, known.denominator), seed) if n > 1 else (None, None)
+    if n < FEWEST_UTTERANCES:
+        return Figure(known.value, None, None, n)
+    low, high = _bootstrap(_divide, (known.numerator, known.denominator), seed)
     return Figure(known.value, low, high, n)
 
 
@@ -91,13 +98,20 @@ def compare(first: Ratio, second: Ratio, *, seed: int = 0) -> Difference | None:
         return None
     value = second.value - first.value
     if n == 1:
-        return Difference(value, None, None, None, n)
+        return Difference(value, None, None, 1.0, n)
+    if n < FEWEST_UTTERANCES:
+        return Difference(value, None, None, _compute_p(first, second, seed), n)
     low, high = _bootstrap(
         lambda a1, b1, a2, b2, axis: _divide(a2, b2, axis) - _divide(a1, b1, axis),
         (first.numerator, first.denominator, second.numerator, second.denominator),
         seed,
     )
     return Difference(value, low, high, _compute_p(first, second, seed), n)
+
+
+def compute_smallest_p(n: int) -> float:
+    """Return the smallest p that the test of ``n`` utterances can give: 2^-(n-1), as far as all swaps are counted."""
+    return 2.0 ** (1 - n) if n <= MOST_SWAPPED_IN_FULL else 2 / (RESAMPLES + 1)
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray, axis: int) -> Any:

@@ -1,9 +1,10 @@
 """Compare the scores of a run before and after training with those of the real voice."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from higgs_trainer.evaluation.evaluation_folder import Score
+from higgs_trainer.evaluation.evaluation_folder import Score, split_language
+from higgs_trainer.evaluation.precision import NumberStyle
 from higgs_trainer.report.listening import list_judged_sets
 from higgs_trainer.report.logs import is_number
 from higgs_trainer.report.runs import RunContents
@@ -15,30 +16,38 @@ class Measure:
     """How a score is named and shown. ``better`` is -1 if lower is better, +1 if higher is better, else 0."""
 
     title: str
-    show: Callable[[float], str]
+    style: NumberStyle
     better: int
     meaning: str = ""
+
+    def show(self, value: float) -> str:
+        """Write a score."""
+        return self.style.show(value)
+
+    def show_with_interval(self, score: Score) -> str:
+        """Write a score and its interval, with the digits that the interval allows."""
+        return self.style.show_with_interval(score.value, score.low, score.high, pattern="({} to {})")
 
 
 MEASURES = {
     "wer": Measure(
         "Word errors",
-        "{:.1%}".format,
+        NumberStyle(1, is_percent=True),
         -1,
         "Word errors: words that a speech recogniser heard wrong, missed or added; 0% is best.",
     ),
-    "wer_homophones_forgiven": Measure("with “to” for “two” forgiven", "{:.1%}".format, -1),
-    "cer": Measure("Character errors", "{:.1%}".format, -1),
+    "wer_homophones_forgiven": Measure("with “to” for “two” forgiven", NumberStyle(1, is_percent=True), -1),
+    "cer": Measure("Character errors", NumberStyle(1, is_percent=True), -1),
     "similarity": Measure(
         "Likeness to the voice",
-        "{:.3f}".format,
+        NumberStyle(3),
         1,
         "Likeness: cosine of speaker embeddings; other clips of one voice have about 0.9, other voices about 0.55.",
     ),
-    "similarity_to_others": Measure("Likeness to other voices", "{:.3f}".format, -1),
-    "quality": Measure("Predicted quality, 1 to 5", "{:.2f}".format, 1),
-    "stopped": Measure("Ended by itself", "{:.0%}".format, 1),
-    "length_ratio": Measure("Length, to the recording's", "{:.2f}".format, 0),
+    "similarity_to_others": Measure("Likeness to other voices", NumberStyle(3), -1),
+    "quality": Measure("Predicted quality, 1 to 5", NumberStyle(2), 1),
+    "stopped": Measure("Ended by itself", NumberStyle(0, is_percent=True), 1),
+    "length_ratio": Measure("Length, to the recording's", NumberStyle(2), 0),
 }
 SIGNIFICANT_BELOW = 0.05
 ON_TILES = ("wer", "cer", "similarity", "quality", "stopped")
@@ -146,7 +155,7 @@ def build_table(runs: Sequence[RunContents]) -> ScoreTable | None:
     if not found:
         return None
     keys = [*(key for key in MEASURES if key in found), *sorted(found - set(MEASURES))]
-    measures = [MEASURES.get(key, Measure(key, "{:.4g}".format, 0)) for key in keys]
+    measures = [_find_measure(key) for key in keys]
     rows = [
         (
             run,
@@ -161,10 +170,17 @@ def build_table(runs: Sequence[RunContents]) -> ScoreTable | None:
 def _show_cell(measure: Measure, score: Score | None) -> str:
     if score is None:
         return "–"
-    interval = ""
-    if score.low is not None and score.high is not None:
-        interval = f" ({measure.show(score.low)} to {measure.show(score.high)})"
-    return measure.show(score.value) + interval
+    return measure.show_with_interval(score)
+
+
+def _find_measure(key: str) -> Measure:
+    """Return the measure of a score. That of one language has the language in its title."""
+    if key in MEASURES:
+        return MEASURES[key]
+    name, language = split_language(key)
+    if language is not None and name in MEASURES:
+        return replace(MEASURES[name], title=f"{MEASURES[name].title}, {language}", meaning="")
+    return Measure(key, NumberStyle(4), 0)
 
 
 def find_loss_ends(run: RunContents, key: str) -> tuple[tuple[int, float], tuple[int, float]] | None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from higgs_trainer.evaluation.evaluation_folder import Score
+from higgs_trainer.evaluation.precision import TOO_FEW, show_p
 from higgs_trainer.report.runs import RunContents
 from higgs_trainer.report.scores import (
     ON_TILES,
@@ -67,9 +68,12 @@ def _build_tile(comparison: Comparison, run: str) -> Tile:
 def _describe_certainty(score: Score, measure: Measure) -> str:
     parts = []
     if score.low is not None and score.high is not None:
-        parts.append(f"95%: {measure.show(score.low)} to {measure.show(score.high)}")
+        interval = (score.low, score.high)
+        low, high = (measure.style.show(end, interval) for end in interval)
+        parts.append(f"95%: {low} to {high}")
     if score.p is not None:
-        parts.append(f"p {score.p:.2g}")
+        p = show_p(score.p, score.num_compared)
+        parts.append("too few sentences for a test" if p == TOO_FEW else f"p {p}")
     return "; ".join(parts)
 
 

@@ -5,23 +5,30 @@ import itertools
 import numpy as np
 import pytest
 
-from higgs_trainer.evaluation.statistics import Difference, Figure, Ratio, compare, estimate
+from higgs_trainer.evaluation.statistics import (
+    Difference,
+    Figure,
+    Ratio,
+    compare,
+    compute_smallest_p,
+    estimate,
+)
 
 
 def test_a_rate_is_of_all_utterances_together() -> None:
-    errors, words = np.array([1.0, 0.0, 2.0]), np.array([1.0, 7.0, 5.0])
+    errors, words = np.array([1.0, 0.0, 2.0, 0.0, 0.0, 0.0]), np.array([1.0, 7.0, 5.0, 1.0, 1.0, 1.0])
     figure = estimate(Ratio(errors, words))
     assert figure is not None
-    assert (figure.value, figure.n) == (3 / 13, 3)
-    assert figure.low <= figure.value <= figure.high
-    # 1 of 27 resamples has only the first utterance (1.0), 1 of 27 only the second (0.0): more than 2.5% each.
-    assert (figure.low, figure.high) == (0.0, 1.0)
+    assert (figure.value, figure.n) == (3 / 16, 6)
+    # (4/6)^6 = 8.8% of the resamples have neither of the utterances with errors: more than 2.5%.
+    assert figure.low == 0.0
+    assert figure.high > figure.value
 
 
 def test_the_interval_is_that_of_all_resamples() -> None:
-    errors, words = np.array([1.0, 0.0, 2.0, 1.0, 5.0]), np.array([4.0, 7.0, 5.0, 3.0, 6.0])
-    other = np.array([2.0, 1.0, 0.0, 1.0, 3.0])
-    drawn = np.array(list(itertools.product(range(5), repeat=5)))
+    errors, words = np.array([1.0, 0.0, 2.0, 1.0, 5.0, 2.0]), np.array([4.0, 7.0, 5.0, 3.0, 6.0, 9.0])
+    other = np.array([2.0, 1.0, 0.0, 1.0, 3.0, 3.0])
+    drawn = np.array(list(itertools.product(range(6), repeat=6)))
     first, second = (e[drawn].sum(axis=1) / words[drawn].sum(axis=1) for e in (errors, other))
     figure, difference = (
         estimate(Ratio(errors, words)),
@@ -35,7 +42,22 @@ def test_the_interval_is_that_of_all_resamples() -> None:
 def test_one_utterance_has_a_value_but_neither_interval_nor_test() -> None:
     one, other = Ratio.of_values(np.array([2.0])), Ratio.of_values(np.array([5.0]))
     assert estimate(one) == Figure(2.0, None, None, 1)
-    assert compare(one, other) == Difference(3.0, None, None, None, 1)
+    assert compare(one, other) == Difference(3.0, None, None, 1.0, 1)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 6, 9, 13])
+def test_the_smallest_p_is_that_of_two_swaps_in_all(n: int) -> None:
+    """Every utterance differs in the same direction: only no swap at all, and all swaps, give such a difference."""
+    worse = compare(Ratio.of_values(np.zeros(n)), Ratio.of_values(np.linspace(1.0, 2.0, n)))
+    assert worse is not None
+    assert worse.p == pytest.approx(2 / 2**n) == compute_smallest_p(n)
+    assert (worse.low is None) == (n < 6)
+
+
+def test_the_smallest_p_of_random_swaps_is_two_of_all() -> None:
+    worse = compare(Ratio.of_values(np.zeros(40)), Ratio.of_values(np.ones(40)))
+    assert worse is not None
+    assert worse.p == compute_smallest_p(40) == pytest.approx(2 / 10_001)
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:

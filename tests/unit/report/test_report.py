@@ -184,7 +184,7 @@ def test_charts_are_of_what_was_logged_and_name_what_was_not():
 def test_the_headline_compares_before_and_after(run):
     tiles = build_tiles(read_runs([run]))
     assert [(tile.title, tile.before, tile.after, tile.verdict, tile.small) for tile in tiles] == [
-        ("Word errors", "50.0%", "12.5%", "better", "95%: 5.0% to 25.0%"),
+        ("Word errors", "50.0%", "12.5%", "better", "95%: 5% to 25%"),
         ("Likeness to the voice", "0.500", "0.750", "better", ""),
         ("Ended by itself", "100%", "100%", "the same", ""),
         (
@@ -283,9 +283,9 @@ def write_comparison(run, *roles, p=0.03125):
         write_audio(run / "evaluation" / audio, tone(200 * number))
         name = f"model {number}"
         rows.append({"model": name, "text": "one two", "audio": audio, "transcript": "one", "word_errors": 1})
-        figure = {"value": wer, "low": wer / 2, "high": 2 * wer, "n": 3}
+        figure = {"value": wer, "low": wer / 2, "high": 2 * wer, "n": 6}
         models.append({"model": name, "role": role, "wer": figure, "quality": None})
-    test = {"wer": {"value": -0.375, "low": -0.5, "high": -0.25, "p": p, "n": 3}, "quality": None}
+    test = {"wer": {"value": -0.375, "low": -0.5, "high": -0.25, "p": p, "n": 6}, "quality": None}
     write_evaluation_folder(run, models, rows, second_minus_first=test)
 
 
@@ -294,7 +294,7 @@ def test_a_comparison_with_the_base_is_before_and_after(run):
     folder = read_runs([run])[0]
     tile = build_tiles([folder])[0]
     assert (tile.title, tile.before, tile.after, tile.verdict) == ("Word errors", "50.0%", "12.5%", "better")
-    assert tile.small == "95%: 6.2% to 25.0%; p 0.031"
+    assert tile.small == "95%: 6.2% to 25.0%; p 0.03"
     sentences, _ = find_sentences([folder])
     assert sentences[0].clips["first", "before"].audio == run / "evaluation" / "1-model" / "0000.wav"
     assert sentences[0].clips["first", "after"].transcript == "one"
@@ -316,7 +316,7 @@ def test_scores_of_any_name_are_in_the_table(run):
     write_evaluation_folder(run, [{"model": "after"} | scores], [])
     table = build_table(read_runs([run]))
     assert table.titles == ["Word errors", "my_score"]
-    assert table.rows == [("first", "after", ["50.0% (25.0% to 75.0%)", "0.1235"])]
+    assert table.rows == [("first", "after", ["50% (25% to 75%)", "0.1235"])]
 
 
 def test_each_sentence_has_its_clips_in_order(run):
