@@ -108,10 +108,9 @@ def test_each_language_has_its_own_error_rates() -> None:
     assert model["wer"]["value"] == 5 / 12
     text = read_tables(report)
     assert "English (en) and Dutch (nl); heard by whisper-base" in " ".join(text.split())
-    assert [line.split()[:2] for line in text.splitlines() if line.startswith(("  en", "  nl"))][:2] == [
-        ["en", "25.0%"],
-        ["nl", "50.0%"],
-    ]
+    shown = [line.split()[:2] for line in text.splitlines()]
+    assert ["en", "25.0%"] in shown
+    assert ["nl", "50.0%"] in shown
     assert build_report([compute_figures(rows[:2])], None)["models"][0]["by_language"] == {}
 
 
