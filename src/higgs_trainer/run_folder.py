@@ -319,8 +319,7 @@ class HistoryLine(TypedDict):
 class RecordingLine(TypedDict):
     """A line of ``index.jsonl`` in ``_recordings``: real speech to compare with the samples of ``sentence``.
 
-    A "reference" is a clip from the prompt with its own ``text``, if that is known. A "recording" says the sentence or,
-    if the data has no recording of it, another ``text`` in the same voice.
+    A "reference" is a clip from the prompt with its own ``text``, if that is known. A "recording" says the sentence.
     """
 
     sentence: str
