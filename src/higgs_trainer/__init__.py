@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from higgs_trainer.recipe.schema import Recipe
     from higgs_trainer.report.run_page import write_report
     from higgs_trainer.run.check import check
+    from higgs_trainer.run.samples import speak_while_training
     from higgs_trainer.run.train import train
     from higgs_trainer.sharing.checkpoint_conversion import convert_checkpoint
     from higgs_trainer.sharing.merging import merge_adapter
@@ -37,6 +38,7 @@ _MODULES = {
     "prepare": "corpus.prepare",
     "read_prepared": "dataset.prepared",
     "read_recipe": "recipe.reading",
+    "speak_while_training": "run.samples",
     "train": "run.train",
     "write_model_card": "sharing.model_card",
     "write_report": "report.run_page",
@@ -55,6 +57,7 @@ __all__ = [
     "prepare",
     "read_prepared",
     "read_recipe",
+    "speak_while_training",
     "train",
     "write_model_card",
     "write_report",

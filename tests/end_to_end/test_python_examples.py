@@ -30,6 +30,7 @@ ORDER = (
     "merge_adapter",
     "convert_checkpoint",
     "HiggsAudioTrainer",
+    "speak_while_training",
 )
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoints"
 RECIPE = """\
@@ -75,6 +76,8 @@ def test_the_examples_run_one_after_another(folder: Path, monkeypatch: pytest.Mo
         example = compile(read_example(name), f"example of {name}", "exec")
         exec(example, {"__name__": "example"})
     assert (folder / "speech.wav").stat().st_size > 44
+    assert (folder / "trained.wav").stat().st_size > 44
+    assert len(list(folder.glob("runs/spoken/samples/step-*/0000.wav"))) == 2
     assert (folder / "runs/voice/evaluation/figures.json").is_file()
     assert (folder / "merged/model.safetensors").is_file()
     assert (folder / "boson/config.json").is_file()

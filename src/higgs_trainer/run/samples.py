@@ -1,30 +1,31 @@
 """Generate the samples of a run while it trains, and list the recordings that they are compared with."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from higgs_trainer.audio.codec import Codec
 from higgs_trainer.audio.files import read_audio
 from higgs_trainer.dataset.context import Context, PromptClip, read_context
 from higgs_trainer.dataset.examples import Rows
-from higgs_trainer.errors import RecipeError
+from higgs_trainer.errors import RecipeError, UserError
 from higgs_trainer.evaluation.held_out_scores import METRICS, HeldOutScores
 from higgs_trainer.evaluation.judging import load_judges
 from higgs_trainer.evaluation.languages import WITHOUT_SPACES, count_languages, describe_unnamed_languages
 from higgs_trainer.evaluation.recogniser_source import RECIPE_WORDING, check_hears, find_recogniser
 from higgs_trainer.model.loading import Checkpoint
+from higgs_trainer.recipe.schema import SamplesRecipe
+from higgs_trainer.run_folder import SAMPLES_FOLDER
 from higgs_trainer.speech.clip_folder import ClipFolder
 from higgs_trainer.speech.generate import Request, generate_codes
 from higgs_trainer.speech.real_recordings import REFERENCE, ComparisonRecording, decode_row, find_rows
 from higgs_trainer.speech.sampling import Sampling
 from higgs_trainer.terminal import echo
 from higgs_trainer.training.callbacks import GenerateSamples
-
-if TYPE_CHECKING:
-    from higgs_trainer.recipe.schema import SamplesRecipe
+from higgs_trainer.training.sample_reports import add_before_reporters, send_samples
+from higgs_trainer.training.trainer import HiggsAudioTrainer
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Samples:
         folder: the folder of the samples, with a folder in it for each step.
     """
 
-    section: "SamplesRecipe"
+    section: SamplesRecipe
     checkpoint: Checkpoint
     codec: Codec
     held_out: Rows | None
@@ -51,6 +52,12 @@ class Samples:
     def callback(self) -> GenerateSamples:
         """The callback that generates the samples during training."""
         return GenerateSamples(self.generate, self.folder)
+
+    def add_to(self, trainer: HiggsAudioTrainer) -> None:
+        """Let a trainer generate the samples, and send them to the tools of its ``report_to``."""
+        handler = trainer.callback_handler
+        self.callback.send = lambda folder, step: send_samples(handler.callbacks, folder, step)
+        add_before_reporters(trainer, self.callback)
 
     def generate(self, folder: Path) -> None:
         """Generate the texts of the recipe, then the held-out sentences in their contexts, into ``folder``."""
@@ -85,7 +92,62 @@ class Samples:
         return [self.held_out[i] for i in range(self.section.held_out)] if self.held_out is not None else []
 
 
-def check_held_out(section: "SamplesRecipe", num_held_out: int) -> None:
+def speak_while_training(
+    trainer: HiggsAudioTrainer,
+    texts: Sequence[str],
+    *,
+    ref_audio: str | Path | None = None,
+    ref_text: str | None = None,
+    max_seconds: float = 10.0,
+) -> None:
+    """Let a trainer speak sentences before the first step, after each evaluation and after the last step.
+
+    The clips are in ``samples/step-N`` of the output folder. If ``report_to`` names TensorBoard, Trackio or Weights &
+    Biases, they can be heard there as well. All random states are restored, so the losses do not change. A recipe has
+    the section ``samples`` for this.
+
+    Args:
+        ref_audio: a recording of the voice to imitate.
+        ref_text: the words that are spoken in ``ref_audio``.
+        max_seconds: the duration at which a clip is cut.
+
+    Raises:
+        UserError: the codec of the model is not known, or ``ref_audio`` cannot be read or has no words.
+        ValidationError: ``max_seconds`` is out of its range.
+
+    Example:
+        ```python
+        from higgs_trainer import HiggsAudioTrainer, speak_while_training
+        from transformers import TrainingArguments
+
+        arguments = TrainingArguments("runs/spoken", max_steps=2, use_cpu=True, report_to="tensorboard")
+        trainer = HiggsAudioTrainer("base", arguments, train_dataset="prepared/train")
+        speak_while_training(trainer, ["Eight three one five."], max_seconds=2)
+        trainer.train()
+        ```
+    """
+    built = trainer.built
+    if built is None:
+        raise UserError(f"models of the family {trainer.family.name} cannot generate speech here.")
+    if (ref_audio is None) != (ref_text is None):
+        raise UserError(
+            "ref_audio and ref_text belong together: the recording of a voice and its words. Give both."
+        )
+    if ref_audio is not None:
+        # Before training, so that a recording that cannot be read is found now.
+        read_audio(ref_audio)
+    section = SamplesRecipe(
+        texts=tuple(texts),
+        ref_audio=None if ref_audio is None else Path(ref_audio).absolute(),
+        ref_text=ref_text,
+        max_seconds=max_seconds,
+    )
+    checkpoint = replace(built.outline, model=trainer.accelerator.unwrap_model(trainer.model))
+    folder = Path(trainer.args.output_dir, SAMPLES_FOLDER)
+    Samples(section, checkpoint, built.codec, None, seed=trainer.args.seed, folder=folder).add_to(trainer)
+
+
+def check_held_out(section: SamplesRecipe, num_held_out: int) -> None:
     """Raise RecipeError if more sentences of ``data.eval`` are to be spoken than there are."""
     if section.held_out > num_held_out:
         raise RecipeError(
@@ -94,7 +156,7 @@ def check_held_out(section: "SamplesRecipe", num_held_out: int) -> None:
         )
 
 
-def check_recogniser(section: "SamplesRecipe", named: Sequence[str | None]) -> None:
+def check_recogniser(section: SamplesRecipe, named: Sequence[str | None]) -> None:
     """Check, before anything is loaded, that the recogniser knows the languages of the sentences that are judged.
 
     Args:
@@ -109,7 +171,7 @@ def check_recogniser(section: "SamplesRecipe", named: Sequence[str | None]) -> N
         check_hears(source, languages, RECIPE_WORDING)
 
 
-def list_spoken_metrics(section: "SamplesRecipe", named: Sequence[str | None]) -> list[str]:
+def list_spoken_metrics(section: SamplesRecipe, named: Sequence[str | None]) -> list[str]:
     """List the metrics that the judges log for sentences in these languages (`check_recogniser`)."""
     if not section.judged:
         return []
@@ -119,7 +181,7 @@ def list_spoken_metrics(section: "SamplesRecipe", named: Sequence[str | None]) -
     return [name for name in METRICS if name not in left_out]
 
 
-def load_scores(section: "SamplesRecipe", held_out: Rows, codec: Codec) -> HeldOutScores:
+def load_scores(section: SamplesRecipe, held_out: Rows, codec: Codec) -> HeldOutScores:
     """Load the judges of the held-out sentences, and embed the voices of these sentences.
 
     Raises:

@@ -34,6 +34,7 @@ from higgs_trainer.run.resuming import (
 )
 from higgs_trainer.run_folder import LOG_FILE, RECIPE_FILE, REPORT_FILE, Change
 from higgs_trainer.speech.real_recordings import write_recordings
+from higgs_trainer.speech.speech_model import SpeechModel
 from higgs_trainer.terminal import echo, format_command
 from higgs_trainer.training.callbacks import MetricsFile, ShowProgress
 from higgs_trainer.training.stopping import StopOnRequest
@@ -47,12 +48,14 @@ class TrainingSummary:
     Attributes:
         output_dir: the run folder.
         metrics: the last value of every logged metric, and those of the whole run (``train_runtime``, ...).
+        model: the trained model, which can speak. It is the one in memory: the best checkpoint, if that was loaded.
         cascade: the guard's table of layers, calls and keys.
         is_main: whether this is the main process. Only that one should print the summary.
     """
 
     output_dir: Path
     metrics: dict[str, float]
+    model: SpeechModel
     cascade: str
     is_main: bool = True
 
@@ -89,6 +92,7 @@ def train(
 
         summary = train(read_recipe("recipe.yaml"))
         print(summary.output_dir, summary.metrics["train_loss"])
+        summary.model.generate("Eight three one five.").write("trained.wav")
         ```
     """
     # Raises before a large model is loaded.
@@ -153,8 +157,11 @@ def _train(
 
     stopping = StopOnRequest(trainer.accelerator, _describe_resuming(trainer))
     own = _build_callbacks(output_dir, recipe.early_stopping, show_progress=not trainer.args.disable_tqdm)
-    generating = [run.samples.callback] if run.samples else []
-    for callback in (*own, *generating, *callbacks, stopping):
+    for callback in own:
+        trainer.add_callback(callback)
+    if run.samples:
+        run.samples.add_to(trainer)
+    for callback in (*callbacks, stopping):
         trainer.add_callback(callback)
 
     with stopping.listen(), ExitStack() as stack:
@@ -172,7 +179,8 @@ def _train(
         except UserError as error:
             # The run is complete, whatever its page lacks.
             echo(f"warning: the report page was not written: {error}", to_stderr=True)
-    return TrainingSummary(output_dir, metrics, trainer.guard.ledger.cascade(), is_main)
+    model = SpeechModel(run.checkpoint, run.codec)
+    return TrainingSummary(output_dir, metrics, model, trainer.guard.ledger.cascade(), is_main)
 
 
 def _build_callbacks(

@@ -206,11 +206,21 @@ class GenerateSamples(TrainerCallback):
 
     Args:
         generate_into: generates all samples into a folder.
+        send: sends the samples in a folder, which were generated at a step, to other tools. It returns False if the
+            tools have not started; then it is called again before the next step.
     """
 
-    def __init__(self, generate_into: Callable[[Path], None], folder: Path) -> None:
+    def __init__(
+        self,
+        generate_into: Callable[[Path], None],
+        folder: Path,
+        send: Callable[[Path, int], bool] = lambda folder, step: True,
+    ) -> None:
         self.generate_into = generate_into
         self.folder = folder
+        self.send = send
+        self._unsent: list[int] = []
+        self._last: int | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -220,6 +230,11 @@ class GenerateSamples(TrainerCallback):
             if state.is_world_process_zero:
                 shutil.rmtree(self.folder, ignore_errors=True)
             self._generate(state)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._send()
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -234,6 +249,14 @@ class GenerateSamples(TrainerCallback):
     def _generate(self, state: TrainerState) -> None:
         if state.is_world_process_zero:
             self.generate(state.global_step)
+            if state.global_step != self._last:
+                self._last = state.global_step
+                self._unsent.append(state.global_step)
+            self._send()
+
+    def _send(self) -> None:
+        while self._unsent and self.send(self.folder / name_samples(self._unsent[0]), self._unsent[0]):
+            self._unsent.pop(0)
 
     def generate(self, step: int) -> Path:
         """Generate the samples of a step unless they exist, and return their folder."""

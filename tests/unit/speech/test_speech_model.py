@@ -1,9 +1,12 @@
 """Loading a model and generating speech: the three lines, the voice, and what a killed job leaves."""
 
+import base64
+import io
 import json
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
@@ -19,7 +22,12 @@ from higgs_trainer.speech import speech_model
 from higgs_trainer.speech.clip_folder import ClipFolder, GeneratedCodes
 from higgs_trainer.speech.generate import Request
 from higgs_trainer.speech.sampling import Sampling
-from higgs_trainer.speech.speech_model import SpeechModel, generate_into_folder, load_speech_model
+from higgs_trainer.speech.speech_model import (
+    GeneratedSpeech,
+    SpeechModel,
+    generate_into_folder,
+    load_speech_model,
+)
 from tiny import NUM_CODEBOOKS, ToneCodec, draw_codes, talkative_checkpoint, tiny_checkpoint
 
 
@@ -155,3 +163,28 @@ def test_an_existing_index_is_replaced(tmp_path: Path) -> None:
     with ClipFolder(tmp_path, ToneCodec()) as folder:
         folder.write(0, GeneratedCodes("one", draw_codes(5, 1), True))
     assert len(read_index(tmp_path)) == 1
+
+
+def test_a_notebook_shows_the_text_and_a_player() -> None:
+    speech = GeneratedSpeech("one <script>&", torch.linspace(-0.5, 0.5, 6000), 24_000, stopped=False)
+    page = speech._repr_html_()
+    assert "one &lt;script&gt;&amp;" in page
+    assert "(0.2 s, cut at the limit)" in page
+    encoded = page.split('<audio controls src="data:audio/mpeg;base64,')[1].split('"')[0]
+    samples, sample_rate_hz = soundfile.read(io.BytesIO(base64.b64decode(encoded)))
+    assert sample_rate_hz == 24_000
+    assert abs(len(samples) - 6000) < 2400
+
+
+def test_the_maximum_duration_can_be_given_for_one_text() -> None:
+    model = make_model()
+    assert model.generate("one", max_seconds=0.2).seconds <= 0.2 < model.generate("one").seconds
+    assert model.sampling.max_seconds == 0.8
+    with pytest.raises(UserError, match="max_seconds is 0"):
+        model.generate("one", max_seconds=0)
+
+
+def test_a_maximum_duration_below_that_of_the_parts_replaces_it() -> None:
+    model = SpeechModel(talkative_checkpoint(), ToneCodec(), sampling=Sampling(max_seconds=8, part_seconds=4))
+    assert model._limit(2).sampling == Sampling(max_seconds=2)
+    assert model._limit(6).sampling.part_seconds == 4
