@@ -83,6 +83,34 @@ def test_the_examples_run_one_after_another(folder: Path, monkeypatch: pytest.Mo
     assert (folder / "boson/config.json").is_file()
 
 
+# What stands on the page for what is in the folder, so that its code runs in seconds.
+REPLACED = {
+    '"bosonai/higgs-tts-2-3b-base"': '"base"',
+    '"bosonai/higgs-audio-v2-tokenizer"': '"base/codec"',
+    '"train.jsonl"': '"data.jsonl"',
+    '"prepared/train"': '"page/train"',
+    '"prepared/held_out"': '"page/held_out"',
+    '"single_speaker.yaml"': '"recipe.yaml"',
+    "num_train_epochs=3": "max_steps=2, use_cpu=True",
+    "max_seconds=5": "max_seconds=0.4",
+    '"tensorboard", "trackio"': '"tensorboard"',
+    '"merged"': '"merged_page"',
+}
+
+
+def test_the_page_about_python_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text("utf-8")
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
+    for written, small in REPLACED.items():
+        assert written in code, f"{written} is not on the page"
+        code = code.replace(written, small)
+    exec(compile(code, "docs/python.md", "exec"), {"__name__": "page"})
+    assert (folder / "runs/my_voice/evaluation/figures.json").is_file()
+    assert len(list(folder.glob("runs/logged/samples/step-*/0000.wav"))) > 1
+    assert (folder / "merged_page/README.md").is_file()
+
+
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import sys, higgs_trainer; sys.exit(bool({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

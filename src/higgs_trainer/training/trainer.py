@@ -52,7 +52,7 @@ from higgs_trainer.training.losses import (
     count_correct_first,
 )
 from higgs_trainer.training.metrics import LossTotals
-from higgs_trainer.training.run_record import RunRecord, write_end
+from higgs_trainer.training.run_record import RunRecord, write_base_path, write_end
 from higgs_trainer.training.stopping import FiniteGradients
 from label_guard import LabelGuardMixin, ModelInputs
 
@@ -197,7 +197,8 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         self.add_callback(self.finite_gradients)
         self.add_callback(KeepSpecialTokens(self.model))
         if keeps_record and self.built is not None:
-            self.add_callback(RunRecord(Path(self.args.output_dir), self.accelerator))
+            base = self.built.outline.name_or_path
+            self.add_callback(RunRecord(Path(self.args.output_dir), self.accelerator, base))
 
     # A training step
 
@@ -432,6 +433,7 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             write_end(folder, self.state, self.guard)
+            write_base_path(folder, self.built.outline.name_or_path)
             self.built.complete_folder(folder)
         if self.args.push_to_hub:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)

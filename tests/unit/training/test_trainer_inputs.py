@@ -176,6 +176,20 @@ def test_what_is_saved_can_be_spoken_with_merged_and_reported(folder, tmp_path):
         load_trained(tmp_path / "adapter")
 
 
+def test_the_base_model_of_an_adapter_is_found_wherever_it_is(folder, tmp_path, monkeypatch):
+    """A path over the home folder is not shared: only a private file of the run says where the model is."""
+    monkeypatch.setattr("higgs_trainer.shared_paths._find_user", lambda: "inputs0")
+    trainer = build(
+        folder, tmp_path / "run", peft_config=LoraConfig(**LORA), arguments={"save_strategy": "epoch"}
+    )
+    trainer.train()
+    trainer.save_model()
+    trainer.save_model(str(tmp_path / "elsewhere"))
+    for saved in (tmp_path / "run", tmp_path / "run" / "checkpoint-3", tmp_path / "elsewhere"):
+        assert "_local/model-" in (saved / "adapter_config.json").read_text()
+        assert load_trained(saved)
+
+
 class Count(TrainerCallback):
     """A callback of a user."""
 
