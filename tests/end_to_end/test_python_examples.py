@@ -87,7 +87,8 @@ def test_the_examples_run_one_after_another(folder: Path, monkeypatch: pytest.Mo
 REPLACED = {
     '"bosonai/higgs-tts-2-3b-base"': '"base"',
     '"bosonai/higgs-audio-v2-tokenizer"': '"base/codec"',
-    '"train.jsonl"': '"data.jsonl"',
+    '"recordings.jsonl", "prepared"': '"data.jsonl", "page"',
+    'held_out="5%"': 'held_out="20%"',
     '"prepared/train"': '"page/train"',
     '"prepared/held_out"': '"page/held_out"',
     '"single_speaker.yaml"': '"recipe.yaml"',
