@@ -121,6 +121,14 @@ def test_trackio_has_every_clip_and_its_text(spoken):
             assert stored.read_bytes() == clips[row["train/global_step"], number].read_bytes()
 
 
+def test_the_last_samples_are_sent_before_the_tools_are_closed(folder, tmp_path):
+    """Without an evaluation, they are generated when training has ended."""
+    trainer = build(folder, tmp_path, eval_strategy="no", report_to="tensorboard")
+    speak_while_training(trainer, TEXTS, max_seconds=0.1)
+    trainer.train()
+    assert {step for tag, step in read_events(tmp_path) if tag == "samples/0000"} == {0, 3}
+
+
 def test_the_losses_are_those_of_a_run_that_does_not_speak(spoken, folder, tmp_path):
     silent = build(folder, tmp_path, report_to="none")
     silent.train()

@@ -178,7 +178,7 @@ def test_what_is_saved_can_be_spoken_with_merged_and_reported(folder, tmp_path):
 
 def test_the_base_model_of_an_adapter_is_found_wherever_it_is(folder, tmp_path, monkeypatch):
     """A path over the home folder is not shared: only a private file of the run says where the model is."""
-    monkeypatch.setattr("higgs_trainer.shared_paths._find_user", lambda: "inputs0")
+    monkeypatch.setattr("higgs_trainer.shared_paths._find_user", lambda: folder.name)
     trainer = build(
         folder, tmp_path / "run", peft_config=LoraConfig(**LORA), arguments={"save_strategy": "epoch"}
     )
