@@ -42,8 +42,8 @@ KEPT_PINS = {
     "torch": "as long as its CPU build is small and at hand (docs/decisions/dependencies.md)",
     "transformers": "until peft 0.22 is released (docs/decisions/versions.md)",
 }
-OWN_PACKAGES = ("label-guard", "higgs-trainer-demo")
-USER_EXTRAS = ("demo", "evaluate", "loudness", "numbers", "tensorboard")
+OWN_PACKAGES = ("higgs-trainer", "label-guard", "higgs-trainer-demo")
+USER_EXTRAS = ("demo", "evaluate", "evaluate-multilingual", "loudness", "numbers", "tensorboard")
 GUARD_TESTS = ["packages/label-guard/tests"]
 # What calls transformers, peft or accelerate, or takes the place of their code; and what reads and writes files with
 # the other libraries.
@@ -133,12 +133,13 @@ def read_pins() -> dict[str, str]:
 
 
 def read_ranges() -> dict[str, Requirement]:
-    """Read what pyproject.toml requires of others' packages, with the extras that users install."""
+    """Read the ranges that pyproject.toml has for others' packages, with the extras that users install."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     lines = [*project["dependencies"], *(line for extra in USER_EXTRAS for line in extras[extra])]
     ranges = {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines}
-    return {name: found for name, found in ranges.items() if name not in OWN_PACKAGES}
+    exact = {name for name, found in ranges.items() if "==" in str(found.specifier)}
+    return {name: found for name, found in ranges.items() if name not in {*OWN_PACKAGES, *exact}}
 
 
 def find_bound(name: str, tested: Version) -> str:

@@ -134,7 +134,7 @@ def test_messages_and_pages_quote_extras_and_name_existing_ones(metadata):
         (quote, extras)
         for file in files
         for quote, extras in re.findall(
-            r"pip install[^\n]*?('?)(?:higgs-trainer|\.)\[([\w,]+)\]", file.read_text("utf-8")
+            r"pip install[^\n]*?('?)(?:higgs-trainer|\.)\[([\w,-]+)\]", file.read_text("utf-8")
         )
     ]
     assert len(commands) > 8
