@@ -13,7 +13,6 @@ from torch import Tensor
 
 from generation import generate_texts
 from higgs_trainer.audio.files import read_audio, write_audio
-from higgs_trainer.dataset.context import Context, PromptClip
 from higgs_trainer.errors import UserError
 from higgs_trainer.files import check_is_empty
 from higgs_trainer.manifest.utterance import Clip, Utterance, Voice
@@ -89,9 +88,9 @@ def test_the_voice_of_an_utterance_overrides_that_of_the_model(tmp_path: Path) -
     a, b = Clip(tmp_path / "a.wav", "aa"), Clip(tmp_path / "b.wav", "bb")
     model = make_model(voice=Voice("A room.", (a,), references_in_system=True), language="de")
     plain = model.build_request(Utterance("one"))
-    assert plain.context == Context(
-        "A room.", (PromptClip("aa", plain.context.references[0].codes_FK),), references_in_system=True
-    )
+    # Python 3.13 compares the tensors of two clips one by one, so the fields are compared here.
+    assert (plain.context.scene, plain.context.references_in_system) == ("A room.", True)
+    assert [clip.text for clip in plain.context.references] == ["aa"]
     assert plain.context.references[0].codes_FK.shape == (5, NUM_CODEBOOKS)
     assert (plain.seed, plain.language) == (None, "de")
     own = model.build_request(Utterance("two", scene="Elsewhere.", references=(b, a), seed=4))
