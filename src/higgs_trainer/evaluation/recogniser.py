@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import soxr
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from higgs_trainer.audio.files import SAMPLE_RATE_HZ
@@ -155,7 +156,7 @@ def load_source(source: RecogniserSource) -> Recogniser:
             return TransformersRecogniser(_load_pipeline(source.name), source)
         return WhisperRecogniser(_load_whisper(source), source)
     # The libraries raise any of these for damaged files, and ImportError for a library that a tokenizer needs.
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, ImportError) as error:
+    except (OSError, RuntimeError, SafetensorError, ValueError, KeyError, TypeError, ImportError) as error:
         raise UserError(
             f"the recogniser {source.name} cannot be loaded ({error}). Check its files, or download it again."
         ) from error

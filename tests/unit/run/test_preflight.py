@@ -35,6 +35,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assembly, "load_checkpoint", load)
 
 
+JUDGED = ("--held_out", "2", "--judged")
 MISTAKES = {
     "training data that is not there": (
         ["--data.train", "prepared/nowhere"],
@@ -71,6 +72,26 @@ MISTAKES = {
     ),
     "too few weights of codebooks": (["--codebook_weights", "[1, 1]"], "codebook"),
     "a pack that is too small": (["--tokens_per_pack", "9"], "data.tokens_per_pack is 9, less than"),
+    "a recogniser that does not know the language": (
+        [*JUDGED, "--samples.language", "nl", "--recogniser", "whisper-tiny.en"],
+        "2 texts are in Dutch (nl), and it knows English (en) only. Give a multilingual recogniser with samples.",
+    ),
+    "a recogniser that is not there": (
+        [*JUDGED, "--recogniser", "./whisper"],
+        "the recogniser: there is no folder",
+    ),
+    "word errors without words": (
+        [*JUDGED, "--words", "false", "--metric_for_best_model", "eval_wer"],
+        "'eval_wer' is never logged",
+    ),
+    "word errors of a language without spaces": (
+        [*JUDGED, "--samples.language", "zh", "--metric_for_best_model", "eval_wer"],
+        "'eval_wer' is never logged. Did you mean \"eval_cer\"",
+    ),
+    "a recogniser that judges nothing": (
+        ["--held_out", "2", "--recogniser", "whisper-base"],
+        "samples.recogniser: has no effect, because no words are judged",
+    ),
     "too many held-out sentences": (["--held_out", "1000"], "samples.held_out is 1000"),
     "a reference that is not there": (
         ["--ref_audio", "a.wav", "--ref_text", "one", "--texts", "[one]"],
