@@ -36,9 +36,10 @@ TORCH = "torch==2.13.0"
 # Libraries whose internals this project calls or replaces. Each minor version may change them.
 CLOSE_LIBRARIES = ("accelerate", "peft", "torch", "transformers")
 # The newest version that was tested, where constraints.txt has an older one; docs/decisions/dependencies.md says how.
-TESTED = {"torch": "2.15.0", "transformers": "5.24.0"}
+TESTED = {"pillow": "13.0.0", "torch": "2.15.0", "transformers": "5.24.0"}
 # Pins that are older than the newest version that was tested, and until when.
 KEPT_PINS = {
+    "pillow": "until trackio, which developers install, allows pillow 13",
     "torch": "as long as its CPU build is small and at hand (docs/decisions/dependencies.md)",
     "transformers": "until peft 0.22 is released (docs/decisions/versions.md)",
 }
