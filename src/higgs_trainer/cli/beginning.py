@@ -7,7 +7,7 @@ import typer
 
 from higgs_trainer.cli.application import START_PANEL, app
 from higgs_trainer.cli.strict_command import StrictCommand
-from higgs_trainer.terminal import echo
+from higgs_trainer.terminal import COMMAND_INDENT, echo
 
 EXAMPLE_ROW = '{"audio": "wavs/0001.wav", "text": "Hello there."}'
 
@@ -63,7 +63,9 @@ def init(
     voice = start_voice(folder, shipped=recipe, data=data, model=model, codec=codec, language=language)
     echo(f"{voice.recipe}: written, from the recipe {recipe}")
     if not voice.data.exists():
-        echo(f"First write {voice.data}, one clip a line, with paths relative to it:\n  {EXAMPLE_ROW}")
+        echo(
+            f"First write {voice.data}, one clip a line, with paths relative to it:\n{COMMAND_INDENT}{EXAMPLE_ROW}"
+        )
     echo("Then run:" if not voice.data.exists() else "Run next:")
     for command in voice.commands:
-        echo(f"  {command}")
+        echo(f"{COMMAND_INDENT}{command}")

@@ -9,6 +9,7 @@ STARTS_AGAIN = (
 )
 
 WHAT_IS_KEPT = {
+    "init": "The recipe is written whole or not at all. Run the same command again if it is not there.",
     "prepare": "Nothing was written yet, but what was checked and encoded is kept: the same command continues.",
     "convert-manifest": NOTHING_WRITTEN,
     "check": "A check writes nothing.",

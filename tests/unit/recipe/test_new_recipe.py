@@ -10,6 +10,7 @@ from higgs_trainer.cli import app, main
 from higgs_trainer.recipe.new_recipe import set_field, start_voice
 from higgs_trainer.recipe.reading import read_recipe
 from higgs_trainer.recipe.shipped import find_recipes
+from higgs_trainer.terminal import COMMAND_INDENT
 
 SHIPPED = [name for name in find_recipes() if "/" not in name]
 
@@ -45,7 +46,11 @@ def test_the_printed_commands_are_accepted(folder: Path, capsys: pytest.CaptureF
     arguments = ["my_voice", "--data", "data.jsonl", "--language", "nl"]
     assert run("init", *arguments) == 0
     printed = capsys.readouterr().out
-    commands = [shlex.split(line) for line in printed.splitlines() if line.startswith("  higgs-trainer ")]
+    commands = [
+        shlex.split(line)
+        for line in printed.splitlines()
+        if line.startswith(f"{COMMAND_INDENT}higgs-trainer ")
+    ]
     assert [command[1] for command in commands] == ["prepare", "check", "train", "generate"]
     for _, verb, *rest in commands:
         get_command(app).commands[verb].make_context(verb, list(rest))
@@ -59,7 +64,8 @@ def test_without_data_it_says_what_to_write(folder: Path, capsys: pytest.Capture
     assert run("init", "my_voice") == 0
     printed = capsys.readouterr().out
     assert (
-        'First write my_voice/data.jsonl, one clip a line, with paths relative to it:\n  {"audio"' in printed
+        'First write my_voice/data.jsonl, one clip a line, with paths relative to it:\n    {"audio"'
+        in printed
     )
     assert "higgs-trainer prepare my_voice/data.jsonl -o my_voice/prepared" in printed
 
