@@ -8,6 +8,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from label_guard import Contract, LabelGuard
+from label_guard.step import Step
 from tiny_guarded import SPEECH, KwargsWrapper, SpeechModel, StrictLM, make_model
 
 
@@ -138,3 +139,11 @@ def test_an_unlisted_key_in_one_graph_raises_an_error_that_names_its_source_and_
     match = r"'speed', which comes from test_an_unlisted\w+ \(test_compile.py:.*list it in the contract"
     with pytest.raises(Exception, match=match):
         compiled(model, fullgraph=True)(speech=torch.ones(2), speed=torch.ones(2))
+
+
+def test_a_leak_in_one_graph_says_at_which_layer_the_batch_first_held_the_key() -> None:
+    model = SpeechModel()
+    guard = LabelGuard(model, SPEECH)
+    guard.step = Step(names={2: ("speech",), 3: ("speech", "labels")})
+    compiled(model, fullgraph=True)(speech=torch.ones(2), labels=torch.ones(2))
+    assert [(leak.key, leak.first_layer) for leak in guard.leaks] == [("labels", 3)]

@@ -419,3 +419,34 @@ def test_a_mixin_before_the_guard_is_no_error() -> None:
 
     type("Right", (Timing, GuardedTrainer), {})
     type("Right", (Timing, LabelGuardMixin, Trainer), {})
+
+
+def test_a_guard_that_is_removed_stays_removed_in_a_trainer_and_its_verdict_says_so(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, make_model())
+    trainer.train()
+    assert trainer.guard.is_attached()
+    trainer.guard.remove()
+    trainer.train()
+    assert not trainer.guard.is_attached()
+    assert "not watched: the calls of the model since guard.remove()" in trainer.guard.ledger.verdict()
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate"])
+def test_a_setting_that_is_changed_after_the_guard_was_made_is_an_error(tmp_path: Path, stage: str) -> None:
+    trainer = make_trainer(tmp_path, make_model())
+    assert trainer.guard.policy == "divert"
+    trainer.guard_policy = "raise"
+    with pytest.raises(ValueError, match="a setting of the guard was changed"):
+        getattr(trainer, stage)()
+
+
+def test_an_observer_records_the_keys_of_each_batch_at_the_layers_1_to_3(tmp_path: Path) -> None:
+    class AddsAKey(GuardedTrainer):
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            return super().compute_loss(model, inputs | {"seen": None}, *args, **kwargs)
+
+    trainer = make_trainer(tmp_path, make_model(), kind=AddsAKey, max_steps=3, gradient_accumulation_steps=2)
+    trainer.train()
+    records = trainer.guard.ledger.layers
+    assert [records[layer].calls for layer in (1, 2, 3)] == [6, 6, 6]
+    assert [records[layer].seen["seen"] for layer in (1, 2, 3)] == [0, 0, 6]

@@ -94,6 +94,7 @@ class LabelGuard:
         self.blueprint = Blueprint(self)
         self._state = CallState()
         self._watched: list[WatchedForward] = []
+        self._is_removed = False
         if 5 in self.layers:
             self._attach(model)
 
@@ -188,15 +189,25 @@ class LabelGuard:
         return bool(self._watched) and all(watched.is_installed() for watched in self._watched)
 
     def reattach(self, model: nn.Module) -> None:
-        """Attach layer 5 again if the model is another one, or if another tool has replaced a ``forward``."""
-        if 5 not in self.layers:
+        """Attach layer 5 again if the model is another one, or if another tool has replaced a ``forward``.
+
+        A guard that was removed is not attached again.
+        """
+        if 5 not in self.layers or self._is_removed:
+            self.ledger.is_removed = self._is_removed
             return
-        if model is self._model and all(watched.is_installed() for watched in self._watched):
-            return
+        if model is self._model:
+            # A loop, because this runs in each step, and a generator costs more.
+            for watched in self._watched:
+                if not watched.is_installed():
+                    break
+            else:
+                return
         self._attach(model)
 
     def remove(self) -> None:
-        """Detach layer 5 and restore the ``forward`` of each module that was there before."""
+        """Detach layer 5 for good, and restore the ``forward`` of each module that was there before."""
+        self._is_removed = True
         for watched in self._watched:
             watched.uninstall()
 
@@ -277,8 +288,13 @@ class LabelGuard:
         outcome: str = STOPPED,
         model: str = "",
         source: KeySource | None = None,
+        has_value: bool | None = None,
     ) -> str:
         """Record a leak, log it if it is the first from its source, and return the name of the source.
+
+        Args:
+            has_value: whether the key has a value; by default whether ``value`` is not None. Pass it where the value
+                itself is not at hand, because the call is being traced.
 
         Raises:
             LabelLeakError: under the policy ``"raise"``, unless the key reached a ``forward`` that takes any key.
@@ -286,7 +302,8 @@ class LabelGuard:
         if source is None:
             source = find_call_source(key, value, self.find_batch_source, by_position=by_position)
         first_layer = 0
-        if self.step is not None and layer == 5 and value is not None:
+        has_value = value is not None if has_value is None else has_value
+        if self.step is not None and layer == 5 and has_value:
             first_layer = self.step.find_first_layer(key)
         leak, is_new = self.ledger.record_leak(
             Leak(key, layer, source, outcome=outcome, model=model, first_layer=first_layer)

@@ -81,6 +81,7 @@ class Ledger:
         boundaries: the record of each guarded ``forward``.
         layers: the record of each layer, by its number.
         model_call: a description of each argument of the first call to the model.
+        is_removed: whether a trainer went on after layer 5 was removed.
     """
 
     def __init__(self, contract_name: str, policy: str, layers: frozenset[int]) -> None:
@@ -90,6 +91,7 @@ class Ledger:
         self._lock = threading.Lock()
         self.layers = {number: LayerRecord(on=number in layers) for number in LAYERS}
         self.model_call: dict[str, dict[str, Any]] = {}
+        self.is_removed = False
         self._leaks: dict[tuple[str, ...], Leak] = {}
 
     @property
@@ -101,13 +103,9 @@ class Ledger:
         """Count a batch that passes a layer, and describe its values if it is the first."""
         record = self.layers[layer]
         with self._lock:
-            self.record_names(layer, tuple(map(str, batch)))
+            record.batches[tuple(map(str, batch))] += 1
         if not record.tensors:
             record.tensors = {str(key): describe(value) for key, value in batch.items()}
-
-    def record_names(self, layer: int, names: tuple[str, ...]) -> None:
-        """Count a batch by the names of its keys alone. An observer does this several times in each step."""
-        self.layers[layer].batches[names] += 1
 
     def record_diverted(self, layer: int, key: str) -> None:
         """Count a key that a layer removes from the batch or the call."""
@@ -183,6 +181,8 @@ class Ledger:
         limits = [limit for record in self.boundaries for limit in record.list_limits()]
         if not self.layers[5].on:
             limits.append("the calls of the model, because layer 5 is off")
+        if self.is_removed:
+            limits.append("the calls of the model since guard.remove()")
         return list(dict.fromkeys(limits))
 
     @property

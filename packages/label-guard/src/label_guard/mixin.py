@@ -7,6 +7,7 @@ SageMaker model parallel, DeepSpeed sequence parallel.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,13 +18,15 @@ from label_guard.compatibility import count_items
 from label_guard.contract import Contract
 from label_guard.guard import ALL_LAYERS, LabelGuard
 from label_guard.leak import KeySource
-from label_guard.observer import Observer
+from label_guard.observer import Observer, restore_smoother
 from label_guard.owner import Owner
 
 if TYPE_CHECKING:
     from transformers import Trainer as TrainerBase
 else:
     TrainerBase = object
+
+read_settings = attrgetter("guard_contract", "guard_base", "guard_policy", "guard_layers", "guard_expected")
 
 
 class LabelGuardMixin(TrainerBase):
@@ -85,21 +88,25 @@ class LabelGuardMixin(TrainerBase):
         Raises:
             ValueError: a setting was changed after the guard was made.
         """
-        settings = (
-            self.guard_contract,
-            self.guard_base,
-            self.guard_policy,
-            self.guard_layers,
-            self.guard_expected,
-        )
-        if self._guard is None:
+        self._check_role()
+        assert self._guard is not None
+        return self._guard
+
+    def _check_role(self) -> Observer | Owner:
+        """Return the role, which is made with the guard on first use, after a check that no setting was changed.
+
+        Raises:
+            ValueError: a setting was changed after the guard was made.
+        """
+        settings = read_settings(self)
+        if self._role is None:
             self._guard, self._settings = self._build_guard(), settings
             self._role = (Owner if _is_owner(type(self)) else Observer)(self, self._guard)
         elif settings != self._settings:
             raise ValueError(
                 "a setting of the guard was changed after the guard was made: set it before the first step"
             )
-        return self._guard
+        return self._role
 
     def _build_guard(self) -> LabelGuard:
         expected = self.guard_expected
@@ -120,41 +127,62 @@ class LabelGuardMixin(TrainerBase):
         step = self.guard.step
         return find_batch_source(self, key, editors, loaded=None if step is None else key in step.loaded)
 
-    def _get_role(self) -> Observer | Owner:
-        """Return the role, which is made with the guard on first use."""
-        if self._role is None:
-            _ = self.guard
-        assert self._role is not None
-        return self._role
-
-    # The layers: each passes the method that comes after it in the MRO to the role
+    # The layers. An observer's methods only look at what Trainer's own get and return; an owner's replace them.
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Take the batches of one optimizer step."""
-        # Raises if a setting was changed.
-        _ = self.guard
-        return self._get_role().get_batch_samples(super().get_batch_samples, *args, **kwargs)
+        role = self._check_role()
+        if isinstance(role, Owner):
+            return role.get_batch_samples(super().get_batch_samples, *args, **kwargs)
+        result = super().get_batch_samples(*args, **kwargs)
+        role.start_batches(result)
+        return result
 
     def _set_signature_columns_if_needed(self) -> None:
         """Choose the columns of the dataset that are kept."""
-        self._get_role().set_signature_columns(super()._set_signature_columns_if_needed)
+        role = self._role or self._check_role()
+        if isinstance(role, Owner):
+            role.set_signature_columns(super()._set_signature_columns_if_needed)
+        else:
+            super()._set_signature_columns_if_needed()
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Layer 1: the batch as it was loaded."""
-        return self._get_role().training_step(super().training_step, *args, **kwargs)
+        role = self._role or self._check_role()
+        if isinstance(role, Owner):
+            return role.training_step(super().training_step, *args, **kwargs)
+        role.start_step(args, kwargs)
+        if role.drops_count:
+            args, kwargs = args[:2], {**kwargs, "num_items_in_batch": None}
+        return super().training_step(*args, **kwargs)
 
     def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
         """Layer 2, in train, evaluate and predict: the batch on the device."""
-        return self._get_role().prepare_inputs(super()._prepare_inputs, *args, **kwargs)
+        role = self._role or self._check_role()
+        if isinstance(role, Owner):
+            return role.prepare_inputs(super()._prepare_inputs, *args, **kwargs)
+        prepared = super()._prepare_inputs(*args, **kwargs)
+        role.record(2, prepared)
+        return prepared
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Layer 3, and in the owner role layer 4: the batch as the loss gets it."""
-        return self._get_role().compute_loss(super().compute_loss, *args, **kwargs)
+        role = self._role or self._check_role()
+        if isinstance(role, Owner):
+            return role.compute_loss(super().compute_loss, *args, **kwargs)
+        role.record(3, args[1] if len(args) > 1 else kwargs.get("inputs"))
+        try:
+            return super().compute_loss(*args, **kwargs)
+        finally:
+            restore_smoother(self)
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """Take one batch of evaluate or predict."""
-        _ = self.guard
-        return self._get_role().prediction_step(super().prediction_step, *args, **kwargs)
+        role = self._check_role()
+        if isinstance(role, Owner):
+            return role.prediction_step(super().prediction_step, *args, **kwargs)
+        role.start_prediction(args, kwargs)
+        return super().prediction_step(*args, **kwargs)
 
     def count_targets(self, batch_samples: Sequence[Any]) -> Any:
         """Count the targets of the whole optimizer step as Trainer does; None if it does not count them.

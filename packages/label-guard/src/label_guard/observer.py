@@ -13,75 +13,60 @@ if TYPE_CHECKING:
     from label_guard.guard import LabelGuard
     from label_guard.mixin import LabelGuardMixin
 
-Stock = Callable[..., Any]
-
 
 class Observer:
     """Record which keys the batches of a trainer hold, so that layer 5 can say where a key appeared first.
 
-    Each method calls the trainer's own (``stock``) with the very same arguments, and returns its result. Nothing is
+    The mixin calls the trainer's own methods with the very same arguments, and returns their results. Nothing is
     converted, copied, moved or counted, so a run without a leak is the run without the guard.
+
+    A step of a small model takes less than a millisecond, so these methods make few calls and few objects.
     """
 
     def __init__(self, trainer: LabelGuardMixin, guard: LabelGuard) -> None:
         self._trainer = trainer
         self._guard = guard
-        self._drops_count = False
+        self.drops_count = False
+        records = guard.ledger.layers
+        self._batches = {layer: records[layer].batches for layer in (1, 2, 3) if records[layer].on}
         guard.on_stopped = self._stop_counting
 
     def _stop_counting(self, key: str) -> None:
         """Let the rest of the step do without the count, as every later step does, if the model does not take it."""
         if key == "num_items_in_batch":
             let_trainer_divide(self._trainer)
-            self._drops_count = self._trainer.compute_loss_func is None
+            self.drops_count = self._trainer.compute_loss_func is None
 
-    def get_batch_samples(self, stock: Stock, *args: Any, **kwargs: Any) -> Any:
-        """Take the batches of one optimizer step, and record their keys."""
-        self._drops_count = False
-        result = stock(*args, **kwargs)
-        batches = result[0] if isinstance(result, tuple) and result else ()
-        self._guard.step = Step(frozenset().union(*map(list_names, batches)))
-        return result
+    def start_batches(self, result: Any) -> None:
+        """Record the keys of the batches of one optimizer step, as ``get_batch_samples`` returned them."""
+        self.drops_count = False
+        batches: Any = result[0] if isinstance(result, tuple) and result else ()
+        loaded = list_names(batches[0]) if len(batches) == 1 else frozenset().union(*map(list_names, batches))
+        self._guard.step = Step(loaded)
 
-    def set_signature_columns(self, stock: Stock) -> None:
-        """Leave the columns of the dataset to the trainer."""
-        stock()
+    def start_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Layer 1: start the record of a batch, with the arguments of ``training_step``."""
+        guard = self._guard
+        model: Any = args[0] if args else kwargs.get("model")
+        guard.reattach(model)
+        step = guard.step
+        # The batches of an optimizer step were loaded together; each has a record of its own.
+        if step is None or step.names:
+            guard.step = Step(() if step is None else step.loaded)
+        self.record(1, args[1] if len(args) > 1 else kwargs.get("inputs"))
 
-    def training_step(self, stock: Stock, *args: Any, **kwargs: Any) -> Any:
-        """Layer 1."""
-        self._guard.reattach(_find_argument("model", 0, args, kwargs))
-        # The batches of an optimizer step were loaded together.
-        self._guard.step = Step(frozenset() if self._guard.step is None else self._guard.step.loaded)
-        self._record(1, _find_argument("inputs", 1, args, kwargs))
-        if self._drops_count:
-            args, kwargs = args[:2], {**kwargs, "num_items_in_batch": None}
-        return stock(*args, **kwargs)
+    def start_prediction(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Start the record of a batch of evaluate or predict, with the arguments of ``prediction_step``."""
+        model: Any = args[0] if args else kwargs.get("model")
+        self._guard.reattach(model)
+        self._guard.step = Step(list_names(args[1] if len(args) > 1 else kwargs.get("inputs")))
 
-    def prediction_step(self, stock: Stock, *args: Any, **kwargs: Any) -> Any:
-        """Start the record of a batch of evaluate or predict."""
-        self._guard.reattach(_find_argument("model", 0, args, kwargs))
-        self._guard.step = Step(frozenset(list_names(_find_argument("inputs", 1, args, kwargs))))
-        return stock(*args, **kwargs)
-
-    def prepare_inputs(self, stock: Stock, *args: Any, **kwargs: Any) -> Any:
-        """Layer 2."""
-        prepared = stock(*args, **kwargs)
-        self._record(2, prepared)
-        return prepared
-
-    def compute_loss(self, stock: Stock, *args: Any, **kwargs: Any) -> Any:
-        """Layer 3."""
-        self._record(3, _find_argument("inputs", 1, args, kwargs))
-        try:
-            return stock(*args, **kwargs)
-        finally:
-            if isinstance(self._trainer.label_smoother, SmootherWithoutCount):
-                self._trainer.label_smoother = self._trainer.label_smoother.smoother
-
-    def _record(self, layer: int, batch: Any) -> None:
-        if self._guard.step is not None and layer in self._guard.layers:
-            names = self._guard.step.names[layer] = list_names(batch)
-            self._guard.ledger.record_names(layer, names)
+    def record(self, layer: int, batch: Any) -> None:
+        """Record the keys of a batch at a layer, if the layer is on."""
+        step, batches = self._guard.step, self._batches.get(layer)
+        if step is not None and batches is not None:
+            names = step.names[layer] = tuple(batch) if type(batch) is dict else list_names(batch)
+            batches[names] = batches.get(names, 0) + 1
 
 
 class SmootherWithoutCount:
@@ -107,5 +92,7 @@ def let_trainer_divide(trainer: Trainer) -> None:
         trainer.label_smoother = SmootherWithoutCount(smoother)
 
 
-def _find_argument(name: str, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return args[position] if len(args) > position else kwargs.get(name)
+def restore_smoother(trainer: Trainer) -> None:
+    """Give a trainer back the label smoother that `let_trainer_divide` replaced."""
+    if type(trainer.label_smoother) is SmootherWithoutCount:
+        trainer.label_smoother = trainer.label_smoother.smoother

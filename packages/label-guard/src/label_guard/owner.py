@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +97,7 @@ class Owner:
             self._guard.verify(inputs)
         return inputs
 
-    def _start(self, loaded: frozenset[str]) -> None:
+    def _start(self, loaded: Collection[str]) -> None:
         self._guard.step = self._step = Step(loaded)
 
     def _filter(self, layer: int, inputs: Any) -> ModelInputs:

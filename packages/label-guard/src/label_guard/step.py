@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from label_guard.contract import ModelInputs
 
 
-@dataclass
+@dataclass(slots=True)
 class Step:
     """One step of a trainer.
 
@@ -19,7 +19,7 @@ class Step:
         split: how the last layer split its batch; None in the observer role.
     """
 
-    loaded: frozenset[str] = frozenset()
+    loaded: Collection[str] = ()
     names: dict[int, tuple[str, ...]] = field(default_factory=dict)
     split: ModelInputs | None = None
 

@@ -60,6 +60,7 @@ class WatchedForward:
         self.decide = run_when_traced(self._make_decide())
         self._active = False
         self._before: Any = None
+        self._installed: Any = None
         self._swallowed: set[str] = set()
         slot = find_slot(module)
         if (other := find_watched(module.__dict__.get(slot))) is not None:
@@ -83,7 +84,11 @@ class WatchedForward:
 
     def is_installed(self) -> bool:
         """Whether this object is still in the ``forward`` of the module."""
-        return self._active and find_watched(self.module.__dict__.get(find_slot(self.module))) is self
+        variables = self.module.__dict__
+        if variables.get("forward") is self._installed and "_old_forward" not in variables:
+            # The normal case. This is asked in each step.
+            return self._active
+        return self._active and find_watched(variables.get(find_slot(self.module))) is self
 
     def install(self) -> None:
         """Install the guarded ``forward`` on the module instance.
@@ -100,7 +105,7 @@ class WatchedForward:
         positions = next(unsafe, float("inf") if self.signature.takes_more_positions else len(names))
         kind = self.kind if self.contract is None else CLOSED
         forward = guard_forward(self, unbind_forward(module, slot), self._inputs, positions, kind)
-        module.__dict__[slot] = MethodType(forward, module)
+        self._installed = module.__dict__[slot] = MethodType(forward, module)
         make_copyable(self)
 
     def uninstall(self) -> None:
@@ -165,14 +170,21 @@ class WatchedForward:
             source = find_traced_source(key)
             if self.guard.policy == "watch" and self.contract is not None:
                 # As in a call that is not traced, every unlisted key is named, and none is removed.
-                self._report(key, None, names, source=source)
+                self._report(key, None, names, source=source, has_value=key in valued)
                 continue
             is_lost = key in valued and self.contract is not None and not self._is_listed(key)
             if is_lost or not self._is_stopped(key, has_value=key in valued):
                 outcome = STOPPED if is_lost else PASSED
                 if outcome == STOPPED or self.kind == CLOSED:
                     name = self.guard.report(
-                        5, key, None, names, outcome=outcome, model=self.name, source=source
+                        5,
+                        key,
+                        None,
+                        names,
+                        outcome=outcome,
+                        model=self.name,
+                        source=source,
+                        has_value=key in valued,
                     )
                     if is_lost:
                         raise LabelLeakError(
@@ -180,7 +192,7 @@ class WatchedForward:
                             "it from the call, or list it in the contract",
                             (key,),
                         )
-            elif self._report(key, None, names, source=source) is not None:
+            elif self._report(key, None, names, source=source, has_value=key in valued) is not None:
                 self.guard.ledger.record_diverted(5, key)
                 removed.append(key)
         return tuple(removed)
@@ -233,13 +245,22 @@ class WatchedForward:
         *,
         by_position: bool = False,
         source: KeySource | None = None,
+        has_value: bool | None = None,
     ) -> str | None:
         """Report a key that is to be stopped. Returns its source, or None if the policy lets it pass."""
         outcome = STOPPED
         if self.guard.policy == "watch":
             outcome = PASSED if self.kind == CLOSED else SWALLOWED
         name = self.guard.report(
-            5, key, value, call, by_position=by_position, outcome=outcome, model=self.name, source=source
+            5,
+            key,
+            value,
+            call,
+            by_position=by_position,
+            outcome=outcome,
+            model=self.name,
+            source=source,
+            has_value=has_value,
         )
         return name if outcome == STOPPED else None
 
