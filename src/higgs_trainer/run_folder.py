@@ -316,6 +316,10 @@ class HistoryLine(TypedDict):
     changes: list[Change]
 
 
+REFERENCE_KIND: Literal["reference"] = "reference"
+RECORDING_KIND: Literal["recording"] = "recording"
+
+
 class RecordingLine(TypedDict):
     """A line of ``index.jsonl`` in ``_recordings``: real speech to compare with the samples of ``sentence``.
 

@@ -9,12 +9,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from higgs_trainer.errors import UserError
-from higgs_trainer.evaluation.judging import JudgedClip
 from higgs_trainer.files import check_inside, write_json, write_json_lines
 from higgs_trainer.run_folder import EVALUATION_FOLDER, EVALUATION_SCHEMA, FIGURES_FILE, ROWS_FILE
+
+if TYPE_CHECKING:
+    # The report page reads evaluations without the judges, whose libraries take seconds to import.
+    from higgs_trainer.evaluation.judging import JudgedClip
 
 NO_FIGURES = ("model", "role", "clips", "audio_seconds_per_second", "by_language")
 """Fields of a model in ``figures.json`` that are not figures."""
@@ -81,7 +84,7 @@ def split_language(name: str) -> tuple[str, str | None]:
     return (name, None) if found is None else (found[1], found[2])
 
 
-def write_evaluation(folder: Path, report: Mapping[str, Any], rows: Sequence[JudgedClip]) -> None:
+def write_evaluation(folder: Path, report: Mapping[str, Any], rows: Sequence["JudgedClip"]) -> None:
     """Write the rows, then the figures. The paths of clips become relative to ``folder``, so that it can be moved."""
     lines = []
     for row in rows:

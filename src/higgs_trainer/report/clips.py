@@ -4,9 +4,7 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from higgs_trainer.audio.files import SAMPLE_RATE_HZ, decode_file, to_waveform
 from higgs_trainer.errors import AudioError
-from higgs_trainer.page.sound import draw_spectrogram, encode_audio
 from higgs_trainer.report.listening import ClipFile, RunColumn, SpokenSentence
 
 # The rest of the 5 MB is for everything else on the page.
@@ -108,6 +106,10 @@ def group_by_run(clips: ShownClips) -> dict[str, dict[str, ShownClip]]:
 
 
 def _show(clip: ClipFile) -> ShownClip:
+    # These import torch, which takes seconds. A page without clips is written without it.
+    from higgs_trainer.audio.files import SAMPLE_RATE_HZ, decode_file, to_waveform
+    from higgs_trainer.page.sound import draw_spectrogram, encode_audio
+
     seconds, audio, spectrogram, note = 0.0, "", "", ""
     try:
         waveform_S = to_waveform(decode_file(clip.audio, max_seconds=MOST_SECONDS))

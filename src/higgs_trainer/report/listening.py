@@ -19,10 +19,10 @@ from higgs_trainer.run_folder import (
     REAL_VOICE_DECODED,
     RECORDINGS,
     RECORDINGS_FOLDER,
+    REFERENCE_KIND,
     SAMPLES_FOLDER,
     list_samples,
 )
-from higgs_trainer.speech.real_recordings import REFERENCE as REFERENCE_KIND
 
 MOST_CLIP_BYTES = 100_000_000
 MOST_CHARACTERS = 2_000

@@ -91,7 +91,7 @@ def read_object(
 class JsonLines:
     """The JSON objects of a file, one a line, read one after another.
 
-    Lines that cannot be read are skipped; after the iteration, ``note`` counts them and names the first ones.
+    Lines that are damaged are skipped; after the iteration, ``note`` counts them and names the first ones.
     """
 
     def __init__(self, path: Path) -> None:
@@ -120,25 +120,34 @@ class JsonLines:
             self._first_damaged.append(str(self._number))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Read the objects.
+
+        Raises:
+            OSError: the disk failed. It names the file.
+        """
+        for line in self._read_lines():
+            self._number += 1
+            self.num_lines += 1
+            value = _parse_line(line)
+            if value is not None:
+                yield value
+            elif line.strip():
+                self.skip()
+            else:
+                self.num_lines -= 1
+
+    def _read_lines(self) -> Iterator[str]:
+        """Read the lines, and the beginning of each that is too long."""
         try:
             with self.path.open(encoding="utf-8", errors="replace") as file:
                 while line := file.readline(MOST_LINE_CHARACTERS):
-                    self._number += 1
-                    self.num_lines += 1
-                    value = _parse_line(line)
-                    if value is not None:
-                        yield value
-                    elif line.strip():
-                        self.skip()
-                    else:
-                        self.num_lines -= 1
-                    # The rest of a line that is too long.
+                    yield line
                     while len(line) == MOST_LINE_CHARACTERS and line[-1] != "\n":
                         line = file.readline(MOST_LINE_CHARACTERS)
-        except OSError:
-            self._number += 1
-            self.num_lines += 1
-            self.skip()
+        except OSError as error:
+            # Python names the file if it cannot be opened, but not if it cannot be read to its end.
+            error.filename = error.filename or str(self.path)
+            raise
 
 
 def open_lines(run: Path, name: str, *, otherwise: str, most_bytes: int = MOST_LOG_BYTES) -> Part[JsonLines]:

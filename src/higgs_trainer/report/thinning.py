@@ -5,7 +5,7 @@ and short logs are kept whole.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -66,8 +66,7 @@ class ThinnedLog:
         if not self._collected:
             return
         bucket = self._collected[0][0] // self.lines_per_bucket
-        for key in dict.fromkeys(chain.from_iterable(metrics for *_, metrics in self._collected)):
-            lines = [line for line in self._collected if key in line[2]]
+        for key, lines, values in _list_by_key(self._collected):
             if key not in self._first:
                 if len(self._first) >= MOST_KEYS or len(key) > MOST_KEY_CHARACTERS:
                     if len(self.left_out) < MOST_KEYS:
@@ -75,8 +74,7 @@ class ThinnedLog:
                     continue
                 self._first[key], self._buckets[key] = _make_point(lines[0], key), {}
             self._last[key] = _make_point(lines[-1], key)
-            extremes = _find_extremes([metrics[key] for *_, metrics in lines])
-            points = [_make_point(lines[place], key) for place in extremes]
+            points = [_make_point(lines[place], key) for place in _find_extremes(values)]
             earlier = self._buckets[key].get(bucket)
             self._buckets[key][bucket] = keep_extremes([*earlier, *points]) if earlier else points
         self._collected = []
@@ -116,6 +114,20 @@ class ThinnedLog:
                 f"More than {MOST_KEYS} metrics were logged; at least {len(self.left_out)} are left out."
             )
         return " ".join(notes)
+
+
+def _list_by_key(lines: list[Line]) -> Iterator[tuple[str, list[Line], Sequence[float]]]:
+    """Yield each key with the lines that have it, and its values in them."""
+    metrics = [metrics for *_, metrics in lines]
+    names = tuple(metrics[0])
+    if all(tuple(one) == names for one in metrics):
+        # The normal case: transposing takes a third of the time of a look-up for each value.
+        for key, values in zip(names, zip(*(one.values() for one in metrics), strict=True), strict=True):
+            yield key, lines, values
+        return
+    for key in dict.fromkeys(chain.from_iterable(metrics)):
+        with_key = [line for line in lines if key in line[2]]
+        yield key, with_key, [one[key] for *_, one in with_key]
 
 
 def _make_point(line: Line, key: str) -> Point:

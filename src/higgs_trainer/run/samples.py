@@ -17,10 +17,10 @@ from higgs_trainer.evaluation.languages import WITHOUT_SPACES, count_languages, 
 from higgs_trainer.evaluation.recogniser_source import RECIPE_WORDING, check_hears, find_recogniser
 from higgs_trainer.model.loading import Checkpoint
 from higgs_trainer.recipe.schema import SamplesRecipe
-from higgs_trainer.run_folder import SAMPLES_FOLDER
+from higgs_trainer.run_folder import REFERENCE_KIND, SAMPLES_FOLDER
 from higgs_trainer.speech.clip_folder import ClipFolder
 from higgs_trainer.speech.generate import Request, generate_codes
-from higgs_trainer.speech.real_recordings import REFERENCE, ComparisonRecording, decode_row, find_rows
+from higgs_trainer.speech.real_recordings import ComparisonRecording, decode_row, find_rows
 from higgs_trainer.speech.sampling import Sampling
 from higgs_trainer.terminal import echo
 from higgs_trainer.training.callbacks import GenerateSamples
@@ -81,7 +81,7 @@ class Samples:
         if self.section.ref_audio is not None:
             reference_S = read_audio(self.section.ref_audio)
             for text in self.section.texts:
-                yield ComparisonRecording(text, REFERENCE, self.section.ref_text, reference_S)
+                yield ComparisonRecording(text, REFERENCE_KIND, self.section.ref_text, reference_S)
         sets = [train_rows] if self.held_out is None else [self.held_out, train_rows]
         for row in find_rows(self.section.texts, sets):
             yield from decode_row(row, self.codec, with_references=False)

@@ -17,10 +17,14 @@ from higgs_trainer.dataset.context import read_context
 from higgs_trainer.dataset.examples import Rows
 from higgs_trainer.dataset.prepared import PreparedRows
 from higgs_trainer.files import whole_folder, write_json_lines
-from higgs_trainer.run_folder import CLIP_INDEX_FILE, RECORDINGS_FOLDER, RecordingLine, name_clip
-
-REFERENCE: Literal["reference"] = "reference"
-RECORDING: Literal["recording"] = "recording"
+from higgs_trainer.run_folder import (
+    CLIP_INDEX_FILE,
+    RECORDING_KIND,
+    RECORDINGS_FOLDER,
+    REFERENCE_KIND,
+    RecordingLine,
+    name_clip,
+)
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,8 @@ def decode_row(
     """Decode the references in a prepared row's prompt, then the row's own recording."""
     references = read_context(row).references if with_references else ()
     for clip in references:
-        yield ComparisonRecording(row["text"], REFERENCE, clip.text, codec.decode(clip.codes_FK))
-    yield ComparisonRecording(row["text"], RECORDING, row["text"], codec.decode(row["codes_FK"]))
+        yield ComparisonRecording(row["text"], REFERENCE_KIND, clip.text, codec.decode(clip.codes_FK))
+    yield ComparisonRecording(row["text"], RECORDING_KIND, row["text"], codec.decode(row["codes_FK"]))
 
 
 def write_recordings(folder: Path, recordings: Iterable[ComparisonRecording]) -> None:

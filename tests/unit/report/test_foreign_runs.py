@@ -1,8 +1,12 @@
 """A run folder from someone else: the page holds nothing from outside it, stays small, and escapes every text."""
 
+import errno
+import io
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -292,3 +296,45 @@ def test_the_page_names_no_folder_of_the_machine(run: Path, secret: Path, name: 
     assert shown
     assert notes
     assert str(run.parent) not in " ".join([*shown, *notes])
+
+
+def test_a_disk_that_fails_in_the_middle_of_a_log_is_an_error_and_not_one_damaged_line(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_long_log(run, 40)
+
+    class Failing(io.StringIO):
+        def readline(self, size: int = -1) -> str:  # type: ignore[override]
+            if self.tell() > 1_000:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().readline(size)
+
+    stored = (run / "metrics.jsonl").read_text()
+    monkeypatch.setattr(Path, "open", lambda self, *_, **__: Failing(stored))
+    with pytest.raises(OSError, match=r"Input/output error: '.*metrics\.jsonl'"):
+        read_logs(run)
+
+
+def test_the_page_of_a_run_without_clips_imports_neither_torch_nor_transformers() -> None:
+    code = "import higgs_trainer.report.run_page, sys; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
+def test_metrics_that_only_some_lines_have_keep_their_extremes() -> None:
+    log = ThinnedLog(most_buckets=4)
+    rows = [
+        {"loss": float(step % 7)} | ({"eval_loss": float(-step)} if step % 5 == 0 else {})
+        for step in range(64)
+    ]
+    for step, metrics in enumerate(rows):
+        log.add(step, metrics)
+    columns = log.list_columns()
+    kept = {key: [value for value in columns[key] if value is not None] for key in ("loss", "eval_loss")}
+    assert (max(kept["loss"]), min(kept["loss"]), kept["eval_loss"][0], kept["eval_loss"][-1]) == (
+        6,
+        0,
+        0,
+        -60,
+    )
+    assert set(kept["eval_loss"]) < {float(-step) for step in range(0, 64, 5)}
