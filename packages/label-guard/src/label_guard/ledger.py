@@ -81,7 +81,7 @@ class Ledger:
         boundaries: the record of each guarded ``forward``.
         layers: the record of each layer, by its number.
         model_call: a description of each argument of the first call to the model.
-        is_removed: whether a trainer went on after layer 5 was removed.
+        is_removed: whether a trainer took steps after layer 5 was removed.
     """
 
     def __init__(self, contract_name: str, policy: str, layers: frozenset[int]) -> None:
