@@ -186,7 +186,9 @@ def test_an_evaluation_is_in_the_card_the_page_and_the_merged_folder(
     wer = figures["models"][-1]["wer"]
     # 3 of 6 words are missing. The second and third text are German, so their digits are not joined to one number.
     assert wer["value"] == pytest.approx(3 / 6)
-    cell = f"| {wer['value']:.3f} ({wer['low']:.3f} to {wer['high']:.3f}) |"
+    # Three sentences are too few for an interval.
+    assert (wer["low"], wer["high"]) == (None, None)
+    cell = f"| {wer['value']:.3f} |"
     of_voice, of_merged = ((one / "README.md").read_text() for one in (voice, merged))
     for card in (of_voice, of_merge, of_merged):
         assert cell in card
@@ -203,7 +205,7 @@ def test_an_evaluation_is_in_the_card_the_page_and_the_merged_folder(
     for one in (voice, merged):
         run("report", str(one), "-o", str(tmp_path / "page.html"))
         page = re.sub(r"\s+", " ", (tmp_path / "page.html").read_text())
-        assert f"<td>{wer['value']:.1%} ({wer['low']:.1%} to {wer['high']:.1%})</td>" in page
+        assert "<td>50.0%</td>" in page
         assert (note in page) == (one == merged)
         assert "heard correctly" in page
 

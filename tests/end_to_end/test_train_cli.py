@@ -167,7 +167,7 @@ def test_the_page_of_a_run_lacks_nothing_but_an_evaluation(trained, tmp_path):
         for expected in (
             "before",
             "after",
-            "recording, through the codec",
+            "the real voice through the codec",
             "training_step",
             "<dt>device</dt><dd>cpu",
             "reference",

@@ -13,8 +13,9 @@ from higgs_trainer.files import write_text
 from higgs_trainer.hub_names import check_hub_name, is_hub_subfolder
 from higgs_trainer.outputs import Input, check_apart
 from higgs_trainer.recipe.shipped import find_recipes
+from higgs_trainer.run_folder import RECIPE_FILE
 
-RECIPE_NAME, DATA_NAME = "recipe.yaml", "data.jsonl"
+DATA_NAME = "data.jsonl"
 PREPARED_FOLDER, RUNS_FOLDER = "prepared", "runs"
 HELD_OUT = "5%"
 EMBEDDED_CODEC = "embedded"
@@ -65,7 +66,7 @@ def start_voice(
         UserError: the folder, the data, the model or the codec cannot be used.
         SaveError: the recipe cannot be written.
     """
-    recipe = folder / RECIPE_NAME
+    recipe = folder / RECIPE_FILE
     source = _find_source(shipped)
     if os.path.lexists(recipe):
         raise RecipeError(f"{recipe} exists already, and is not overwritten. Give another folder.")

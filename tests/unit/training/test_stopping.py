@@ -131,6 +131,15 @@ def test_a_run_that_is_asked_to_stop_finishes_the_step_or_the_epoch(tmp_path):
         stopping.on_save(*last)
 
 
+@pytest.fixture
+def obey_ctrl_c():
+    """A shell that starts the tests in the background lets them ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("obey_ctrl_c")
 @pytest.mark.parametrize(
     ("number", "error", "code", "message"),
     [
@@ -157,6 +166,7 @@ def test_a_signal_is_a_request_and_a_second_one_ends_the_run_at_once(
     assert ("Press Ctrl-C again to stop at once." in capfd.readouterr().err) == (number == signal.SIGINT)
 
 
+@pytest.mark.usefixtures("obey_ctrl_c")
 def test_a_ctrl_c_that_the_launcher_passes_on_is_not_a_second_one(tmp_path, monkeypatch):
     """The terminal sends it to all processes, and torchrun sends it to its processes once more."""
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
