@@ -85,7 +85,7 @@ class WatchedForward:
     def is_installed(self) -> bool:
         """Whether this object is still in the ``forward`` of the module."""
         variables = self.module.__dict__
-        if variables.get("forward") is self._installed and "_old_forward" not in variables:
+        if variables.get("forward") is self._installed:
             # The normal case. This is asked in each step.
             return self._active
         return self._active and find_watched(variables.get(find_slot(self.module))) is self
