@@ -13,6 +13,9 @@ from pathlib import Path
 
 from higgs_trainer.errors import CheckpointError, UserError
 
+EMBEDDED = "embedded"
+"""The name of the codec in this package. It is neither a path nor a hub name."""
+
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 """`owner/name`. A few old repositories have no owner, but none of them is a Higgs Audio model, a codec or a dataset."""
 

@@ -16,9 +16,8 @@ from torch import Tensor
 from higgs_trainer.audio.higgs_tokenizer import HiggsTokenizerCodec
 from higgs_trainer.audio.mel_codec import CONFIG_FILE, MelCodec
 from higgs_trainer.errors import CheckpointError
-from higgs_trainer.hub_names import check_hub_name, is_hub_subfolder
+from higgs_trainer.hub_names import EMBEDDED, check_hub_name, is_hub_subfolder
 
-EMBEDDED = "embedded"
 GIVE_CODEC = (
     f"Give '{EMBEDDED}', the folder of a codec, or a hub name such as bosonai/higgs-audio-v2-tokenizer."
 )

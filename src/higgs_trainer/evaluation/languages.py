@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from higgs_trainer.errors import UserError
+from higgs_trainer.manifest.languages import find_plain_code
 
 DEFAULT_LANGUAGE = "en"
 """The language of a text if neither its row nor an option names one."""
@@ -16,14 +17,13 @@ WHISPER_LANGUAGES = frozenset(LANGUAGES)
 WITHOUT_SPACES = frozenset(("bo", "dz", "ja", "km", "lo", "my", "th", "yue", "zh"))
 """Languages that are written without spaces between words, so that an error rate counts characters."""
 
-OTHER_CODES = {"cmn": "zh", "fil": "tl", "in": "id", "iw": "he", "jv": "jw", "nb": "no"}
+OTHER_CODES = {"cmn": "zh", "fil": "tl", "in": "id", "iw": "he", "jv": "jw", "lao": "lo", "nb": "no"}
 """Codes for which Whisper uses another one."""
 
 
 def read_language(name: str) -> str:
     """Return the code of a language: "nl" for "nl-BE", "nl_NL", "Dutch" and "dutch"."""
-    plain = name.strip().lower()
-    code = TO_LANGUAGE_CODE.get(plain) or plain.replace("_", "-").partition("-")[0]
+    code = find_plain_code(name)
     return OTHER_CODES.get(code, code)
 
 

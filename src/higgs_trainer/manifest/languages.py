@@ -17,3 +17,8 @@ def find_code(name: str) -> str:
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
     return str(TO_LANGUAGE_CODE.get(plain.lower(), plain))
+
+
+def find_plain_code(name: str) -> str:
+    """Return the code of a language without its region, in small letters: "pt" for "pt_BR" and "Portuguese"."""
+    return find_code(name).lower().replace("_", "-").partition("-")[0]

@@ -19,8 +19,8 @@ from higgs_trainer.model.attention import check_attention
 from higgs_trainer.model.config_values import check_ids, check_numbers
 from higgs_trainer.model.families import Family, SequenceFormat, StreamIds, family_of, find_family
 from higgs_trainer.model.families.layouts import COMPUTED
-from higgs_trainer.model.model_files import list_model_files, verify_model
-from higgs_trainer.model.model_folder import find_codec, find_folder, find_settings_folder
+from higgs_trainer.model.model_files import SETTINGS, list_model_files, verify_model
+from higgs_trainer.model.model_folder import find_codec, find_folder
 from higgs_trainer.model.weight_files import COPY_AGAIN, FLOATS, StoredTensor, find_weight_files, read_headers
 from higgs_trainer.printable import join_lines
 from higgs_trainer.run_folder import ADAPTER_CONFIG
@@ -113,7 +113,7 @@ def load_outline(name_or_path: str | Path, *, attn_implementation: str = "sdpa")
         RecipeError: the attention function is unknown, or its package is not installed.
     """
     name = str(name_or_path)
-    folder = find_settings_folder(name)
+    folder = find_folder(name, SETTINGS)
     _check_is_model(name, folder)
     # Of a model on the hub, the weights may not be here yet.
     planned = _plan_model(name, folder, has_weights=Path(name).is_dir())

@@ -26,6 +26,8 @@ from higgs_trainer.unfinished_runs import restore_run
 
 PROCESSOR_CONFIG = "processor_config.json"
 COMPANIONS = (CODEC_FOLDER, "preprocessor_config.json", PROCESSOR_CONFIG)
+CODEC_AND_SETTINGS = (f"{CODEC_FOLDER}/*", *SETTINGS, RECIPE_FILE)
+"""Patterns of the files that name the codec of a model, and of the codec in its folder."""
 RELEASED_CODEC = "bosonai/higgs-audio-v2-tokenizer"
 RELEASED_SHAPE = {
     "model_type": "higgs_audio_v2",
@@ -50,20 +52,11 @@ def list_inputs(model: str | Path, codec: str | Path | None = None) -> list[Inpu
     return inputs + ([] if codec is None else [Input("the codec", codec)])
 
 
-def find_folder(name_or_path: str | Path) -> Path:
+def find_folder(name_or_path: str | Path, patterns: Sequence[str] = HUB_FILES) -> Path:
     """Return the folder of a model: a local one, or the hub's copy on this machine, downloaded if necessary.
 
-    Raises:
-        CheckpointError: there is no such folder, and no such model on the hub.
-    """
-    restore_run(name_or_path)
-    if Path(name_or_path).is_dir():
-        return Path(name_or_path)
-    return download_files(name_or_path, HUB_FILES)
-
-
-def find_settings_folder(name_or_path: str | Path) -> Path:
-    """Return the folder of a model like `find_folder`, but download no weights: only settings, tokenizer and template.
+    Args:
+        patterns: the files to download. With `SETTINGS`, weights are not downloaded.
 
     Raises:
         CheckpointError: there is no such folder, and no such model on the hub.
@@ -71,7 +64,7 @@ def find_settings_folder(name_or_path: str | Path) -> Path:
     restore_run(name_or_path)
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
-    return download_files(name_or_path, SETTINGS)
+    return download_files(name_or_path, patterns)
 
 
 def download_files(name: str | Path, patterns: Sequence[str]) -> Path:
@@ -139,9 +132,9 @@ def find_codec(model: str | Path) -> str:
     Raises:
         CheckpointError: none of these names a codec.
     """
-    folders = [_open_without_weights(model)]
+    folders = [find_folder(model, CODEC_AND_SETTINGS)]
     if (folders[0] / ADAPTER_CONFIG).is_file():
-        folders.append(_open_without_weights(read_base_name(folders[0], needs_weights=False)))
+        folders.append(find_folder(read_base_name(folders[0], needs_weights=False), CODEC_AND_SETTINGS))
     for folder in folders:
         if (folder / CODEC_FOLDER).is_dir():
             return str(folder / CODEC_FOLDER)
@@ -180,12 +173,3 @@ def _has_released_shape(folder: Path) -> bool:
 
 def _read_settings(path: Path) -> dict[str, Any]:
     return read_json_object(path) if path.is_file() else {}
-
-
-def _open_without_weights(model: str | Path) -> Path:
-    """Return the folder of a model, with nothing downloaded but its codec and its settings."""
-    return (
-        Path(model)
-        if Path(model).is_dir()
-        else download_files(model, [f"{CODEC_FOLDER}/*", *SETTINGS, RECIPE_FILE])
-    )

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from higgs_trainer.errors import RecipeError, UserError, suggest_name
 from higgs_trainer.files import write_text
-from higgs_trainer.hub_names import check_hub_name, is_hub_subfolder
+from higgs_trainer.hub_names import EMBEDDED, check_hub_name, is_hub_subfolder
+from higgs_trainer.manifest.languages import find_plain_code
 from higgs_trainer.outputs import Input, check_apart
 from higgs_trainer.recipe.shipped import find_recipes
 from higgs_trainer.run_folder import RECIPE_FILE
@@ -18,7 +19,6 @@ from higgs_trainer.run_folder import RECIPE_FILE
 DATA_NAME = "data.jsonl"
 PREPARED_FOLDER, RUNS_FOLDER = "prepared", "runs"
 HELD_OUT = "5%"
-EMBEDDED_CODEC = "embedded"
 CLONING_RECIPES = frozenset({"zero_shot_cloning"})
 """Recipes for rows with references. `prepare` draws those that are missing."""
 HELD_OUT_SENTENCES = 3
@@ -89,7 +89,7 @@ def start_voice(
         set_field(lines, "model", "codec", _locate(codec, folder))
     elif model is not None:
         set_field(lines, "model", "codec", None)
-    is_english = language is None or re.split("[-_]", language.lower())[0] in ("en", "english")
+    is_english = language is None or find_plain_code(language) == "en"
     if not is_english and "samples:" in lines:
         set_field(lines, "samples", "texts", None)
         set_field(lines, "samples", "held_out", HELD_OUT_SENTENCES)
@@ -110,7 +110,7 @@ def _find_source(shipped: str) -> Path:
 
 def _locate(name: str, folder: Path) -> str:
     """Return the name of a model or codec as a recipe in ``folder`` names it: a relative path, or the hub name."""
-    if name == EMBEDDED_CODEC:
+    if name == EMBEDDED:
         return name
     if os.path.isdir(name):
         relative = os.path.relpath(os.path.realpath(name), os.path.realpath(folder))

@@ -145,8 +145,8 @@ def test_the_row_decides_and_then_the_option() -> None:
     assert count_languages(["nl", None, "", "Czech"], "de_CH") == {"nl": 1, "de": 2, "cs": 1}
     assert count_languages([None], None) == {"en": 1}
     assert [
-        read_language(name) for name in ("zh-Hant", "pt_BR", "nb", "FLEMISH", "fil")
-    ] == "zh pt no nl tl".split()
+        read_language(name) for name in ("zh-Hant", "pt_BR", "nb", "FLEMISH", "fil", "lao")
+    ] == "zh pt no nl tl lo".split()
 
 
 def test_what_is_no_recogniser_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from higgs_trainer.manifest.languages import find_code
+from higgs_trainer.manifest.languages import find_code, find_plain_code
 from higgs_trainer.manifest.row_checker import RowRules
 from higgs_trainer.manifest.rows import read_rows
 from higgs_trainer.manifest.text import TextRules
@@ -25,6 +25,12 @@ from higgs_trainer.manifest.text import TextRules
 )
 def test_names_become_codes_and_codes_stay(name: str, code: str) -> None:
     assert find_code(name) == code
+
+
+def test_a_plain_code_has_no_region() -> None:
+    assert [
+        find_plain_code(name) for name in ("nl-BE", "PT_br", " English ", "zh-Hant-TW")
+    ] == "nl pt en zh".split()
 
 
 def test_a_row_with_the_name_of_a_language_is_accepted(tmp_path: Path) -> None:

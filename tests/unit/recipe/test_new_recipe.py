@@ -84,7 +84,9 @@ def test_the_model_and_the_codec_are_filled_in_relative_to_the_recipe(folder: Pa
     assert (read.model.name_or_path, read.model.codec) == ("bosonai/higgs-tts-2-3b-base", "embedded")
 
 
-@pytest.mark.parametrize(("language", "texts"), [("nl", 0), ("en-GB", 1), (None, 1)])
+@pytest.mark.parametrize(
+    ("language", "texts"), [("nl", 0), ("Dutch", 0), ("en-GB", 1), ("English", 1), (None, 1)]
+)
 def test_english_sentences_are_spoken_only_in_english(folder: Path, language: str | None, texts: int) -> None:
     samples = read_recipe(start_voice(Path("a"), shipped="single_speaker", language=language).recipe).samples
     assert len(samples.texts) == texts
