@@ -1,5 +1,6 @@
 """init: start a voice from a shipped recipe."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from higgs_trainer.cli.application import START_PANEL, app
 from higgs_trainer.cli.strict_command import StrictCommand
 from higgs_trainer.terminal import COMMAND_INDENT, echo
 
-EXAMPLE_ROW = '{"audio": "wavs/0001.wav", "text": "Hello there."}'
+EXAMPLE_ROW = {"audio": "wavs/0001.wav", "text": "Hello there."}
 
 
 @app.command(cls=StrictCommand, rich_help_panel=START_PANEL)
@@ -63,9 +64,8 @@ def init(
     voice = start_voice(folder, shipped=recipe, data=data, model=model, codec=codec, language=language)
     echo(f"{voice.recipe}: written, from the recipe {recipe}")
     if not voice.data.exists():
-        echo(
-            f"First write {voice.data}, one clip a line, with paths relative to it:\n{COMMAND_INDENT}{EXAMPLE_ROW}"
-        )
+        row = json.dumps(EXAMPLE_ROW if language is None else EXAMPLE_ROW | {"language": language})
+        echo(f"First write {voice.data}, one clip a line, with paths relative to it:\n{COMMAND_INDENT}{row}")
     echo("Then run:" if not voice.data.exists() else "Run next:")
     for command in voice.commands:
         echo(f"{COMMAND_INDENT}{command}")

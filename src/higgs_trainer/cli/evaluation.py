@@ -160,7 +160,7 @@ def evaluate(
     voice = build_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
     from higgs_trainer.evaluation.comparison import EvaluationSettings, check_output, evaluate_models
     from higgs_trainer.evaluation.judging import load_judges
-    from higgs_trainer.evaluation.languages import describe_unnamed_languages
+    from higgs_trainer.evaluation.languages import LANGUAGE_OPTION, describe_unnamed_languages
     from higgs_trainer.evaluation.tables import build_tables
     from higgs_trainer.speech.sampling import Sampling
 
@@ -185,11 +185,12 @@ def evaluate(
         batch_size=batch_size,
     )
     check_output(models, settings, output, other_voice=other_voice or ())
-    if words and (note := describe_unnamed_languages(settings.list_languages(), language)):
+    languages = settings.count_languages()
+    if words and (note := describe_unnamed_languages(settings.list_languages(), language, LANGUAGE_OPTION)):
         echo(note, to_stderr=True)
     judges = load_judges(
         asr,
-        language=settings.count_languages(),
+        language=languages,
         recogniser_languages=asr_language or (),
         with_words=words,
         with_quality=quality,

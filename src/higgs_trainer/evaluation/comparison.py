@@ -26,7 +26,12 @@ from higgs_trainer.evaluation.judging import (
     check_judges,
     judge_clips_with_progress,
 )
-from higgs_trainer.evaluation.languages import DEFAULT_LANGUAGE, count_languages
+from higgs_trainer.evaluation.languages import (
+    DEFAULT_LANGUAGE,
+    LANGUAGE_OPTION,
+    check_languages_are_named,
+    count_languages,
+)
 from higgs_trainer.evaluation.sentences import EvaluationSentence, build_sentences, read_sentences
 from higgs_trainer.evaluation.voices import embed_voices
 from higgs_trainer.manifest.utterance import Utterance, Voice
@@ -106,8 +111,14 @@ class EvaluationSettings:
         return list(read_prepared(self.prepared).rows.column("language").to_pylist())
 
     def count_languages(self) -> Counter[str]:
-        """Count the sentences in each language."""
-        return count_languages(self.list_languages(), self.language)
+        """Count the sentences in each language.
+
+        Raises:
+            UserError: some name no language, although others are not English (`check_languages_are_named`).
+        """
+        names = self.list_languages()
+        check_languages_are_named(names, self.language, LANGUAGE_OPTION)
+        return count_languages(names, self.language)
 
     def _build_plain_request(self, line: Utterance) -> Request:
         return Request(line.text, language=line.language or self.language or DEFAULT_LANGUAGE)
@@ -135,8 +146,8 @@ def evaluate_models(
         The content of ``figures.json``.
 
     Raises:
-        UserError: ``output`` is not empty or overlaps an input, a sentence cannot be judged, the recogniser does not
-            know its language, or a model cannot be loaded.
+        UserError: ``output`` is not empty or overlaps an input, a sentence cannot be judged, its language is not named
+            or not known to the recogniser, or a model cannot be loaded.
 
     Example:
         ```python

@@ -5,11 +5,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-from higgs_trainer.errors import UserError
+from higgs_trainer.errors import UserError, count_noun
 from higgs_trainer.manifest.languages import find_plain_code
 
 DEFAULT_LANGUAGE = "en"
 """The language of a text if neither its row nor an option names one."""
+
+LANGUAGE_OPTION = "--language"
+"""The option of ``evaluate`` for the language of texts that name none."""
 
 WHISPER_LANGUAGES = frozenset(LANGUAGES)
 """The languages of a multilingual Whisper model."""
@@ -38,18 +41,31 @@ def describe_languages(codes: Collection[str]) -> str:
     return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
 
 
-def describe_unnamed_languages(
-    names: Sequence[str | None], default: str | None, option: str = "--language"
-) -> str | None:
+def describe_unnamed_languages(names: Sequence[str | None], default: str | None, option: str) -> str | None:
     """Describe the texts that are taken as English only because nothing names their language. None: there are none."""
     unnamed = sum(not name for name in names)
     if default is not None or unnamed == 0:
         return None
-    texts = "1 text names" if unnamed == 1 else f"{unnamed} texts name"
+    texts = count_noun(unnamed, "text names", "texts name")
     return (
         f'note: {texts} no language and count as English. If they are not, give the rows a "language", or set '
         f"{option}."
     )
+
+
+def check_languages_are_named(names: Sequence[str | None], default: str | None, option: str) -> None:
+    """Raise ``UserError`` if some texts name no language, although others name one that is not English.
+
+    The unnamed ones are probably not English either. Heard as English, nearly all of their words would be wrong.
+    """
+    unnamed = sum(not name for name in names)
+    others = set(count_languages(filter(None, names), None)) - {DEFAULT_LANGUAGE}
+    if default is None and unnamed and others:
+        texts = count_noun(unnamed, "text names", "texts name")
+        raise UserError(
+            f"{texts} no language, but others are in {describe_languages(others)}. "
+            f'Give every row a "language", or set {option} to the language of those that name none.'
+        )
 
 
 def check_digits_are_english(languages: Mapping[str, int]) -> None:

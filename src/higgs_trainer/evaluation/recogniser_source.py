@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
 )
 
-from higgs_trainer.errors import UserError
+from higgs_trainer.errors import UserError, count_noun
 from higgs_trainer.evaluation.languages import WHISPER_LANGUAGES, describe_languages, read_language
 from higgs_trainer.evaluation.normalized_text import check_number_words
 from higgs_trainer.hub_names import describe_missing, is_hub_name
@@ -123,8 +123,7 @@ def check_hears(source: RecogniserSource, languages: Mapping[str, int], wording:
             f"the recogniser {source.name} does not say which languages it knows. If it knows {these}, write {stated}. "
             f"{leave_out}"
         )
-    number = sum(languages[code] for code in unknown)
-    texts = "1 text is" if number == 1 else f"{number} texts are"
+    texts = count_noun(sum(languages[code] for code in unknown), "text is", "texts are")
     raise UserError(
         f"the recogniser {source.name} does not know the language of every text: {texts} in {these}, "
         f"and it knows {_describe_known(source.languages)}. Give a multilingual recogniser with {wording.recogniser}: "

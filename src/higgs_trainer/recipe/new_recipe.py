@@ -11,7 +11,7 @@ from pathlib import Path
 from higgs_trainer.errors import RecipeError, UserError, suggest_name
 from higgs_trainer.files import write_text
 from higgs_trainer.hub_names import EMBEDDED, check_hub_name, is_hub_subfolder
-from higgs_trainer.manifest.languages import find_plain_code
+from higgs_trainer.manifest.languages import find_code, find_plain_code
 from higgs_trainer.outputs import Input, check_apart
 from higgs_trainer.recipe.shipped import find_recipes
 from higgs_trainer.run_folder import RECIPE_FILE
@@ -90,7 +90,8 @@ def start_voice(
     elif model is not None:
         set_field(lines, "model", "codec", None)
     is_english = language is None or find_plain_code(language) == "en"
-    if not is_english and "samples:" in lines:
+    if language is not None and not is_english and "samples:" in lines:
+        set_field(lines, "samples", "language", find_code(language))
         set_field(lines, "samples", "texts", None)
         set_field(lines, "samples", "held_out", HELD_OUT_SENTENCES)
     write_text(recipe, "\n".join(lines) + "\n", remedy="give another folder")

@@ -181,7 +181,7 @@ class SamplesRecipe(Section):
     words: bool = True
     """false: judge without a recogniser, so that eval_wer and eval_cer are left out."""
     language: Text | None = None
-    """Language of held-out sentences whose row names none, such as nl. null: English."""
+    """Language of texts, and of held-out sentences whose row names none, such as nl. null: English."""
     recogniser: Annotated[
         Literal["whisper-tiny.en", "whisper-base"] | FolderOrName | None, Field(union_mode="left_to_right")
     ] = None

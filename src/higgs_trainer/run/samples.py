@@ -13,7 +13,13 @@ from higgs_trainer.dataset.examples import Rows
 from higgs_trainer.errors import RecipeError, UserError
 from higgs_trainer.evaluation.held_out_scores import METRICS, HeldOutScores
 from higgs_trainer.evaluation.judging import load_judges
-from higgs_trainer.evaluation.languages import WITHOUT_SPACES, count_languages, describe_unnamed_languages
+from higgs_trainer.evaluation.languages import (
+    DEFAULT_LANGUAGE,
+    WITHOUT_SPACES,
+    check_languages_are_named,
+    count_languages,
+    describe_unnamed_languages,
+)
 from higgs_trainer.evaluation.recogniser_source import RECIPE_WORDING, check_hears, find_recogniser
 from higgs_trainer.model.loading import Checkpoint
 from higgs_trainer.recipe.schema import SamplesRecipe
@@ -26,6 +32,8 @@ from higgs_trainer.terminal import echo
 from higgs_trainer.training.callbacks import GenerateSamples
 from higgs_trainer.training.sample_reports import add_before_reporters, send_samples
 from higgs_trainer.training.trainer import HiggsAudioTrainer
+
+LANGUAGE_FIELD = "samples.language"
 
 
 @dataclass(frozen=True)
@@ -68,12 +76,19 @@ class Samples:
 
     def _build_requests(self) -> list[Request]:
         references: tuple[PromptClip, ...] = ()
+        language = self.section.language or DEFAULT_LANGUAGE
         if self.section.ref_audio is not None:
             codes_FK = self.codec.encode(read_audio(self.section.ref_audio))
             references = (PromptClip(self.section.ref_text, codes_FK),)
         return [
-            *(Request(text, Context(references=references)) for text in self.section.texts),
-            *(Request(row["text"], read_context(row)) for row in self._read_held_out_rows()),
+            *(
+                Request(text, Context(references=references), language=language)
+                for text in self.section.texts
+            ),
+            *(
+                Request(row["text"], read_context(row), language=row["language"] or language)
+                for row in self._read_held_out_rows()
+            ),
         ]
 
     def list_recordings(self, train_rows: Rows) -> Iterator[ComparisonRecording]:
@@ -163,9 +178,11 @@ def check_recogniser(section: SamplesRecipe, named: Sequence[str | None]) -> Non
         named: the language that the row of each such sentence names, or None.
 
     Raises:
-        UserError: it does not know one, there is no such recogniser, or a package is not installed.
+        UserError: some sentences name no language although others are not English, the recogniser does not know a
+            language, there is no such recogniser, or a package is not installed.
     """
     if section.judged and section.words:
+        check_languages_are_named(named, section.language, LANGUAGE_FIELD)
         languages = count_languages(named, section.language)
         source = find_recogniser(section.recogniser, languages, stated=section.recogniser_languages)
         check_hears(source, languages, RECIPE_WORDING)
@@ -189,7 +206,7 @@ def load_scores(section: SamplesRecipe, held_out: Rows, codec: Codec) -> HeldOut
     """
     rows = [held_out[i] for i in range(section.held_out)]
     names = [row["language"] for row in rows]
-    if section.words and (note := describe_unnamed_languages(names, section.language, "samples.language")):
+    if section.words and (note := describe_unnamed_languages(names, section.language, LANGUAGE_FIELD)):
         echo(note, to_stderr=True)
     judges = load_judges(
         section.recogniser,

@@ -21,6 +21,8 @@ from higgs_trainer.evaluation.recogniser_source import (
 )
 from higgs_trainer.manifest.numbers import find_language
 from higgs_trainer.manifest.utterance import Utterance
+from higgs_trainer.recipe.schema import SamplesRecipe
+from higgs_trainer.run.samples import check_recogniser
 
 TINY_EN = RecogniserSource("whisper-tiny.en", "packaged", frozenset({"en"}))
 
@@ -147,6 +149,25 @@ def test_the_row_decides_and_then_the_option() -> None:
     assert [
         read_language(name) for name in ("zh-Hant", "pt_BR", "nb", "FLEMISH", "fil", "lao")
     ] == "zh pt no nl tl lo".split()
+
+
+def test_rows_without_a_language_are_refused_among_rows_that_are_not_english(tmp_path: Path) -> None:
+    rows = [Utterance("een", language="nl"), Utterance("twee"), Utterance("drie")]
+    with pytest.raises(
+        UserError, match=r"2 texts name no language, but others are in Dutch \(nl\)\. .*--language"
+    ):
+        evaluate_models(
+            ["m"], EvaluationSettings(rows), Judges(Parrot(), None, None, 24_000), tmp_path / "out"
+        )
+    assert EvaluationSettings(rows, language="nl").count_languages() == {"nl": 3}
+    assert EvaluationSettings([Utterance("one"), Utterance("two", language="en-GB")]).count_languages() == {
+        "en": 2
+    }
+    section = SamplesRecipe(held_out=2, judged=True)
+    with pytest.raises(
+        UserError, match=r"1 text names no language, but others are in Czech .* set samples\.language"
+    ):
+        check_recogniser(section, ["cs", None])
 
 
 def test_what_is_no_recogniser_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

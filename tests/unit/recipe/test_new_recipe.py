@@ -68,6 +68,9 @@ def test_without_data_it_says_what_to_write(folder: Path, capsys: pytest.Capture
         in printed
     )
     assert "higgs-trainer prepare my_voice/data.jsonl -o my_voice/prepared" in printed
+    assert "language" not in printed
+    assert run("init", "stem", "--language", "nl") == 0
+    assert '"text": "Hello there.", "language": "nl"}' in capsys.readouterr().out
 
 
 def test_the_model_and_the_codec_are_filled_in_relative_to_the_recipe(folder: Path) -> None:
@@ -91,6 +94,7 @@ def test_english_sentences_are_spoken_only_in_english(folder: Path, language: st
     samples = read_recipe(start_voice(Path("a"), shipped="single_speaker", language=language).recipe).samples
     assert len(samples.texts) == texts
     assert samples.held_out == (2 if texts else 3)
+    assert samples.language == (None if texts else "nl")
 
 
 def test_references_are_drawn_for_cloning(folder: Path) -> None:

@@ -16,10 +16,13 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import WandbCallback
 
 from higgs_trainer.errors import UserError
+from higgs_trainer.recipe.schema import SamplesRecipe
+from higgs_trainer.run import samples
 from higgs_trainer.run.samples import speak_while_training
 from higgs_trainer.training import sample_reports
 from higgs_trainer.training.callbacks import GenerateSamples
 from higgs_trainer.training.trainer import HiggsAudioTrainer
+from tiny import ToneCodec
 
 script = runpy.run_path(str(Path(__file__).resolve().parents[3] / "scripts" / "kill_and_resume.py"))
 TEXTS = ["one <b>two</b>", "nine"]
@@ -190,6 +193,22 @@ def test_samples_wait_for_a_tool_that_has_not_started(tmp_path):
     callback.on_evaluate(None, state, TrainerControl())
     callback.on_train_end(None, state, TrainerControl())
     assert sent == [0, 4]
+
+
+def test_every_sample_is_spoken_in_its_language(tmp_path):
+    rows = [
+        {"text": text, "language": language, "context_texts": [], "context_codes": [], "scene": None}
+        | {"num_references": 0, "task": "single_speaker"}
+        for text, language in (("dva", "cs"), ("drie", None))
+    ]
+    section = SamplesRecipe(texts=("een",), held_out=2, language="nl")
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(samples, "generate_codes", lambda _, requests, **__: asked.extend(requests) or ())
+        samples.Samples(section, None, ToneCodec(), rows, seed=0, folder=tmp_path).generate(
+            tmp_path / "step-1"
+        )
+    assert [(one.text, one.language) for one in asked] == [("een", "nl"), ("dva", "cs"), ("drie", "nl")]
 
 
 def test_half_a_reference_is_refused(folder, tmp_path):
