@@ -16,7 +16,8 @@ DataArgument = Annotated[
     Path,
     typer.Argument(
         metavar="DATA",
-        help="A manifest (JSON lines), or data in one of the formats of docs/data_formats.md.",
+        help="A manifest (JSON lines), CSV, TSV, LJSpeech, a folder of recordings and text files, a Hugging Face "
+        "dataset, or the data of train-higgs-audio, ms-swift or Qwen3-TTS.",
         show_default=False,
     ),
 ]
@@ -199,9 +200,9 @@ def prepare(
 ) -> None:
     """Check recordings and transcripts, and encode them once.
 
-    DATA is a manifest: JSON lines with **audio** (a path relative to the manifest's folder), **text** and the optional
-    fields of docs/data_formats.md. The other formats listed there are also read. All errors are reported together,
-    with file and line, before anything is written. If a run was killed, the same command resumes it. Under
+    A manifest has JSON lines with **audio** (a path relative to the manifest's folder) and **text**. Optional fields
+    are speaker, language, scene, task, reward, seed, ref_audio, ref_text, references and turns. All errors are reported
+    together, with file and line, before anything is written. If a run was killed, the same command resumes it. Under
     **accelerate launch -m higgs_trainer prepare ...** each process encodes its share.
     """
     if seed is not None and not pair_references:
@@ -305,8 +306,7 @@ def convert_manifest(
 ) -> None:
     """Convert data of another format into a manifest.
 
-    CSV, TSV, LJSpeech, folders with text files, train-higgs-audio, ms-swift, Qwen3-TTS and Hugging Face datasets are
-    read (docs/data_formats.md). Recordings are not copied.
+    The manifest names the recordings where they are. They are not copied.
     """
     from higgs_trainer.manifest.conversion import convert_manifest
     from higgs_trainer.manifest.formats.columns import parse_columns

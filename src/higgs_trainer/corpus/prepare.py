@@ -105,7 +105,8 @@ def prepare(
     the call to resume a run that was killed.
 
     Args:
-        manifest: data in any known format (docs/data_formats.md).
+        manifest: a manifest (JSON lines), a table, a folder of recordings and text files, or another format that the
+            command `prepare` reads.
         codec: a codec, or its name for `load_codec`.
         held_out: how much to hold out of training: "5%" of the rows, or a number of rows. ``output`` then has two
             datasets, ``train`` and ``held_out``. Each speaker gives its share; rows with the same words or recording

@@ -7,6 +7,15 @@ from higgs_trainer.errors import shorten, suggest_name
 from higgs_trainer.manifest.text import find_speakers
 from higgs_trainer.manifest.utterance import TASKS, Clip, Task
 
+NEEDS: Mapping[str, str] = {
+    "single_speaker": "no reference, no turns, and no tag of a second speaker",
+    "multi_speaker": "no reference and no turns, and the tags of two speakers in its text",
+    "zero_shot_cloning": "one reference and no turns",
+    "multi_speaker_cloning": "several references and no turns",
+    "several_turns": "turns",
+}
+"""What a row of each task has. `reference_in_system` has checks of its own."""
+
 
 def derive_task(text: str, num_references: int, num_turns: int) -> Task:
     """Derive the task from the fields of a row. Only `reference_in_system` must be named."""
@@ -41,7 +50,7 @@ def find_task_problems(
     elif named in TASKS:
         yield (
             f'"task" is "{named}", but the fields of the row make it "{derived}"',
-            'Remove "task", or add the fields that the task needs (docs/tasks.md).',
+            f'Remove "task", or give the row {NEEDS[named]}.',
         )
     else:
         yield f'unknown task "{shorten(named)}"', suggest_name(named, TASKS)

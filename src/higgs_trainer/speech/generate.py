@@ -53,9 +53,9 @@ def generate_codes(
 ) -> Iterator[tuple[int, GeneratedCodes]]:
     """Generate codes for each request, and yield them with the index of the request as soon as they are finished.
 
-    The longest texts come first. A result does not depend on the batch, up to float rounding (docs/generate.md):
-    shorter prompts are padded on the left and masked, and each clip has its own random generator. The state of torch's
-    global generator is not changed, so samples do not disturb a training run.
+    The longest texts come first. A result does not depend on the batch, up to float rounding: shorter prompts are
+    padded on the left and masked, and each clip has its own random generator. The state of torch's global generator is
+    not changed, so samples do not disturb a training run.
     """
     drafts = [_Draft.of(number, request, sampling) for number, request in enumerate(requests)]
     drafts.sort(key=lambda draft: (len(draft.parts), len(draft.request.text.encode())), reverse=True)

@@ -52,6 +52,21 @@ def test_headings_of_troubleshooting_are_messages_of_the_source():
             assert any(part in text for text in texts), f"no message holds {part!r}"
 
 
+def test_no_message_or_help_names_a_page_by_its_file():
+    """Users of the package do not have docs/. Docstrings may name it, unless they are the help of a command."""
+    named = []
+    for file in (ROOT / "src").rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(file.read_text("utf-8"))))
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        named += [
+            f"{file.name}: {node.value}"
+            for node in nodes
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and "docs/" in node.value
+            if file.parent.name == "cli" or id(node) not in docstrings
+        ]
+    assert named == []
+
+
 def strings_of(file):
     """Return the text of every string of a file; what varies in an f-string is left out."""
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):

@@ -8,6 +8,7 @@ import pytest
 from higgs_trainer.errors import ManifestError, UserError
 from higgs_trainer.manifest.row_checker import RowRules
 from higgs_trainer.manifest.rows import read_rows
+from higgs_trainer.manifest.tasks import NEEDS
 from higgs_trainer.manifest.utterance import Clip
 
 
@@ -226,6 +227,13 @@ def test_the_task_follows_from_the_fields(folder: Path, task: str) -> None:
     (row,) = read_rows(write_rows(folder, {"audio": "a.wav", "text": "x", **TASKS[task]}))
     assert row.task == task
     assert len(row.clips) == sum(len(TASKS[task].get(field, ())) for field in ("references", "turns"))
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "reference_in_system"])
+def test_the_remedy_for_another_task_is_what_its_rows_have(folder: Path, task: str) -> None:
+    fields = TASKS["zero_shot_cloning" if task != "zero_shot_cloning" else "single_speaker"]
+    ((_, _, what_to_do),) = find_problems(folder, {"audio": "a.wav", "text": "x", **fields, "task": task})
+    assert what_to_do == f'Remove "task", or give the row {NEEDS[task]}.'
 
 
 def test_a_reference_without_words(folder: Path) -> None:

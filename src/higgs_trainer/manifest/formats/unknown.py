@@ -11,9 +11,9 @@ from higgs_trainer.manifest.formats import json_lines, table
 from higgs_trainer.manifest.formats.columns import AUDIO_SUFFIXES, suggest_columns
 from higgs_trainer.manifest.formats.text_folder import find_files
 
-DOCS = "docs/data_formats.md"
 ROWS = (
-    "Each recording needs its words: a text file of the same name next to it (one.wav, one.txt), or a table"
+    "Each recording needs its words: a text file of the same name next to it (one.wav, one.txt), or a row of a table "
+    "with the columns audio and text"
 )
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"})
 LONG_SECONDS = 60.0
@@ -36,7 +36,7 @@ def build_unknown_error(path: Path, known: Sequence[str]) -> UserError:
             f"{path} is a table with the columns {list_first(names, 12)}. One must be the path of a recording, and one "
             f"its text. {suggest_columns(rows)}"
         )
-    return UserError(f"the format of {path} is unknown. Known formats: {', '.join(known)} ({DOCS}).")
+    return UserError(f"the format of {path} is unknown. Known formats: {', '.join(known)}.")
 
 
 def _explain_recording(path: Path) -> str:
@@ -51,9 +51,9 @@ def _explain_recording(path: Path) -> str:
     if seconds >= LONG_SECONDS:
         return (
             f"{what}. Cut it at pauses into sentences, write down what is said in each, and give the folder of the "
-            f"parts with a text file for each (one.wav, one.txt), or a table of them ({DOCS})."
+            "parts with a text file for each (one.wav, one.txt), or a table with the columns audio and text."
         )
-    return f"{what}. Write its words to {path.with_suffix('.txt').name}, and give the folder {path.parent} ({DOCS})."
+    return f"{what}. Write its words to {path.with_suffix('.txt').name}, and give the folder {path.parent}."
 
 
 def _explain_folder(folder: Path, known: Sequence[str]) -> str:
@@ -62,7 +62,7 @@ def _explain_folder(folder: Path, known: Sequence[str]) -> str:
         return f"{folder} itself is in no known format, but contains {list_first(tables)}. Give the path of that file."
     recordings = list(find_files(folder, AUDIO_SUFFIXES))
     if not recordings:
-        return f"{folder} contains no recordings. Known formats: {', '.join(known)} ({DOCS})."
+        return f"{folder} contains no recordings. Known formats: {', '.join(known)}."
     what = f"{folder} has {count_noun(len(recordings), 'recording')}, but no words of any"
     texts = Counter(
         path.suffix
@@ -73,5 +73,5 @@ def _explain_folder(folder: Path, known: Sequence[str]) -> str:
     if texts:
         suffix, count = texts.most_common(1)[0]
         others = count_noun(count, f"{suffix} file")
-        return f"{what} that can be read; the {others} of the same names cannot be. {ROWS} ({DOCS})."
-    return f"{what}. {ROWS} ({DOCS})."
+        return f"{what} that can be read; the {others} of the same names cannot be. {ROWS}."
+    return f"{what}. {ROWS}."
