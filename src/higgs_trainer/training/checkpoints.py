@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from transformers import TrainerState, set_seed
@@ -40,11 +40,7 @@ from higgs_trainer.run_folder import (
 from higgs_trainer.shared_paths import share_name
 from higgs_trainer.training.changed_arguments import apply_changes, plan_optimizer, restore_patience
 from higgs_trainer.training.checkpoint_damage import check_checkpoint, list_checkpoint_files
-
-if TYPE_CHECKING:
-    from transformers import Trainer as TrainerBase
-else:
-    TrainerBase = object
+from higgs_trainer.training.trainer_base import TrainerBase
 
 OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "optimizer_0")
 """Files of the optimizer's state: the first without FSDP, the others with FSDP."""

@@ -19,21 +19,19 @@ One optimizer step, in order:
     optimizer       Trainer                     and the learning-rate schedule
     log             `log`                       totals become metrics; training/callbacks.py shows and stores them
 
-Evaluation runs the same steps up to the totals, from `evaluation_loop`. ``training/checkpoints.py`` saves and resumes.
+``training/evaluation.py`` runs the same steps up to the totals, ``training/usable_folder.py`` saves the result, and
+``training/checkpoints.py`` saves and resumes.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from higgs_trainer.dataset.examples import Example
 from higgs_trainer.dataset.packing import PlannedExamples
@@ -43,6 +41,7 @@ from higgs_trainer.printable import join_lines
 from higgs_trainer.tensors import check_pack
 from higgs_trainer.training.callbacks import KeepSpecialTokens
 from higgs_trainer.training.checkpoints import CompleteCheckpoints
+from higgs_trainer.training.evaluation import WholeSetEvaluation, check_divides
 from higgs_trainer.training.losses import (
     LossWeights,
     compute_audio_loss,
@@ -52,8 +51,9 @@ from higgs_trainer.training.losses import (
     count_correct_first,
 )
 from higgs_trainer.training.metrics import LossTotals
-from higgs_trainer.training.run_record import RunRecord, write_base_path, write_end
+from higgs_trainer.training.run_record import RunRecord
 from higgs_trainer.training.stopping import FiniteGradients
+from higgs_trainer.training.usable_folder import UsableFolder
 from label_guard import LabelGuardMixin, ModelInputs
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _explain_refusal(what: str, fields: str) -> Iterator[None]:
         raise RecipeError(f"the {what} cannot be built ({join_lines(error)}). Correct {fields}.") from error
 
 
-class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
+class HiggsAudioTrainer(UsableFolder, WholeSetEvaluation, CompleteCheckpoints, LabelGuardMixin, Trainer):
     """Train a Higgs Audio model, or adapters on it, on prepared datasets.
 
     The arguments that are not listed are those of ``Trainer``.
@@ -208,7 +208,7 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         Raises:
             ValueError: there are several processes, and the dataset does not divide by ranks and batch size.
         """
-        self._check_divides(self.train_dataset, self.args.train_batch_size)
+        check_divides(self.train_dataset, self.args.train_batch_size, self.accelerator.num_processes)
         dataloader: DataLoader[Any] = super().get_train_dataloader()
         return dataloader
 
@@ -353,97 +353,9 @@ class HiggsAudioTrainer(CompleteCheckpoints, LabelGuardMixin, Trainer):
         # transformers 4.46 does not pass start_time.
         super().log(logs, *start_time)
 
-    # Evaluation
-
     def build_batch(self, examples: Sequence[Example]) -> ModelInputs:
         """Collate examples, move the batch to the model's device, and split it, as `evaluate` and `predict` do."""
         return self._prepare_inputs(self.data_collator(examples))
-
-    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate, and leave the seconds of the evaluation and its callbacks out of the training speed.
-
-        Args:
-            eval_dataset: as for the constructor, or the name of one in the dict that the constructor got.
-        """
-        started = time.perf_counter()
-        metrics: dict[str, float] = super().evaluate(self._encode(eval_dataset), *args, **kwargs)
-        self.training_totals.leave_out(time.perf_counter() - started)
-        return metrics
-
-    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> PredictionOutput:
-        """Predict, as Trainer does, for a dataset as the constructor takes it."""
-        return super().predict(self._encode(test_dataset), *args, **kwargs)
-
-    def _encode(self, dataset: Any) -> Any:
-        is_known = (
-            isinstance(dataset, str) and isinstance(self.eval_dataset, dict) and dataset in self.eval_dataset
-        )
-        return dataset if is_known or self.built is None else self.built.build_evaluation_set(dataset)
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Run Trainer's loop, and replace its mean of batch means by the loss over all cells of the set.
-
-        Raises:
-            ValueError: there are several processes, and the set does not divide by ranks and batch size.
-        """
-        dataloader = args[0] if args else kwargs["dataloader"]
-        self._check_divides(dataloader.dataset, self.args.eval_batch_size)
-        self.evaluation_totals = LossTotals()
-        output = super().evaluation_loop(*args, **kwargs)
-        prefix = kwargs.get("metric_key_prefix", "eval") + "_"
-        if output.metrics is not None and self.evaluation_totals.started:
-            output.metrics.update(self._compute_metrics(prefix, self.evaluation_totals))
-            audio_loss = output.metrics[f"{prefix}audio_loss"]
-            text_loss = output.metrics.get(f"{prefix}text_loss", 0.0)
-            output.metrics[f"{prefix}loss"] = self.weights.audio * audio_loss + self.weights.text * text_loss
-            if self.is_in_train and self.measure_speech is not None:
-                step = self.state.global_step
-                measured = [self.measure_speech(step) if self.is_world_process_zero() else None]
-                # Every process must choose the same best checkpoint.
-                (speech_metrics,) = broadcast_object_list(measured)
-                output.metrics.update({f"{prefix}{name}": value for name, value in speech_metrics.items()})
-        return output
-
-    def _check_divides(self, examples: Any, batch_size: int) -> None:
-        ranks = self.accelerator.num_processes
-        if ranks > 1 and len(examples) % (ranks * batch_size):
-            raise ValueError(
-                f"accelerate would repeat examples, so that each of {ranks} processes has equally many batches of "
-                f"{batch_size}: give PlannedExamples(examples, BatchPlan(..., num_ranks={ranks})) of dataset/packing.py"
-            )
-
-    def _compute_metrics(self, prefix: str, totals: LossTotals) -> dict[str, float]:
-        """Compute metrics from the totals of all ranks, and clear the totals."""
-        reduced = totals.reduce(self.accelerator)
-        totals.clear()
-        return reduced.compute_metrics(prefix, self.weights.list_codebook_weights(reduced.num_codebooks))
-
-    # The output folder
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model and its tokenizer.
-
-        After a call by the user, the folder also has the codec, the records and the checksums that generating, merging
-        and reporting read.
-        """
-        if _internal_call or self.built is None:
-            super().save_model(output_dir, _internal_call)
-            return
-        super().save_model(output_dir, _internal_call=True)
-        if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            write_end(folder, self.state, self.guard)
-            write_base_path(folder, self.built.outline.name_or_path)
-            self.built.complete_folder(folder)
-        if self.args.push_to_hub:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write the model card by ``write_card`` if there is one; ``push_to_hub`` calls this."""
-        if self.write_card is None:
-            super().create_model_card(*args, **kwargs)
-        elif self.is_world_process_zero():
-            self.write_card(Path(self.args.output_dir))
 
 
 def _list_ids(metadata: Mapping[str, Any]) -> str:
