@@ -3,9 +3,9 @@
     higgs-trainer demo -o runs/demo
     python scripts/build_listening_page.py runs/demo
 
-Takes the first held-out sentences, so nobody chooses them. Each is spoken by the model before and after training; the
-recording of the real voice, plain and through the codec, is next to it. Whisper writes down what it hears. Needs the
-extra demo.
+Takes the first held-out sentences, so that none is chosen by ear. Each is spoken by the model before and after
+training. The recording of the real voice, plain and through the codec, is next to it. Whisper writes down what it
+hears. Needs the extra demo.
 """
 
 import argparse

@@ -68,10 +68,15 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_check_shows_the_cascade_and_passes(folder):
+def test_check_says_what_the_guard_saw_and_passes(folder):
     result = run("check", folder / "recipe.yaml")
     assert result.exit_code == 0, result.output
-    for expected in ("training_step", "forward", "end of stream is supervised once a codebook", "q_proj"):
+    for expected in (
+        "guard: clean",
+        "end of stream is supervised once a codebook",
+        "parameters are trained",
+        "q_proj",
+    ):
         assert expected in result.output
     assert "failed" not in result.output
     assert "WARNING" in result.output

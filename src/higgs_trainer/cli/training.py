@@ -7,7 +7,8 @@ import typer
 
 from higgs_trainer.cli.application import TRAINING_PANEL, app
 from higgs_trainer.cli.strict_command import StrictCommand
-from higgs_trainer.terminal import echo, open_console, quiet_libraries
+from higgs_trainer.run_folder import REPORT_FILE
+from higgs_trainer.terminal import echo, echo_next, open_console, quiet_libraries, shorten_path
 
 if TYPE_CHECKING:
     from higgs_trainer.run.check import CheckReport
@@ -51,6 +52,7 @@ def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     _print_check(report)
     if not report.passed:
         raise typer.Exit(1)
+    echo_next("Run next", ["higgs-trainer", "train", recipe, *(overrides or ())])
 
 
 def _print_check(report: "CheckReport") -> None:
@@ -58,7 +60,7 @@ def _print_check(report: "CheckReport") -> None:
     from rich.table import Table
 
     console = open_console()
-    console.print(report.cascade, markup=False, highlight=False, soft_wrap=True)
+    console.print(report.guard, markup=False, highlight=False, soft_wrap=True)
     table = Table("check", "result", "found", box=None)
     for result in report.results:
         outcome = OUTCOMES[result.severity] if result.passed else "[bold red]failed[/bold red]"
@@ -106,5 +108,10 @@ def train(
     quiet_libraries()
     summary = train(settings, overwrite=overwrite, allow_changed=allow_changed or ())
     if summary.is_main:
-        echo(summary.cascade)
+        echo(summary.guard)
         echo(f"{summary.output_dir}: done")
+        if (page := Path(summary.output_dir) / REPORT_FILE).is_file():
+            echo(f"Listen: {shorten_path(page)}")
+        folder = str(shorten_path(Path(summary.output_dir)))
+        speak = ["generate", "--model", folder, "--text", "Anything you like.", "-o", f"{folder}-spoken"]
+        echo_next("Speak", ["higgs-trainer", *speak])

@@ -70,7 +70,7 @@ def train_from_scratch(output: Path) -> None:
 
     print_heading(console, "train", "train every parameter, from random weights")
     summary = train(recipe, build_optimizer=build_muon)
-    console.print(summary.cascade, markup=False, highlight=False, soft_wrap=True)
+    console.print(summary.guard, markup=False, highlight=False, soft_wrap=True)
 
     run = Path(recipe.training.output_dir)
     print_heading(console, "generate", f"{len(strings)} texts that are not in the data")

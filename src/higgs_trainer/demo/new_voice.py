@@ -69,7 +69,7 @@ def train_a_new_voice(output: Path) -> None:
 
     print_heading(console, "train", "train LoRA adapters on the new voice")
     summary = train(recipe)
-    console.print(summary.cascade, markup=False, highlight=False, soft_wrap=True)
+    console.print(summary.guard, markup=False, highlight=False, soft_wrap=True)
     run = Path(recipe.training.output_dir)
 
     print_heading(console, "generate", "the same texts, with the adapters")

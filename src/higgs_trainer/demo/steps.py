@@ -30,7 +30,7 @@ def print_checks(console: Console, report: CheckReport) -> None:
     Raises:
         HiggsTrainerError: a check failed. The demo's data is correct, so this is a bug.
     """
-    console.print(report.cascade, markup=False, highlight=False, soft_wrap=True)
+    console.print(report.guard, markup=False, highlight=False, soft_wrap=True)
     for result in report.results:
         console.print(
             f"{'passed' if result.passed else 'FAILED'}  {result.name} ({result.found})", highlight=False

@@ -1,4 +1,4 @@
-"""Freeze parameters by kind of module, and tabulate which parameters are trained."""
+"""Freeze parameters by kind of module, and count which parameters are trained."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -66,17 +66,11 @@ def count_trainable(model: nn.Module) -> dict[str, tuple[int, int]]:
     return {name: (trainable[name], total[name]) for name in total}
 
 
-def format_trainable(table: dict[str, tuple[int, int]]) -> str:
-    """Format the result of `count_trainable`: one name per line, with the share, and the sum in the last line."""
+def describe_trainable(table: dict[str, tuple[int, int]]) -> str:
+    """Describe the result of `count_trainable` in one line: how many parameters are trained, and of which modules."""
     trained, total = (sum(counts) for counts in zip(*table.values(), strict=True))
-    rows = [("parameters of", "trained", "all", "")]
-    rows += [(name, f"{some:,}", f"{all_:,}", f"{some / all_:.2%}") for name, (some, all_) in table.items()]
-    rows.append(("total", f"{trained:,}", f"{total:,}", f"{trained / total:.2%}"))
-    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-    return "\n".join(
-        "  ".join((row[0].ljust(first), *(cell.rjust(w) for cell, w in zip(row[1:], others, strict=True))))
-        for row in rows
-    )
+    names = ", ".join(name for name, (some, _) in table.items() if some)
+    return f"{trained:,} of {total:,} parameters are trained ({trained / total:.2%}): {names}"
 
 
 def _find_module_name(path: str) -> str:

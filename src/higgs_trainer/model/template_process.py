@@ -95,7 +95,8 @@ def main() -> None:
         result: dict[str, Any] = {"texts": render(job)}
     except MemoryError:
         result = {"error": f"it takes more than {job['bytes'] // 2**20} MiB of memory"}
-    except Exception as error:  # noqa: BLE001 - a template can raise anything.
+    # A template can raise anything.
+    except Exception as error:  # noqa: BLE001
         result = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
     json.dump(result, sys.stdout)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from higgs_trainer.dataset.prepared import verify_prepared
-from higgs_trainer.model.parameters import count_trainable, format_trainable
+from higgs_trainer.model.parameters import count_trainable, describe_trainable
 from higgs_trainer.recipe.arguments import build_training_arguments
 from higgs_trainer.recipe.schema import Recipe
 from higgs_trainer.run.arguments import build_arguments, check_schedule
@@ -40,13 +40,13 @@ class CheckReport:
     """What `check` found.
 
     Attributes:
-        cascade: the guard's table of layers, calls and keys.
+        guard: what the guard saw, in one line or, after a leak, as a table of layers, calls and keys.
         results: one result for each test of the data, the model and the loss.
-        trainable: a table of the parameters that would be trained.
+        trainable: which parameters would be trained, in one line.
         loss: the loss of the first batch. None if a leak ended the run earlier.
     """
 
-    cascade: str
+    guard: str
     results: tuple[CheckResult, ...]
     trainable: str
     loss: float | None
@@ -105,8 +105,8 @@ def check(recipe: Recipe) -> CheckReport:
             ]
     results += judge_overlap(find_data_overlap(recipe.data, run.train_set, run.held_out))
     return CheckReport(
-        cascade=trainer.guard.ledger.cascade(),
+        guard=trainer.guard.ledger.summary(),
         results=tuple(results),
-        trainable=format_trainable(count_trainable(run.checkpoint.model)),
+        trainable=describe_trainable(count_trainable(run.checkpoint.model)),
         loss=loss,
     )

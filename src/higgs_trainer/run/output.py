@@ -15,11 +15,12 @@ from higgs_trainer.files import (
 )
 from higgs_trainer.model.model_files import write_model_checksums
 from higgs_trainer.model.model_folder import copy_companions
-from higgs_trainer.model.parameters import format_trainable
+from higgs_trainer.model.parameters import describe_trainable
 from higgs_trainer.run_folder import (
     DATA_OVERLAP_FILE,
     DATA_SUMMARY_FILE,
     METRICS_FILE,
+    PARAMETERS_FILE,
     REPORT_FILE,
     RESULT_FOLDER,
     UNFINISHED_FOLDER,
@@ -34,7 +35,7 @@ from higgs_trainer.unfinished_runs import finish_result
 def write_plan(output_dir: Path, trainer: HiggsAudioTrainer, overlap: DataOverlap | None) -> str:
     """Write, before the first step, which parameters will be trained, with which versions, and whether data overlaps.
 
-    Return a table of the parameters. The report page of an earlier run in the same folder is removed.
+    Return a line about the parameters. The report page of an earlier run in the same folder is removed.
     """
     (output_dir / REPORT_FILE).unlink(missing_ok=True)
     trainable = write_start(output_dir, trainer.model, trainer.accelerator)
@@ -42,7 +43,7 @@ def write_plan(output_dir: Path, trainer: HiggsAudioTrainer, overlap: DataOverla
         (output_dir / DATA_OVERLAP_FILE).unlink(missing_ok=True)
     else:
         write_json(output_dir / DATA_OVERLAP_FILE, overlap)
-    return format_trainable(trainable)
+    return f"{describe_trainable(trainable)}. All counts: {PARAMETERS_FILE}"
 
 
 def write_result(

@@ -49,14 +49,14 @@ class TrainingSummary:
         output_dir: the run folder.
         metrics: the last value of every logged metric, and those of the whole run (``train_runtime``, ...).
         model: the trained model, which can speak. It is the one in memory: the best checkpoint, if that was loaded.
-        cascade: the guard's table of layers, calls and keys.
+        guard: what the guard saw, in one line or, after a leak, as a table of layers, calls and keys.
         is_main: whether this is the main process. Only that one should print the summary.
     """
 
     output_dir: Path
     metrics: dict[str, float]
     model: SpeechModel
-    cascade: str
+    guard: str
     is_main: bool = True
 
 
@@ -180,7 +180,7 @@ def _train(
             # The run is complete, whatever its page lacks.
             echo(f"warning: the report page was not written: {error}", to_stderr=True)
     model = SpeechModel(run.checkpoint, run.codec)
-    return TrainingSummary(output_dir, metrics, model, trainer.guard.ledger.cascade(), is_main)
+    return TrainingSummary(output_dir, metrics, model, trainer.guard.ledger.summary(), is_main)
 
 
 def _build_callbacks(

@@ -1,6 +1,7 @@
 """Callbacks of a run: a progress bar, a file of metrics, and samples of generated speech."""
 
 import json
+import logging
 import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -140,6 +141,21 @@ def join_fitting(beginning: str, parts: Sequence[str], width: int | None) -> str
             return line
         line = longer
     return line
+
+
+@contextmanager
+def hiding_alignment() -> Iterator[None]:
+    """Hide the message that Trainer aligned the special tokens of the model, because `KeepSpecialTokens` undoes it."""
+    of_trainer = logging.getLogger("transformers.trainer_utils")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "PAD/BOS/EOS tokens" not in record.getMessage()
+
+    of_trainer.addFilter(is_other)
+    try:
+        yield
+    finally:
+        of_trainer.removeFilter(is_other)
 
 
 class KeepSpecialTokens(TrainerCallback):

@@ -39,7 +39,7 @@ from higgs_trainer.errors import LossError, RecipeError, UserError
 from higgs_trainer.model.families import Aligned, Family, family_of
 from higgs_trainer.printable import join_lines
 from higgs_trainer.tensors import check_pack
-from higgs_trainer.training.callbacks import KeepSpecialTokens
+from higgs_trainer.training.callbacks import KeepSpecialTokens, hiding_alignment
 from higgs_trainer.training.checkpoints import CompleteCheckpoints
 from higgs_trainer.training.evaluation import WholeSetEvaluation, check_divides
 from higgs_trainer.training.losses import (
@@ -199,6 +199,11 @@ class HiggsAudioTrainer(UsableFolder, WholeSetEvaluation, CompleteCheckpoints, L
         if keeps_record and self.built is not None:
             base = self.built.outline.name_or_path
             self.add_callback(RunRecord(Path(self.args.output_dir), self.accelerator, base))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, as Trainer does."""
+        with hiding_alignment():
+            return super().train(*args, **kwargs)
 
     # A training step
 

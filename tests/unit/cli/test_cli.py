@@ -203,7 +203,7 @@ def test_train_applies_the_overrides(
     def train(settings: Any, *, overwrite: bool, allow_changed: Sequence[str]) -> SimpleNamespace:
         assert (overwrite, allow_changed) == (True, ["seed"])
         seen.append(settings.training)
-        return SimpleNamespace(cascade="the cascade", output_dir="o", is_main=True)
+        return SimpleNamespace(guard="the verdict", output_dir="o", is_main=True)
 
     stub(monkeypatch, "run.train", train=train)
     options = ("--overwrite", "--allow-changed", "seed")
@@ -223,7 +223,7 @@ def test_train_applies_the_overrides(
     )
     (training,) = seen
     assert (training.learning_rate, training.max_steps, training.bf16, training.seed) == (2e-6, -1, True, 3)
-    assert "the cascade" in capsys.readouterr().out
+    assert "the verdict" in capsys.readouterr().out
 
 
 def test_a_misspelt_override_is_reported_before_slow_imports(
@@ -254,7 +254,7 @@ def test_check_prints_its_results(
 ) -> None:
     result = CheckResult("end of stream", passed, "7 of 7 [cells]", "look there", severity)
     report = SimpleNamespace(
-        cascade="Layer [1]", results=(result,), trainable="q_proj 1,234 5,678", loss=6.5, passed=passed
+        guard="Layer [1]", results=(result,), trainable="q_proj 1,234 5,678", loss=6.5, passed=passed
     )
     stub(monkeypatch, "run.check", check=lambda settings: report)
     assert run("check", recipe) == (0 if passed else 1)

@@ -190,11 +190,11 @@ def test_control_characters_never_reach_the_terminal(
 
         logging.getLogger("somewhere").error("logged %s", evil)
         warnings.warn(f"warned {evil}", stacklevel=1)
-        return SimpleNamespace(cascade=f"printed {evil}", output_dir=evil, is_main=True)
+        return SimpleNamespace(guard=f"printed {evil}", output_dir=evil, is_main=True)
 
     def check(settings: Any) -> SimpleNamespace:
         result = SimpleNamespace(name=evil, passed=False, found=evil, remedy=evil)
-        return SimpleNamespace(cascade=evil, results=(result,), trainable=evil, loss=6.5, passed=False)
+        return SimpleNamespace(guard=evil, results=(result,), trainable=evil, loss=6.5, passed=False)
 
     monkeypatch.setitem(sys.modules, "higgs_trainer.run.train", SimpleNamespace(train=train))
     monkeypatch.setitem(sys.modules, "higgs_trainer.run.check", SimpleNamespace(check=check))

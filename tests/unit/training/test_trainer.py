@@ -1,5 +1,6 @@
 """HiggsAudioTrainer on tiny models: what it learns, that batching changes nothing, and what stops it."""
 
+import logging
 import math
 
 import pytest
@@ -12,6 +13,7 @@ from higgs_trainer.dataset.context import Context, PromptClip
 from higgs_trainer.errors import LossError, RecipeError
 from higgs_trainer.model.families import family_of
 from higgs_trainer.speech.sampling import Sampling
+from higgs_trainer.training.callbacks import hiding_alignment
 from higgs_trainer.training.losses import LossWeights
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 from tiny import (
@@ -278,3 +280,19 @@ def test_settings_that_the_optimizer_or_the_schedule_refuses_are_named(tmp_path,
     trainer = build_trainer(tiny_checkpoint(), [make_row(0)], tmp_path, **arguments)
     with pytest.raises(RecipeError, match=message):
         trainer.train()
+
+
+def test_the_message_about_aligned_special_tokens_is_hidden_and_no_other():
+    """Trainer says that it changed the model's special tokens; `KeepSpecialTokens` changes them back."""
+    of_trainer, shown = logging.getLogger("transformers.trainer_utils"), []
+    handler = logging.Handler()
+    handler.emit = lambda record: shown.append(record.getMessage())
+    of_trainer.addHandler(handler)
+    try:
+        with hiding_alignment():
+            of_trainer.warning("The tokenizer has new PAD/BOS/EOS tokens that differ")
+            of_trainer.warning("something else")
+        of_trainer.warning("The tokenizer has new PAD/BOS/EOS tokens again")
+    finally:
+        of_trainer.removeHandler(handler)
+    assert shown == ["something else", "The tokenizer has new PAD/BOS/EOS tokens again"]

@@ -176,6 +176,10 @@ class Ledger:
             parts.append(f"not called: {', '.join(_count_names(Counter(unused)))}")
         return "; ".join(parts)
 
+    def summary(self) -> str:
+        """Return what to show at the end of a run: the verdict or, after a leak, the whole table."""
+        return self.cascade() if self.leaks else f"guard: {self.verdict()}"
+
     def list_limits(self) -> list[str]:
         """Say what is not watched, each once."""
         limits = [limit for record in self.boundaries for limit in record.list_limits()]
