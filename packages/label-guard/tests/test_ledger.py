@@ -197,3 +197,12 @@ def test_the_report_describes_the_values_of_the_first_batch() -> None:
     guard.filter(1, {"input_ids": 1})
     guard.filter(1, {"input_ids": "text"})
     assert guard.ledger.layers[1].tensors == {"input_ids": {"type": "int"}}
+
+
+def test_the_summary_is_one_line_and_after_a_leak_the_table() -> None:
+    model = make_model()
+    guard = LabelGuard(model)
+    model(IDS)
+    assert guard.ledger.summary() == f"guard: {guard.ledger.verdict()}"
+    model(IDS, labels=IDS)
+    assert guard.ledger.summary() == guard.ledger.cascade()

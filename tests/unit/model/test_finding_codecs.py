@@ -87,6 +87,12 @@ def test_the_run_comes_before_its_base_model(run: Path, base: Path, codec: Path)
     assert find_codec(run) == str(codec)
 
 
+def test_the_recipe_of_a_model_comes_before_its_processor(base: Path) -> None:
+    name_in_processor(base, HUB_NAME)
+    name_in_recipe(base, FOLDER_OF_REPOSITORY)
+    assert find_codec(base) == FOLDER_OF_REPOSITORY
+
+
 def test_a_model_of_the_released_shape_has_the_released_codec(run: Path, base: Path) -> None:
     write_json(base / "config.json", RELEASED_SHAPE)
     assert find_codec(run) == RELEASED_CODEC
