@@ -25,6 +25,12 @@ def fixed_seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def own_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start each test in float32: `TrainingArguments` before transformers 5 leaves its precision in the environment."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+
+
 @pytest.fixture
 def in_tests_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run in the folder of the tests: the guard shortens the paths of files below the working directory."""
