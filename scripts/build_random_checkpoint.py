@@ -5,6 +5,9 @@ python scripts/build_random_checkpoint.py --size small -o build/checkpoint
 The model is written to DIR/model in the layout of the hub, shard by shard, so that memory stays below 4 GB. The codec
 is written to DIR/codec. Names, token ids and settings are those of the released files; only the sizes of `--size small`
 are others. The ids of the two tokens around a scene are not known here: they take the next free ids.
+
+With `--hub-cache`, DIR becomes a cache of the Hugging Face hub with both repositories. With HF_HUB_CACHE=DIR and
+HF_HUB_OFFLINE=1, every command finds them under their hub names, as after a download.
 """
 
 import argparse
@@ -31,6 +34,9 @@ from higgs_trainer.files import write_json
 from higgs_trainer.model.families.layouts import list_native_weights
 
 FAMILIES = ("higgs_audio_v2",)
+MODEL_NAME, CODEC_NAME = "bosonai/higgs-tts-2-3b-base", "bosonai/higgs-audio-v2-tokenizer"
+COMMIT = "0" * 40
+"""The commit of both repositories in a hub cache."""
 SHARD_BYTES = 2_000_000_000
 
 NUM_ORDINARY = 128_000
@@ -182,8 +188,12 @@ def _draw(shape: tuple[int, ...], *, std: float, generator: torch.Generator) -> 
     return torch.empty(shape, dtype=torch.bfloat16).normal_(0.0, std, generator=generator)
 
 
-def write_model(folder: Path, codec: Path, size: str, *, seed: int) -> int:
-    """Write the model in the layout of the hub. Return the size of its weights in bytes."""
+def write_model(folder: Path, codec: str, size: str, *, seed: int) -> int:
+    """Write the model in the layout of the hub. Return the size of its weights in bytes.
+
+    Args:
+        codec: the folder or hub name of the codec, which the processor of the model names.
+    """
     folder.mkdir(parents=True)
     config, tokenizer = build_config(size), build_tokenizer()
     config.save_pretrained(folder)
@@ -200,7 +210,7 @@ def write_model(folder: Path, codec: Path, size: str, *, seed: int) -> int:
     extractor = build_feature_extractor()
     audio_tokenizer = {
         "audio_tokenizer_class": "HiggsAudioV2TokenizerModel",
-        "audio_tokenizer_name_or_path": str(codec.resolve()),
+        "audio_tokenizer_name_or_path": codec,
     }
     processor = {
         "processor_class": "HiggsAudioV2Processor",
@@ -275,6 +285,14 @@ def _embed(model: Any, wave_S: Tensor) -> Tensor:
     return seen[0].transpose(1, 2)
 
 
+def add_to_hub_cache(cache: Path, name: str) -> Path:
+    """Add a repository to a hub cache, and return the folder for its files."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(COMMIT)
+    return repository / "snapshots" / COMMIT
+
+
 def main() -> None:
     """Write both folders."""
     parser = argparse.ArgumentParser(
@@ -283,10 +301,16 @@ def main() -> None:
     parser.add_argument("--family", choices=FAMILIES, default=FAMILIES[0])
     parser.add_argument("--size", choices=("released", "small"), required=True)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--hub-cache", action="store_true", help="lay DIR out as a cache of the hub")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    model, codec = arguments.output / "model", arguments.output / "codec"
-    total = write_model(model, codec, arguments.size, seed=arguments.seed)
+    if arguments.hub_cache:
+        model, codec = (add_to_hub_cache(arguments.output, name) for name in (MODEL_NAME, CODEC_NAME))
+        codec_name = CODEC_NAME
+    else:
+        model, codec = arguments.output / "model", arguments.output / "codec"
+        codec_name = str(codec.resolve())
+    total = write_model(model, codec_name, arguments.size, seed=arguments.seed)
     print(f"{model}: {total / 1e9:.2f} GB of random weights")
     write_codec(codec, arguments.size, seed=arguments.seed)
     print(f"{codec}: a codec with random weights")

@@ -22,7 +22,7 @@ script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "build_rando
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
-    script["write_model"](folder / "model", folder / "codec", "small", seed=0)
+    script["write_model"](folder / "model", str(folder / "codec"), "small", seed=0)
     script["write_codec"](folder / "codec", "small", seed=0)
     return folder
 
