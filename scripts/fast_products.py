@@ -3,7 +3,8 @@
     python scripts/fast_products.py train recipe.yaml
 
 A CPU without bfloat16 instructions takes several times longer for a product in bfloat16 than for one in float32. This
-measures both. If float32 is faster, each frozen weight is converted to float32 for its product, so memory does not grow.
+measures both. If float32 is faster, each frozen weight is converted to float32 for its product only, so memory does not
+grow.
 """
 
 import sys

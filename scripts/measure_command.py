@@ -1,4 +1,4 @@
-"""Run a command, and add its duration and its peak memory to a JSON file. A command that is in the file is not repeated.
+"""Run a command, and add its duration and peak memory to a JSON file. A command that is in the file is not repeated.
 
     python scripts/measure_command.py measures.json merge higgs-trainer merge runs/voice -o merged
     python scripts/measure_command.py measures.json                           # prints the file as one line
