@@ -75,7 +75,8 @@ class HiggsTokenizerCodec:
     def encode(self, waveform_S: Tensor) -> Tensor:
         """Encode float32 samples to codes_FK, long, on the CPU.
 
-        Silence fills the last frame, as in transformers' feature extractor, which pads to a multiple of the hop length.
+        Silence fills the last frame. transformers' processor does not fill it, because the hop length of the released
+        feature extractor is 1: where a length is no multiple of a frame, the codes of the last frames may differ.
         """
         return self.encode_batch([waveform_S])[0]
 

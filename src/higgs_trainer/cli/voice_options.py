@@ -68,7 +68,7 @@ Temperature = Annotated[
     typer.Option(
         min=0.01,
         max=100.0,
-        help="Sampling temperature; lower values are steadier. Default: the model's own.",
+        help="Sampling temperature; lower values are steadier. Default: the model's own, else 0.3.",
         rich_help_panel=SAMPLING_PANEL,
     ),
 ]
@@ -77,7 +77,7 @@ TopK = Annotated[
     typer.Option(
         min=0,
         max=LARGEST_COUNT,
-        help="Sample from the k likeliest codes; 0 samples from all. Default: the model's own.",
+        help="Sample from the k likeliest codes; 0 samples from all. Default: the model's own, else 50.",
         rich_help_panel=SAMPLING_PANEL,
     ),
 ]
@@ -86,7 +86,7 @@ TopP = Annotated[
     typer.Option(
         min=0.01,
         max=1.0,
-        help="Sample from the likeliest codes that reach this total probability. Default: the model's own.",
+        help="Sample from the likeliest codes that reach this total probability. Default: the model's own, else 0.95.",
         rich_help_panel=SAMPLING_PANEL,
     ),
 ]

@@ -9,7 +9,7 @@ from higgs_trainer.manifest.text import find_prompt_problem, is_speakable
 from higgs_trainer.recipe.problems import Place
 
 if TYPE_CHECKING:
-    from higgs_trainer.recipe.schema import DataRecipe, Recipe
+    from higgs_trainer.recipe.schema import DataRecipe, Recipe, SamplesRecipe
 
 ERROR_RATES = ("wer", "cer")
 """Metrics of which a smaller value is better. Trainer assumes this only for names that end in "loss"."""
@@ -104,6 +104,17 @@ def _check_evaluation(recipe: "Recipe") -> Iterator[Contradiction]:
         )
 
 
+def _check_sampling(samples: "SamplesRecipe") -> Iterator[Contradiction]:
+    if samples.greedy:
+        for name in ("temperature", "top_k", "top_p"):
+            if getattr(samples, name) is not None:
+                yield (
+                    ("samples", name),
+                    "has no effect, because samples.greedy is true",
+                    "Leave out one of them.",
+                )
+
+
 def _check_samples(recipe: "Recipe") -> Iterator[Contradiction]:
     samples = recipe.samples
     if samples.judged and not samples.held_out:
@@ -116,6 +127,7 @@ def _check_samples(recipe: "Recipe") -> Iterator[Contradiction]:
         )
     if not samples.words and not samples.judged:
         yield ("samples", "words"), "has no effect, because nothing is judged", "Leave it out."
+    yield from _check_sampling(samples)
     if samples.held_out and not recipe.data.eval:
         yield ("samples", "held_out"), "needs data.eval", "Name a prepared folder there."
     texts: list[tuple[Place, str]] = [

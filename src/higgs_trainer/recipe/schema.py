@@ -173,6 +173,14 @@ class SamplesRecipe(Section):
     """Words that are spoken in ref_audio."""
     max_seconds: Annotated[float, Field(ge=0.1, le=LONGEST_SPEECH_SECONDS)] = 10.0
     """Length at which a sample is cut (seconds)."""
+    greedy: bool = False
+    """Take the likeliest code instead of sampling."""
+    temperature: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    """Sampling temperature; lower values are steadier. null: the model's own, else 0.3."""
+    top_k: NotNegativeWhole | None = None
+    """Sample from the k likeliest codes; 0 samples from all. null: the model's own, else 50."""
+    top_p: Annotated[float, Field(ge=0.01, le=1)] | None = None
+    """Sample from the likeliest codes that reach this total probability. null: the model's own, else 0.95."""
     held_out: NotNegativeWhole = 0
     """Number of sentences from the start of data.eval to speak as well, each with its own references."""
     judged: bool = False

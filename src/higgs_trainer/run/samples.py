@@ -69,7 +69,14 @@ class Samples:
 
     def generate(self, folder: Path) -> None:
         """Generate the texts of the recipe, then the held-out sentences in their contexts, into ``folder``."""
-        sampling = Sampling(max_seconds=self.section.max_seconds, seed=self.seed)
+        sampling = Sampling(
+            greedy=self.section.greedy,
+            temperature=self.section.temperature,
+            top_k=self.section.top_k,
+            top_p=self.section.top_p,
+            max_seconds=self.section.max_seconds,
+            seed=self.seed,
+        )
         with ClipFolder(folder, self.codec) as clips:
             for number, clip in generate_codes(self.checkpoint, self._build_requests(), sampling=sampling):
                 clips.write(number, clip)

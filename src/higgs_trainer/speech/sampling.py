@@ -20,8 +20,11 @@ from higgs_trainer.errors import CheckpointError
 from higgs_trainer.limits import LARGEST_COUNT
 from higgs_trainer.model.loading import Checkpoint
 
-DEFAULTS = {"temperature": 1.0, "top_k": 50, "top_p": 0.95}
-"""The values in Boson's own examples for Higgs Audio v2."""
+DEFAULTS = {"temperature": 0.3, "top_k": 50, "top_p": 0.95}
+"""The values in Boson's own examples of one voice, in the README of github.com/boson-ai/higgs-audio.
+
+Those of dialogues have a temperature of 1.0. The released model's own settings have none of the three.
+"""
 
 UNSUPPORTED = ("min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h")
 """Other fields of a generation config that restrict sampling. transformers does not support them for Higgs Audio."""

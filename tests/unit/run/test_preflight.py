@@ -92,6 +92,10 @@ MISTAKES = {
         ["--held_out", "2", "--recogniser", "whisper-base"],
         "samples.recogniser: has no effect, because no words are judged",
     ),
+    "a temperature without sampling": (
+        ["--texts", "[one]", "--samples.greedy", "true", "--samples.temperature", "0.5"],
+        "samples.temperature: has no effect, because samples.greedy is true",
+    ),
     "too many held-out sentences": (["--held_out", "1000"], "samples.held_out is 1000"),
     "a reference that is not there": (
         ["--ref_audio", "a.wav", "--ref_text", "one", "--texts", "[one]"],

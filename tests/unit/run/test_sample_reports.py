@@ -19,6 +19,7 @@ from higgs_trainer.errors import UserError
 from higgs_trainer.recipe.schema import SamplesRecipe
 from higgs_trainer.run import samples
 from higgs_trainer.run.samples import speak_while_training
+from higgs_trainer.speech.sampling import Sampling
 from higgs_trainer.training import sample_reports
 from higgs_trainer.training.callbacks import GenerateSamples
 from higgs_trainer.training.trainer import HiggsAudioTrainer
@@ -209,6 +210,21 @@ def test_every_sample_is_spoken_in_its_language(tmp_path):
             tmp_path / "step-1"
         )
     assert [(one.text, one.language) for one in asked] == [("een", "nl"), ("dva", "cs"), ("drie", "nl")]
+
+
+def test_samples_are_drawn_as_the_recipe_says(tmp_path):
+    section = SamplesRecipe(texts=("one",), temperature=0.7, top_k=5, top_p=0.8, max_seconds=3)
+    used = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(samples, "generate_codes", lambda *_, sampling: used.append(sampling) or ())
+        for one in (section, SamplesRecipe(texts=("one",), greedy=True)):
+            samples.Samples(one, None, ToneCodec(), None, seed=2, folder=tmp_path).generate(
+                tmp_path / f"step-{len(used)}"
+            )
+    assert used == [
+        Sampling(temperature=0.7, top_k=5, top_p=0.8, max_seconds=3, seed=2),
+        Sampling(greedy=True, max_seconds=10, seed=2),
+    ]
 
 
 def test_half_a_reference_is_refused(folder, tmp_path):

@@ -165,7 +165,7 @@ def test_the_stop_rule_does_not_change_a_finished_clip() -> None:
 @pytest.mark.parametrize(
     ("own", "asked", "expected"),
     [
-        ({}, Sampling(), (1.0, 50, 0.95)),
+        ({}, Sampling(), (0.3, 50, 0.95)),
         ({"do_sample": False}, Sampling(), None),
         ({"do_sample": False}, Sampling(temperature=0.7), (0.7, 50, 0.95)),
         ({"do_sample": True, "temperature": 0.3}, Sampling(top_k=5), (0.3, 5, 0.95)),
