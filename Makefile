@@ -8,6 +8,7 @@
 # make test-guard-versions   test the guard with transformers from 4.46 to the newest; VERSIONS=newest: only with that
 # make test-guard-foreign    compare trainers of TRL and others with and without the guard, in .venv-foreign
 # make torture      disturb the commands with 30 faults drawn at random
+# make real-size    follow the README with random weights in the layout of the released checkpoint, but small
 # make docs         build the documentation site in build/site, offline
 # make dist         build the source distributions and wheels of the three packages in dist, and check them
 # make constraints  resolve all dependencies again and rewrite constraints.txt
@@ -24,7 +25,7 @@ VERSIONS ?=
 PACKAGES := packages/label-guard packages/higgs-trainer-demo
 EXTRAS := demo,dev,docs,evaluate-multilingual,numbers
 
-.PHONY: setup demo test test-boson test-guard-foreign test-guard-versions test-newest torture docs dist lint format constraints clean
+.PHONY: setup demo test test-boson test-guard-foreign test-guard-versions test-newest torture real-size docs dist lint format constraints clean
 
 setup: $(STAMP)
 
@@ -83,6 +84,11 @@ test-guard-foreign: $(FOREIGN)/.installed
 
 torture: setup
 	$(BIN)/python scripts/torture.py --seed 1 --cases 30
+
+# `scripts/real_size.sh --size released` does the same with the released size: docs/real_size.md.
+real-size: setup
+	rm -rf build/real_size_small
+	scripts/real_size.sh --size small
 
 test-guard-versions: setup
 	$(BIN)/python scripts/library_versions.py guard $(VERSIONS)

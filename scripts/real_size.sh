@@ -51,23 +51,21 @@ list_recordings() {
     "$TEST_DATA"/cards/cards.transcription "$TEST_DATA"/librivox/transcription > recordings.jsonl
 }
 
-# stage NAME OUTPUT COMMAND...: run a command once and measure it. OUTPUT is what a killed run may have left.
-stage() {
-  local name="$1" output="$2"
-  shift 2
-  if ! grep -q "\"$name\"" measures.json 2> /dev/null; then
-    [ -z "$output" ] || rm -rf "$output"
-  fi
-  "$PYTHON" "$ROOT/scripts/measure_command.py" measures.json "$name" "$@"
-  if [ "$name" = "$UNTIL" ]; then finish; fi
-}
+is_measured() { grep -q "\"$1\"" measures.json 2> /dev/null; }
 
 finish() {
   "$PYTHON" "$ROOT/scripts/measure_command.py" measures.json
   exit 0
 }
 
-is_measured() { grep -q "\"$1\"" measures.json 2> /dev/null; }
+# stage NAME OUTPUT COMMAND...: run a command once and measure it. OUTPUT is what a killed run may have left.
+stage() {
+  local name="$1" output="$2"
+  shift 2
+  if [ -n "$output" ] && ! is_measured "$name"; then rm -rf "$output"; fi
+  "$PYTHON" "$ROOT/scripts/measure_command.py" measures.json "$name" "$@"
+  if [ "$name" = "$UNTIL" ]; then finish; fi
+}
 
 # Packs of a few hundred tokens, two steps, no samples. The rest is the recipe of the README.
 SHORT=(--tokens_per_pack 300 --use_cpu true --save_strategy steps --save_steps 1 --logging_steps 1 --eval_strategy no
