@@ -13,7 +13,10 @@ The recordings are by Allison Smith, CC-BY-SA-3.0 (`/usr/share/doc/asterisk-core
 import argparse
 import gzip
 import json
+import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +24,20 @@ SOUNDS = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
 TRANSCRIPTS = Path("/usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz")
 HELD_OUT_EVERY = 10
 SPEAKER, LANGUAGE = "allison", "en"
+
+NEEDED = {
+    TRANSCRIPTS: "asterisk-core-sounds-en",
+    SOUNDS: "asterisk-core-sounds-en-g722",
+}
+"""Path -> the Debian package that holds it."""
+SECONDS_BETWEEN_LINES = 5
+"""How often the script says how far it is."""
+
+
+def find_missing_packages() -> list[str]:
+    """Return the Debian packages that this script needs and that are not installed."""
+    missing = [package for path, package in NEEDED.items() if not path.exists()]
+    return missing if shutil.which("ffmpeg") else [*missing, "ffmpeg"]
 
 
 def read_transcripts() -> Iterator[tuple[str, str]]:
@@ -45,8 +62,15 @@ def main() -> None:
     )
     parser.add_argument("output", type=Path, metavar="DIR")
     output = parser.parse_args().output
+    if missing := find_missing_packages():
+        sys.exit(f"error: {', '.join(missing)}: not installed. Run: apt-get install {' '.join(missing)}")
     rows = []
-    for name, text in read_transcripts():
+    transcripts = list(read_transcripts())
+    told = time.monotonic()
+    for number, (name, text) in enumerate(transcripts):
+        if time.monotonic() - told >= SECONDS_BETWEEN_LINES:
+            told = time.monotonic()
+            print(f"{number} of {len(transcripts)} recordings are decoded", flush=True)
         wav = output / "wav" / f"{name}.wav"
         decode_g722(SOUNDS / f"{name}.g722", wav)
         rows.append(
