@@ -75,7 +75,10 @@ def track(
     *,
     stays: bool = True,
 ) -> Iterable[Any]:
-    """Yield the items, and show how many are done (`ProgressBar`)."""
+    """Yield the items, and show how many are done (`ProgressBar`). Nothing is shown if there are none to come."""
+    if total == 0:
+        yield from items
+        return
     with ProgressBar(description, total, stays=stays) as bar:
         for item in items:
             yield item

@@ -92,6 +92,12 @@ def test_a_task_of_unknown_length_ends_with_a_full_bar(monkeypatch: pytest.Monke
     assert "7/7" in screen.list_lines()[-1]
 
 
+def test_a_task_without_items_shows_no_empty_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = open_screen(monkeypatch, width=80)
+    assert list(track([], "checking recordings", 0)) == []
+    assert "checking" not in screen.getvalue()
+
+
 def test_a_bar_within_a_task_shares_the_display_and_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = open_screen(monkeypatch, width=80)
     with ProgressBar("training", 3) as steps:
