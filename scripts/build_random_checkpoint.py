@@ -37,7 +37,8 @@ FAMILIES = ("higgs_audio_v2",)
 MODEL_NAME, CODEC_NAME = "bosonai/higgs-tts-2-3b-base", "bosonai/higgs-audio-v2-tokenizer"
 COMMIT = "0" * 40
 """The commit of both repositories in a hub cache."""
-SHARD_BYTES = 2_000_000_000
+SHARD_BYTES = 1_000_000_000
+"""Saving copies a shard, so the peak is twice this and the imports."""
 
 NUM_ORDINARY = 128_000
 NUM_SPECIAL = 256

@@ -34,7 +34,8 @@ def test_the_released_size_has_the_released_number_of_parameters_and_bytes() -> 
     shards = script["plan_shards"](shapes, script["SHARD_BYTES"])
     sizes = [sum(2 * torch.Size(shapes[name]).numel() for name in names) for names in shards]
     assert sum(sizes) == 11_542_566_912
-    assert max(sizes) <= 2_000_000_000
+    # Saving copies a shard, and the peak is to stay below 4 GB.
+    assert max(sizes) <= 1_000_000_000
     assert [name for names in shards for name in names] == list(shapes)
 
 
