@@ -19,7 +19,7 @@ from higgs_trainer.run_folder import RECIPE_FILE
 DATA_NAME = "data.jsonl"
 PREPARED_FOLDER, RUNS_FOLDER = "prepared", "runs"
 HELD_OUT = "5%"
-CLONING_RECIPES = frozenset({"zero_shot_cloning"})
+CLONING_RECIPES = frozenset({"several_speakers", "zero_shot_cloning"})
 """Recipes for rows with references. `prepare` draws those that are missing."""
 HELD_OUT_SENTENCES = 3
 PLAIN_VALUE = re.compile(r"[\w.-]*/[\w./-]+", re.ASCII)

@@ -97,8 +97,9 @@ def test_english_sentences_are_spoken_only_in_english(folder: Path, language: st
     assert samples.language == (None if texts else "nl")
 
 
-def test_references_are_drawn_for_cloning(folder: Path) -> None:
-    prepare, *others = start_voice(Path("a"), shipped="zero_shot_cloning").commands
+@pytest.mark.parametrize("name", ["several_speakers", "zero_shot_cloning"])
+def test_references_are_drawn_for_cloning(folder: Path, name: str) -> None:
+    prepare, *others = start_voice(Path("a"), shipped=name).commands
     assert prepare.endswith(" --pair-references")
     assert [command.split()[1] for command in others] == ["check", "train"]
 
