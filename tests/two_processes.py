@@ -16,10 +16,11 @@ from transformers import TrainingArguments
 
 from higgs_trainer.dataset.collator import PackingCollator, PaddingCollator
 from higgs_trainer.dataset.packing import BatchPlan, PackPlan, PlannedExamples, measure_tokens
-from higgs_trainer.errors import LossError
+from higgs_trainer.errors import HiggsTrainerError, LossError, RecipeError
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import family_of
 from higgs_trainer.model.indexed_layers import IndexedDecoderLayer, index_layers
+from higgs_trainer.training.checkpoints import share_start
 from higgs_trainer.training.stopping import FiniteGradients
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 from tiny import NUM_CODEBOOKS, encode_rows, make_row, tiny_checkpoint
@@ -166,6 +167,21 @@ def refuse_what_would_be_repeated(folder):
     return refusals
 
 
+def find_starts(folder):
+    """Return what each rank says of a folder that both have, of one that only rank 0 has, and of an error of rank 0."""
+
+    def refuse():
+        raise RecipeError("only rank 0 has looked")
+
+    found = []
+    for find in (lambda: folder, lambda: Path("/proc/self/task", str(os.getpid())), refuse):
+        try:
+            found.append(str(share_start(find)))
+        except HiggsTrainerError as error:
+            found.append(str(error))
+    return gather_object([found])
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     logs = {}
@@ -181,6 +197,7 @@ def main(folder: Path) -> None:
         "seen": {kind: see_two_epochs(kind, folder) for kind in KINDS[1:]},
         "evaluation": evaluate(folder),
         "stopped": gather_object([stopped]),
+        "starts": find_starts(folder),
         "refusals": refuse_what_would_be_repeated(folder),
     }
     if torch.distributed.get_rank() == 0:

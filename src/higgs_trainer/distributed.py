@@ -60,28 +60,61 @@ class Processes:
             raise UserError("process 0 failed. See its error message.")
         return value
 
+    def find_failed(self, succeeded: bool) -> list[int]:
+        """Return the ranks of the processes that pass False. Every process must call this."""
+        if self.count == 1:
+            return [] if succeeded else [0]
+        from accelerate.utils import gather_object
+
+        return [rank for rank, value in enumerate(gather_object([succeeded])) if not value]
+
 
 def is_first_process() -> bool:
     """Return whether a launcher started this process as the first one, or none did. No process group is needed."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
-@contextmanager
-def join_processes() -> Iterator[Processes]:
-    """Join the processes that a launcher started. Without a launcher, this process is the only one."""
+def find_processes() -> Processes:
+    """Return the processes of the group that this one has joined. In no group, this process is the only one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return Processes()
+    from accelerate import PartialState
+
+    state = PartialState()
+    return Processes(state.process_index, state.num_processes, state)
+
+
+def join_processes(timeout: timedelta = TIMEOUT, *, use_cpu: bool = False) -> Processes:
+    """Join the processes that a launcher started. Without a launcher, this process is the only one.
+
+    Join before anything is loaded: each process then has a GPU of its own, which "cuda" means from then on.
+
+    Args:
+        timeout: how long a process waits for the others before it is an error.
+        use_cpu: leave the GPUs alone.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Processes()
-        return
+        return Processes()
     import torch
     from accelerate import PartialState
 
-    joined_before = torch.distributed.is_initialized()
     # Pass cpu=True: without GPUs, accelerate does not form a process group by itself.
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
+    state = PartialState(cpu=use_cpu or not torch.cuda.is_available(), timeout=timeout)
+    return Processes(state.process_index, state.num_processes, state)
+
+
+@contextmanager
+def joined_processes() -> Iterator[Processes]:
+    """Join the processes for a block, and leave the group after it, unless this process was in one before."""
+    joined_before = find_processes().count > 1
+    processes = join_processes()
     try:
-        yield Processes(state.process_index, state.num_processes, state)
+        yield processes
     finally:
-        if not joined_before:
+        if processes.count > 1 and not joined_before:
+            from accelerate import PartialState
+
             leave_processes()
             PartialState._reset_state()
 

@@ -96,6 +96,15 @@ def test_what_accelerate_would_repeat_is_refused(measured):
     assert all("accelerate would repeat" in refusal for refusal in refusals)
 
 
+def test_both_processes_start_from_the_checkpoint_that_the_first_finds_or_both_stop(measured):
+    folder, found = measured
+    (first, only_first, refused), (second, unseen, other) = found["starts"]
+    assert first == second == str(folder)
+    assert only_first == unseen
+    assert "is not on the disk of process 1. Copy it" in unseen
+    assert (refused, other) == ("only rank 0 has looked", "process 0 failed. See its error message.")
+
+
 def test_a_shard_that_is_not_finite_stops_every_process_and_names_all_utterances(measured):
     everyone = sorted(f"clip-{i}" for i in range(len(two_processes.FRAMES)))
     for rank in measured[1]["stopped"]:

@@ -38,7 +38,7 @@ from higgs_trainer.corpus.work_directory.corpus_tables import CorpusTables
 from higgs_trainer.corpus.work_directory.directory import WorkDirectory
 from higgs_trainer.dataset.prepared import HELD_OUT_NAME, REJECTED_NAME, TRAIN_NAME, DatasetCard
 from higgs_trainer.dataset.prepared_writer import check_output, write_prepared
-from higgs_trainer.distributed import join_processes
+from higgs_trainer.distributed import joined_processes
 from higgs_trainer.errors import CheckpointError
 from higgs_trainer.manifest.formats import DataSource, open_source
 from higgs_trainer.manifest.formats.columns import NO_COLUMNS, Columns
@@ -139,7 +139,6 @@ def prepare(
     manifest, output = Path(manifest), Path(output)
     hold_out = None if held_out is None else parse_hold_out(held_out, seed=held_out_seed)
     _check_apart(manifest, output, codec, report)
-    encoder = Encoder(_load_codec(codec), loudness_lufs)
     work = WorkDirectory(output)
     source = open_source(manifest, audio_folder=work.audio_folder, columns=columns)
     rules = RowRules(
@@ -148,7 +147,9 @@ def prepare(
     rows = check_rows(source, rules)
 
     with ExitStack() as stack:
-        processes = stack.enter_context(join_processes())
+        processes = stack.enter_context(joined_processes())
+        # After each process has been given a GPU.
+        encoder = Encoder(_load_codec(codec), loudness_lufs)
         if not processes.is_first:
             progress = skip_progress
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -13,13 +14,18 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.optimization import get_scheduler
 from transformers.training_args import OptimizerNames, ParallelMode
 
+from higgs_trainer.distributed import Processes, join_processes
 from higgs_trainer.errors import RecipeError, suggest_name
 from higgs_trainer.printable import join_lines
+from higgs_trainer.recipe.schema import TrainingRecipe
 
 logger = logging.getLogger(__name__)
 
 # transformers never lists these integrations as available, even if they are installed.
 NOT_LISTED = {"flyte"}
+
+DEFAULT_TIMEOUT_SECONDS = 1800
+"""The default of ``TrainingArguments.ddp_timeout``."""
 
 PACKAGE_OF_INTEGRATION = {
     "azure_ml": "azureml-core mlflow",
@@ -44,6 +50,13 @@ def build_arguments(values: Mapping[str, Any]) -> TrainingArguments:
     check_precision(arguments)
     check_compiler(arguments)
     return arguments
+
+
+def join_run(training: TrainingRecipe) -> Processes:
+    """Join the processes of a run, which wait for each other as long as ``ddp_timeout`` says."""
+    extra = training.extra_arguments
+    seconds = extra.get("ddp_timeout", DEFAULT_TIMEOUT_SECONDS)
+    return join_processes(timedelta(seconds=seconds), use_cpu=bool(extra.get("use_cpu", False)))
 
 
 def use_one_gpu(arguments: TrainingArguments) -> None:

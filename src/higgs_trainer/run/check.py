@@ -8,7 +8,7 @@ from higgs_trainer.dataset.prepared import verify_prepared
 from higgs_trainer.model.parameters import count_trainable, describe_trainable
 from higgs_trainer.recipe.arguments import build_training_arguments
 from higgs_trainer.recipe.schema import Recipe
-from higgs_trainer.run.arguments import build_arguments, check_schedule
+from higgs_trainer.run.arguments import build_arguments, check_schedule, join_run
 from higgs_trainer.run.assembly import build_run
 from higgs_trainer.run.data_overlap import find_data_overlap, judge_overlap
 from higgs_trainer.run.output_folder import check_output_place
@@ -74,6 +74,7 @@ def check(recipe: Recipe) -> CheckReport:
             print("passed" if result.passed else "failed", result.name)
         ```
     """
+    join_run(recipe.training)
     check_output_place(recipe)
     # The dry run has another schedule and reports to nothing.
     check_schedule(build_arguments(build_training_arguments(recipe)))

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from higgs_trainer.distributed import is_first_process
 from higgs_trainer.errors import UserError
 from higgs_trainer.files import explain_failed_write
 from higgs_trainer.outputs import hold_folder
@@ -20,6 +19,7 @@ from higgs_trainer.progress import close_bars
 from higgs_trainer.recipe.reading import write_recipe
 from higgs_trainer.recipe.schema import EarlyStoppingRecipe, Recipe
 from higgs_trainer.report.run_page import write_report
+from higgs_trainer.run.arguments import join_run
 from higgs_trainer.run.assembly import BuildOptimizer, Run, build_run
 from higgs_trainer.run.data_overlap import count_overlap, describe_warnings, find_data_overlap
 from higgs_trainer.run.output import write_plan, write_result
@@ -37,6 +37,7 @@ from higgs_trainer.speech.real_recordings import write_recordings
 from higgs_trainer.speech.speech_model import SpeechModel
 from higgs_trainer.terminal import echo, format_command
 from higgs_trainer.training.callbacks import MetricsFile, ShowProgress
+from higgs_trainer.training.checkpoints import share_start
 from higgs_trainer.training.stopping import StopOnRequest
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 
@@ -95,13 +96,13 @@ def train(
         summary.model.generate("Eight three one five.").write("trained.wav")
         ```
     """
-    # Raises before a large model is loaded.
-    start = check_output_folder(recipe, overwrite=overwrite)
+    processes = join_run(recipe.training)
+    # Raises before a large model is loaded. The first process looks at the folder and holds it, for all.
+    start = share_start(lambda: check_output_folder(recipe, overwrite=overwrite))
     allowed = check_allowed(allow_changed, recipe)
     if start is not None:
         compare_recipe(start, recipe, allowed)
-    # The first process holds the folder for all.
-    with hold_folder(recipe.training.output_dir) if is_first_process() else nullcontext():
+    with hold_folder(recipe.training.output_dir) if processes.is_first else nullcontext():
         return _train_held(
             recipe, start, allowed, callbacks, build_optimizer=build_optimizer, overwrite=overwrite
         )

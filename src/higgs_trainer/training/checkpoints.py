@@ -7,7 +7,7 @@ under another name, flushed to disk, and then renamed. After that the older ones
 
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import TrainerState, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from higgs_trainer.checksums import write_checksums
+from higgs_trainer.distributed import find_processes
 from higgs_trainer.errors import DamageError, RecipeError, SaveError, list_first
 from higgs_trainer.files import (
     TORCH_WRITE_ERRORS,
@@ -88,6 +89,25 @@ def find_start(output_dir: str | Path, resume_from_checkpoint: str | Path | bool
     return start
 
 
+def share_start(find: Callable[[], Path | None]) -> Path | None:
+    """Let process 0 find the checkpoint that a run starts from, and check that each process can read that folder.
+
+    Processes of other machines may have another disk. One that starts at step 0 while the others continue would train
+    other weights than they do, and nothing would show it.
+
+    Raises:
+        HiggsTrainerError: in each process; what ``find`` raised, or a process does not find the folder.
+    """
+    processes = find_processes()
+    start = processes.share(find)
+    if failed := processes.find_failed(start is None or start.is_dir()):
+        raise RecipeError(
+            f"training.resume_from_checkpoint: {start} is not on the disk of process {list_first(list(map(str, failed)))}. "
+            "Copy it to the same place on each machine, or use a folder that all machines share."
+        )
+    return start
+
+
 def _check_exists(checkpoint: Path) -> None:
     if checkpoint.is_dir():
         return
@@ -136,13 +156,17 @@ class CompleteCheckpoints(TrainerBase):
     def train(
         self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """Train from the checkpoint that `find_start` finds. Folders that a killed run left are cleaned up first."""
+        """Train from the checkpoint that `find_start` finds. Folders that a killed run left are cleaned up first.
+
+        A checkpoint of less than 1 GiB is verified here again, after the command `train` did so before it loaded the
+        model. The hashes of a larger one are remembered.
+        """
         output_dir = Path(self.args.output_dir)
         if self.args.should_save:
             shutil.rmtree(output_dir / UNFINISHED_FOLDER, ignore_errors=True)
             restore_folders(output_dir)
         self.accelerator.wait_for_everyone()
-        start = find_start(output_dir, resume_from_checkpoint)
+        start = share_start(lambda: find_start(output_dir, resume_from_checkpoint))
         return super().train(None if start is None else str(start), *args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, *device: Any) -> Any:
