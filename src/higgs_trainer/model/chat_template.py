@@ -185,8 +185,11 @@ def _render_in_process(job: dict[str, Any]) -> list[str]:
         )
     except subprocess.TimeoutExpired:
         raise ValueError(f"it does not end within {TEMPLATE_WAIT_SECONDS} s") from None
-    if sys.platform != "win32" and done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+    if sys.platform != "win32" and done.returncode == -signal.SIGXCPU:
         raise ValueError(f"it takes more than {TEMPLATE_SECONDS} s of the CPU")
+    if sys.platform != "win32" and done.returncode == -signal.SIGKILL:
+        # The template may use little memory, so this is a fault of the machine.
+        raise MemoryError("the process that renders the chat template was killed: out of memory")
     try:
         result = json.loads(done.stdout)
     except ValueError:

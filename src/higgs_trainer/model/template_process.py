@@ -40,7 +40,9 @@ def limit(seconds: int, num_bytes: int) -> None:
     if sys.platform == "win32":
         return
     until = int(time.process_time()) + 1 + seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (until, until))
+    # With equal limits Linux sends SIGKILL, which is also what a process gets when the machine has no memory left.
+    resource.setrlimit(resource.RLIMIT_CPU, (until, until + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform != "darwin":
         resource.setrlimit(resource.RLIMIT_AS, (num_bytes, num_bytes))
 

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ MAX_HEADER_BYTES = 2**24
 """A header of a hundred thousand tensors fits. safetensors itself accepts 100 MB, which take seconds to read."""
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """The dtypes that weights may have in a file."""
+MACHINE_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors of the operating system that say nothing about a file."""
 COPY_AGAIN = "Copy or download it again."
 
 
@@ -96,20 +97,26 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
             if length > MAX_HEADER_BYTES:
                 raise ValueError(f"its header would have {length:,} bytes")
             # safetensors checks sizes, offsets and shapes, but keeps the last of two equal names.
-            with safe_open(file, framework="pt"):
+            with _open_weights(file):
                 header = json.loads(opened.read(length), object_pairs_hook=_refuse_duplicates)
-    except FileNotFoundError as error:
-        if not file.exists():
-            raise
-        # safetensors reports any file that it cannot open as missing. This one could be opened a moment before.
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(file)) from error
     except (OSError, SafetensorError, ValueError, struct.error, RecursionError) as error:
+        if isinstance(error, FileNotFoundError) or getattr(error, "errno", None) in MACHINE_FAULTS:
+            raise
         raise DamageError(f"{file} is damaged ({error})", COPY_AGAIN) from error
     return {
         name: StoredTensor(file, tensor["dtype"], tuple(tensor["shape"]))
         for name, tensor in header.items()
         if name != "__metadata__"
     }
+
+
+def _open_weights(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt")
+    except FileNotFoundError:
+        # safetensors reports any file that it cannot open as missing. The operating system says why.
+        with file.open("rb"):
+            raise
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -122,6 +122,7 @@ def _train_held(
     record = describe_run(recipe, run)
     changes = [] if start is None else compare_run(start, record, allowed)
     run.trainer.resume_record = record
+    run.trainer.verified_start = start
     run.trainer.changed_arguments = frozenset(change["field"].removeprefix("training.") for change in changes)
     is_main = run.trainer.is_world_process_zero()
     with replace_earlier_run(recipe.training.output_dir) if overwrite and is_main else nullcontext():

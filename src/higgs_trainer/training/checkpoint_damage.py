@@ -103,7 +103,11 @@ def _check_state(checkpoint: Path) -> None:
 
 
 def _check_without_checksums(checkpoint: Path) -> None:
-    """Check what can be checked without checksums: that files are there and can be read."""
+    """Check what can be checked without checksums: that files are there and can be read.
+
+    `higgs_trainer.train` resumes no such checkpoint, because it has no record of its run either. A HiggsAudioTrainer
+    that is used alone does.
+    """
     can_resume = any(checkpoint.glob("optimizer*"))
     for pattern in (SCHEDULER_NAME, RNG_STATES):
         if can_resume and not any(checkpoint.glob(pattern)):

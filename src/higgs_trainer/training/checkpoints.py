@@ -49,12 +49,18 @@ OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin", "optimizer_0")
 RESUME_REMEDY = "make room and resume with --resume_from_checkpoint true"
 
 
-def find_start(output_dir: str | Path, resume_from_checkpoint: str | Path | bool | None) -> Path | None:
+def find_start(
+    output_dir: str | Path,
+    resume_from_checkpoint: str | Path | bool | None,
+    *,
+    verified: Path | None = None,
+) -> Path | None:
     """Find the checkpoint that a run starts from; None means the beginning.
 
     Args:
         resume_from_checkpoint: a checkpoint, or True for the last one in ``output_dir``. True means the beginning if
             there is none.
+        verified: a checkpoint whose files have just been verified.
 
     Raises:
         DamageError: a file of the checkpoint is not as it was written.
@@ -68,7 +74,8 @@ def find_start(output_dir: str | Path, resume_from_checkpoint: str | Path | bool
         start = Path(resume_from_checkpoint) if resume_from_checkpoint else None
     if start is not None:
         _check_exists(start)
-        _check_whole(start)
+        if start != verified:
+            _check_whole(start)
     if start is not None and not (start / TRAINER_STATE_FILE).is_file():
         raise RecipeError(
             f"training.resume_from_checkpoint: {start} is not a checkpoint of a training run. "
@@ -101,8 +108,9 @@ def share_start(find: Callable[[], Path | None]) -> Path | None:
     processes = find_processes()
     start = processes.share(find)
     if failed := processes.find_failed(start is None or start.is_dir()):
+        ranks = list_first([str(rank) for rank in failed])
         raise RecipeError(
-            f"training.resume_from_checkpoint: {start} is not on the disk of process {list_first(list(map(str, failed)))}. "
+            f"training.resume_from_checkpoint: {start} is not on the disk of process {ranks}. "
             "Copy it to the same place on each machine, or use a folder that all machines share."
         )
     return start
@@ -148,25 +156,25 @@ class CompleteCheckpoints(TrainerBase):
     Attributes:
         resume_record: what decides the numbers of the run, written into each checkpoint. None: nothing is written.
         changed_arguments: the training arguments that a resumed run has changed.
+        verified_start: a checkpoint that has just been verified, so that its files are not read again for that.
     """
 
     resume_record: ResumeRecord | None = None
     changed_arguments: Collection[str] = ()
+    verified_start: Path | None = None
 
     def train(
         self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """Train from the checkpoint that `find_start` finds. Folders that a killed run left are cleaned up first.
-
-        A checkpoint of less than 1 GiB is verified here again, after the command `train` did so before it loaded the
-        model. The hashes of a larger one are remembered.
-        """
+        """Train from the checkpoint that `find_start` finds. Folders that a killed run left are cleaned up first."""
         output_dir = Path(self.args.output_dir)
         if self.args.should_save:
             shutil.rmtree(output_dir / UNFINISHED_FOLDER, ignore_errors=True)
             restore_folders(output_dir)
         self.accelerator.wait_for_everyone()
-        start = share_start(lambda: find_start(output_dir, resume_from_checkpoint))
+        start = share_start(
+            lambda: find_start(output_dir, resume_from_checkpoint, verified=self.verified_start)
+        )
         return super().train(None if start is None else str(start), *args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, *device: Any) -> Any:

@@ -17,6 +17,7 @@ def describe_environment(accelerator: Accelerator) -> dict[str, Any]:
 
     The file is shared with the model, so it tells nothing else about the machine.
     """
+    versions = list_versions()
     return {
         "device": accelerator.device.type,
         "processes": accelerator.num_processes,
@@ -24,8 +25,8 @@ def describe_environment(accelerator: Accelerator) -> dict[str, Any]:
         "mixed_precision": accelerator.mixed_precision,
         "python": platform.python_version(),
         "cuda": torch.version.cuda,
-        "higgs_trainer": __version__,
-        "packages": {package: version(package) for package in PACKAGES},
+        "higgs_trainer": versions.pop("higgs_trainer"),
+        "packages": versions,
     }
 
 

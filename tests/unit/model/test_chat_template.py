@@ -1,5 +1,8 @@
 """A prompt contains every text once and whole, whatever the chat template of a model folder does."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,3 +163,14 @@ def test_the_process_does_not_import_from_the_working_directory(
     (tmp_path / "json.py").write_text("raise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
     assert encode("{# #}OWN") == encode("OWN")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
+def test_a_process_that_the_machine_kills_has_not_used_too_much_of_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel sends SIGKILL when the machine has no memory left, and SIGXCPU at the limit of the CPU."""
+    killed = subprocess.CompletedProcess([], -signal.SIGKILL, b"", b"")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: killed)
+    with pytest.raises(MemoryError, match="killed: out of memory"):
+        encode("OWN ")

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 
+from higgs_trainer import checksums
 from higgs_trainer.dataset.collator import PaddingCollator
 from higgs_trainer.errors import DamageError, RecipeError
 from higgs_trainer.model.families import family_of
@@ -220,3 +221,26 @@ def test_the_best_checkpoint_is_verified_before_it_is_loaded_at_the_end(out):
     shutil.rmtree(out / "checkpoint-2")
     with pytest.raises(DamageError, match="checkpoint-2, the best checkpoint, is missing"):
         trainer._load_best_model()
+
+
+def test_a_checkpoint_that_was_verified_is_not_read_a_second_time(out, monkeypatch):
+    hashed = []
+    original = checksums.hash_file
+    monkeypatch.setattr(checksums, "hash_file", lambda path: hashed.append(path) or original(path))
+    start = find_start(out, True)
+    once = len(hashed)
+    trainer = build_trainer(out, max_steps=3)
+    trainer.verified_start = start
+    trainer.train(resume_from_checkpoint=start)
+    assert once > 0
+    assert [path for path in hashed[once:] if path.parent == start] == []
+    (start / "optimizer.pt").write_bytes(b"")
+    with pytest.raises(DamageError):
+        build_trainer(out, max_steps=3).train(resume_from_checkpoint=start)
+
+
+def test_a_trainer_alone_tests_a_checkpoint_without_checksums(out):
+    remove_checksums(out)
+    UNLISTED_DAMAGES["cut"](out / "checkpoint-3" / "optimizer.pt")
+    with pytest.raises(DamageError, match=r"optimizer\.pt is damaged"):
+        build_trainer(out, max_steps=4).train(resume_from_checkpoint=True)
