@@ -215,8 +215,8 @@ def whole_folder(output: Path) -> Iterator[Path]:
 def _lock_folder(folder: Path) -> int | None:
     """Lock a folder until the descriptor is closed or the process ends. Return None if another process has the lock.
 
-    On Windows and on a file system without locks, nothing is locked. This is not the FileLock of `outputs.py` and of the
-    work directory of `prepare`: a file of a lock would be renamed into the output with the folder, or stay next to it.
+    On Windows and on a file system without locks, nothing is locked. This is not the FileLock of `outputs.py` and of
+    the work directory of `prepare`: its file would be renamed into the output with the folder, or stay next to it.
     """
     if sys.platform == "win32":
         # Windows opens no folders. Any open descriptor does for the caller, who only closes it.
