@@ -17,7 +17,7 @@ from transformers.training_args import OptimizerNames, ParallelMode
 from higgs_trainer.distributed import Processes, join_processes
 from higgs_trainer.errors import RecipeError, suggest_name
 from higgs_trainer.printable import join_lines
-from higgs_trainer.recipe.schema import TrainingRecipe
+from higgs_trainer.recipe.training_section import TrainingRecipe
 
 logger = logging.getLogger(__name__)
 
