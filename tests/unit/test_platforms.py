@@ -115,10 +115,15 @@ def test_only_the_signals_that_windows_has_end_a_command_there(monkeypatch):
 
 @pytest.mark.parametrize(
     ("platform", "limits"),
-    [("linux", ["RLIMIT_CPU", "RLIMIT_AS"]), ("darwin", ["RLIMIT_CPU"]), ("win32", [])],
+    [
+        ("linux", ["RLIMIT_CPU", "RLIMIT_CORE", "RLIMIT_AS"]),
+        ("darwin", ["RLIMIT_CPU", "RLIMIT_CORE"]),
+        ("win32", []),
+    ],
 )
 def test_a_chat_template_gets_the_limits_that_the_platform_has(monkeypatch, platform, limits):
-    named = {getattr(template_process.resource, name): name for name in ("RLIMIT_CPU", "RLIMIT_AS")}
+    names = ("RLIMIT_CPU", "RLIMIT_CORE", "RLIMIT_AS")
+    named = {getattr(template_process.resource, name): name for name in names}
     seen = []
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(
