@@ -9,7 +9,7 @@
 # codec lie in a cache of the Hugging Face hub, so the commands name them as users do.
 #
 #   --size released|small    size of the random checkpoint. released needs 24 GB of memory and 30 GB of disk
-#   -o DIR                   folder for everything, about 24 GB after a run of the released size
+#   -o DIR                   folder for everything
 #   --recordings FILE.jsonl  other recordings than those of the Debian package pocketsphinx-testdata
 #   --until STAGE            stop after this stage. The same command without it does the rest: a stage that was
 #                            measured is not repeated
