@@ -140,7 +140,7 @@ def _generate_columns(
     prompt_columns_BPK, is_column_BP = _pad_columns(prompt_columns, ids.end, ids.num_codebooks)
     if prompt_columns_BPK.shape[1]:
         inputs |= {"audio_input_ids": prompt_columns_BPK, "audio_input_ids_mask": is_column_BP}
-    processors = LogitsProcessorList([checkpoint.sequence.build_stop_rule(ids, config.eos_token_id)])
+    processors = LogitsProcessorList([checkpoint.sequence.build_stream_rule(ids, config.eos_token_id)])
     # PEFT's generate uses the generation config of the model beneath it.
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     of_model = base.generation_config

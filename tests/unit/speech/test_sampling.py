@@ -1,4 +1,4 @@
-"""Sampling: transformers' distribution and, for one clip, its codes; independence of the batch; the stop rule."""
+"""Sampling: transformers' distribution and, for one clip, its codes; independence of the batch; stream tokens."""
 
 import dataclasses
 from typing import Any
@@ -10,7 +10,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from generation import generate_texts
 from higgs_trainer.errors import CheckpointError
-from higgs_trainer.model.stop_rule import FirstCodebookEnds
+from higgs_trainer.model.stream_rule import StreamTokensInPlace
 from higgs_trainer.speech.generate import Request, generate_codes
 from higgs_trainer.speech.sampling import (
     RepetitionRule,
@@ -61,8 +61,9 @@ def test_one_clip_has_exactly_the_codes_of_transformers_own_sampling() -> None:
         max_new_tokens=20 + NUM_CODEBOOKS + 1,
         logits_processor=LogitsProcessorList(
             [
-                FirstCodebookEnds(
+                StreamTokensInPlace(
                     num_codebooks=NUM_CODEBOOKS,
+                    begin_id=BEGIN,
                     end_id=END,
                     delay_token=checkpoint.stream_ids.delay_token,
                     done_token=checkpoint.model.config.eos_token_id,
@@ -140,26 +141,48 @@ def test_repetitions_are_counted_over_generated_columns() -> None:
     assert (stuck_FK[1:] == stuck_FK[:-1]).float().mean() > (codes_FK[1:] == codes_FK[:-1]).float().mean()
 
 
+DELAY_TOKEN = 7
+STREAM_RULE = StreamTokensInPlace(
+    num_codebooks=NUM_CODEBOOKS, begin_id=BEGIN, end_id=END, delay_token=DELAY_TOKEN, done_token=DONE
+)
+
+
 def test_only_the_first_codebook_ends_a_clip() -> None:
-    delay_token = 7
-    processor = FirstCodebookEnds(
-        num_codebooks=NUM_CODEBOOKS, end_id=END, delay_token=delay_token, done_token=DONE
-    )
     scores = torch.randn(2 * NUM_CODEBOOKS, NUM_CODES + 2)
-    speaking_then_ending = torch.tensor([[1, 2], [1, delay_token]])
-    out = processor(speaking_then_ending, scores.clone()).reshape(2, NUM_CODEBOOKS, -1)
+    speaking_then_ending = torch.tensor([[1, 2], [1, DELAY_TOKEN]])
+    out = STREAM_RULE(speaking_then_ending, scores.clone()).reshape(2, NUM_CODEBOOKS, -1)
     before = scores.reshape(2, NUM_CODEBOOKS, -1)
     assert torch.isinf(out[0, 1:, END]).all()
-    assert torch.equal(out[0, 0], before[0, 0])
-    assert torch.equal(out[1], before[1])
-    assert torch.equal(out[0, :, :END], before[0, :, :END])
+    assert torch.equal(out[0, 0, END], before[0, 0, END])
+    assert torch.equal(out[1, :, END], before[1, :, END])
+    assert torch.equal(out[:, :, :NUM_CODES], before[:, :, :NUM_CODES])
 
 
-def test_the_stop_rule_does_not_change_a_finished_clip() -> None:
-    processor = FirstCodebookEnds(num_codebooks=NUM_CODEBOOKS, end_id=END, delay_token=7, done_token=DONE)
+def test_begin_of_stream_is_where_the_delay_pattern_has_it_and_nowhere_else() -> None:
+    scores = torch.randn(NUM_CODEBOOKS, NUM_CODES + 2)
+    must_begin = torch.full((NUM_CODES + 2,), -torch.inf)
+    must_begin[BEGIN] = 0.0
+    scores[-1] = must_begin
+    out = STREAM_RULE(torch.tensor([[1, 2]]), scores.clone())
+    assert torch.isinf(out[:-1, BEGIN]).all()
+    assert torch.equal(out[-1], must_begin)
+
+
+def test_a_clip_is_whole_although_the_model_likes_begin_of_stream_best() -> None:
+    checkpoint = talkative_checkpoint()
+    head = checkpoint.model.audio_lm_head
+    bias_C = torch.zeros(NUM_CODES + 2)
+    bias_C[BEGIN] = 1e6
+    head.register_forward_hook(lambda _, __, logits: logits + bias_C.repeat(NUM_CODEBOOKS))
+    clip = generate_texts(checkpoint, ["one two three"], sampling=Sampling(greedy=True, max_seconds=0.8))[0]
+    assert len(clip.codes_FK) >= 20
+    assert clip.codes_FK.max() < NUM_CODES
+
+
+def test_the_rule_of_stream_tokens_does_not_change_a_finished_clip() -> None:
     scores = torch.full((NUM_CODEBOOKS, NUM_CODES + 2), -torch.inf)
     scores[:, END] = 0.0
-    assert torch.equal(processor(torch.tensor([[1, DONE]]), scores.clone()), scores)
+    assert torch.equal(STREAM_RULE(torch.tensor([[1, DONE]]), scores.clone()), scores)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ class SequenceFormat:
 
     Attributes:
         read_ids: reads the ids of a checkpoint from its configuration.
-        build_stop_rule: builds the logits processor that decides when a clip ends, from the ids and the text token that
+        build_stream_rule: builds the logits processor that decides where stream tokens may be, from the ids and the text token that
             follows a finished clip.
     """
 
@@ -106,7 +106,7 @@ class SequenceFormat:
     apply_delay: ApplyDelay
     build_targets: BuildTargets
     revert_delay: RevertDelay
-    build_stop_rule: Callable[[StreamIds, int], LogitsProcessor]
+    build_stream_rule: Callable[[StreamIds, int], LogitsProcessor]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from higgs_trainer.model.families.family import (
 )
 from higgs_trainer.model.families.layouts import NATIVE_MODEL_TYPE
 from higgs_trainer.model.prompt import encode_conversation, encode_prompt
-from higgs_trainer.model.stop_rule import FirstCodebookEnds
+from higgs_trainer.model.stream_rule import StreamTokensInPlace
 from higgs_trainer.tensors import IGNORED
 from label_guard import Contract
 
@@ -82,10 +82,14 @@ def read_ids(config: Any) -> StreamIds:
     )
 
 
-def build_stop_rule(ids: StreamIds, done_token: int) -> FirstCodebookEnds:
-    """Build the rule that only codebook 0 ends a clip."""
-    return FirstCodebookEnds(
-        num_codebooks=ids.num_codebooks, end_id=ids.end, delay_token=ids.delay_token, done_token=done_token
+def build_stream_rule(ids: StreamIds, done_token: int) -> StreamTokensInPlace:
+    """Build the rule that begin of stream is before a clip, and that only codebook 0 ends it."""
+    return StreamTokensInPlace(
+        num_codebooks=ids.num_codebooks,
+        begin_id=ids.begin,
+        end_id=ids.end,
+        delay_token=ids.delay_token,
+        done_token=done_token,
     )
 
 
@@ -112,7 +116,7 @@ HIGGS_AUDIO_V2 = Family(
         apply_delay=apply_delay,
         build_targets=build_targets,
         revert_delay=revert_delay,
-        build_stop_rule=build_stop_rule,
+        build_stream_rule=build_stream_rule,
     ),
     import_model_class=import_model_class,
 )
