@@ -117,7 +117,7 @@ def test_held_out_rows_are_prepared_too_and_counted(
     assert run_prepare(recordings, rows, "--held-out", "50%", "--held-out-seed", "1") == 0
     printed = capsys.readouterr().out
     for side in ("train", "held_out"):
-        assert f"{recordings / 'out' / side}: 1 utterances, 0.00 h" in printed
+        assert f"{recordings / 'out' / side}: 1 utterance, 0.00 h" in printed
         assert read_prepared(recordings / "out" / side).card.utterances == 1
     assert "held out: 1 of 2 rows" in printed
     assert run_prepare(recordings, rows, "--held-out", "half") == 2

@@ -111,6 +111,27 @@ def test_check_takes_any_schedule(folder, overrides):
     assert result.exit_code == 0, result.output
 
 
+def test_each_command_says_what_came_out_and_what_to_run_next(folder, tmp_path):
+    """In Czech: the sentence to try is one that the samples speak, and its language goes with it."""
+    row = json.dumps({"audio": "1.wav", "text": "dobr\u00fd den", "language": "cs"})
+    (folder / "cs.jsonl").write_text(row + "\n", encoding="utf-8")
+    recipe = tmp_path / "recipe.yaml"
+    text = RECIPE.replace("name_or_path: model", f"name_or_path: {folder / 'model'}").replace("prepared", "cs")
+    start, end = text.index("samples:"), text.index("training:")
+    samples = "samples: {texts: [], held_out: 1, max_seconds: 0.2}\n"
+    recipe.write_text(text[:start] + samples + text[end:])
+    prepared = run("prepare", folder / "cs.jsonl", "-o", tmp_path / "cs", "--recipe", recipe)
+    assert prepared.exit_code == 0, prepared.output
+    assert "1 utterance, " in prepared.output
+    assert "changed in texts" not in prepared.output
+    assert prepared.output.endswith(f"Run next:\n    higgs-trainer check {recipe}\n")
+    trained = run("train", recipe, "--save_strategy", "steps")
+    assert f"{tmp_path / 'out'}: 2 steps trained" in trained.output
+    assert f"--text 'dobr\u00fd den' --language cs -o {tmp_path / 'out'}-spoken" in trained.output
+    resumed = run("train", recipe, "--save_strategy", "steps", "--resume_from_checkpoint", "true")
+    assert "nothing was left to train" in resumed.output, resumed.output
+
+
 @pytest.mark.parametrize(("policy", "exit_code"), [("raise", 1), ("divert", 0)])
 def test_check_fails_on_a_leak_under_raise_alone_and_names_who_did_it(
     folder, leaky_collator, policy, exit_code

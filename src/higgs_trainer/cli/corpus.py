@@ -1,14 +1,17 @@
 """prepare, convert-manifest: make a dataset or a manifest from recordings and transcripts."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from higgs_trainer.cli.application import DATA_PANEL, app
 from higgs_trainer.cli.strict_command import StrictCommand
-from higgs_trainer.errors import UserError
-from higgs_trainer.terminal import echo, quiet_libraries
+from higgs_trainer.errors import UserError, count_noun
+from higgs_trainer.terminal import echo, echo_next, quiet_libraries
+
+if TYPE_CHECKING:
+    from higgs_trainer.corpus.prepare import PreparedSummary
 
 REFERENCES, TEXTS, LIMITS = "References", "Texts", "Limits"
 
@@ -220,7 +223,6 @@ def prepare(
         )
     from higgs_trainer.corpus.measurements import Limits
     from higgs_trainer.corpus.prepare import prepare
-    from higgs_trainer.dataset.prepared import REJECTED_NAME
     from higgs_trainer.manifest.formats.columns import parse_columns
     from higgs_trainer.manifest.text import TextRules, read_tags
     from higgs_trainer.outputs import Input, check_apart
@@ -256,21 +258,35 @@ def prepare(
     )
     if done.process_index > 0:
         return
+    _describe(done, report)
+    if recipe is not None:
+        echo_next("Run next", ["higgs-trainer", "check", recipe])
+
+
+def _describe(done: "PreparedSummary", report: Path | None) -> None:
+    """Say what was written."""
+    from higgs_trainer.dataset.prepared import REJECTED_NAME
+
     card = done.card
-    echo(f"{done.folder}: {card.utterances} utterances, {card.hours:.2f} h, codec {card.codec_name}")
+    utterances = count_noun(card.utterances, "utterance")
+    echo(f"{done.folder}: {utterances}, {card.hours:.2f} h, codec {card.codec_name}")
     if done.held_out is not None:
         held = done.held_out.card
-        echo(f"{done.held_out.folder}: {held.utterances} utterances, {held.hours:.2f} h")
+        echo(f"{done.held_out.folder}: {count_noun(held.utterances, 'utterance')}, {held.hours:.2f} h")
     if done.resumed:
-        echo(f"resumed: {done.resumed} recordings were encoded already")
+        echo(f"resumed: {count_noun(done.resumed, 'recording')} had been encoded already")
     if card.rejected:
-        echo(f"rejected: {card.rejected} rows; {done.folder / REJECTED_NAME} has the reasons")
+        echo(
+            f"rejected: {count_noun(card.rejected, 'row')}; {done.folder / REJECTED_NAME} has the "
+            f"{'reason' if card.rejected == 1 else 'reasons'}"
+        )
     if report is not None:
         echo(f"page: {report}")
     for note in done.notes:
         echo(f"note: {note}")
     for name, counts in (("tasks", card.tasks), ("changed in texts", card.text_changes)):
-        echo(f"{name}: {', '.join(f'{count} {what}' for what, count in counts.items()) or 'nothing'}")
+        if counts:
+            echo(f"{name}: {', '.join(f'{count:,} {what}' for what, count in counts.items())}")
 
 
 def _choose_codec(codec: str | None, recipe: Path | None, model: str | None) -> str:

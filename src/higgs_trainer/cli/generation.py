@@ -29,8 +29,9 @@ from higgs_trainer.cli.voice_options import (
     check_sampling,
     read_texts,
 )
-from higgs_trainer.run_folder import CLIP_INDEX_FILE
-from higgs_trainer.terminal import echo, quiet_libraries
+from higgs_trainer.errors import count_noun
+from higgs_trainer.run_folder import CLIP_INDEX_FILE, name_clip
+from higgs_trainer.terminal import echo, quiet_libraries, shorten_path
 
 
 @app.command(cls=StrictCommand, rich_help_panel=SPEECH_PANEL)
@@ -118,13 +119,15 @@ def generate(
     )
     requests = [speech_model.build_request(line) for line in script]
     done = generate_into_folder(speech_model, requests, output, batch_size=batch_size)
+    listed = "it" if done.num_clips == 1 else "them in the order of the texts"
     echo(
-        f"{output}: {done.num_clips} clips, {done.audio_seconds:.1f} s of audio generated in {done.seconds:.1f} s; "
-        f"{CLIP_INDEX_FILE} lists them in the order of the texts"
+        f"{output}: {count_noun(done.num_clips, 'clip')}, {done.audio_seconds:.1f} s of audio generated in "
+        f"{done.seconds:.1f} s; {CLIP_INDEX_FILE} lists {listed}"
     )
     if done.at_limit:
         echo(
-            f"warning: the model did not end {len(done.at_limit)} of {done.num_clips} clips, which were cut at "
-            f"{max_seconds:g} s: " + ", ".join(done.at_limit),
+            f"warning: the model did not end {len(done.at_limit)} of {count_noun(done.num_clips, 'clip')}, cut at "
+            f"--max-seconds {max_seconds:g}: " + ", ".join(done.at_limit),
             to_stderr=True,
         )
+    echo(f"Listen: {shorten_path(output / name_clip(0))}")

@@ -7,6 +7,7 @@ import typer
 
 from higgs_trainer.cli.application import TRAINING_PANEL, app
 from higgs_trainer.cli.strict_command import StrictCommand
+from higgs_trainer.errors import count_noun
 from higgs_trainer.run_folder import REPORT_FILE
 from higgs_trainer.terminal import echo, echo_next, open_console, quiet_libraries, shorten_path
 
@@ -109,9 +110,12 @@ def train(
     summary = train(settings, overwrite=overwrite, allow_changed=allow_changed or ())
     if summary.is_main:
         echo(summary.guard)
-        echo(f"{summary.output_dir}: done")
+        trained = count_noun(summary.num_steps, "step")
+        already = "nothing was left to train: the checkpoint is that of the last step"
+        echo(f"{summary.output_dir}: {f'{trained} trained' if summary.num_steps else already}")
         if (page := Path(summary.output_dir) / REPORT_FILE).is_file():
             echo(f"Listen: {shorten_path(page)}")
         folder = str(shorten_path(Path(summary.output_dir)))
-        speak = ["generate", "--model", folder, "--text", "Anything you like.", "-o", f"{folder}-spoken"]
-        echo_next("Speak", ["higgs-trainer", *speak])
+        speak = ["generate", "--model", folder, "--text", summary.sentence]
+        speak += ["--language", summary.language] if summary.language != "en" else []
+        echo_next("Speak", ["higgs-trainer", *speak, "-o", f"{folder}-spoken"])

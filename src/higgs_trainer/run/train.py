@@ -13,6 +13,7 @@ from pathlib import Path
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from higgs_trainer.errors import UserError
+from higgs_trainer.evaluation.languages import DEFAULT_LANGUAGE
 from higgs_trainer.files import explain_failed_write
 from higgs_trainer.outputs import hold_folder
 from higgs_trainer.progress import close_bars
@@ -32,7 +33,7 @@ from higgs_trainer.run.resuming import (
     describe_run,
     write_history,
 )
-from higgs_trainer.run_folder import LOG_FILE, RECIPE_FILE, REPORT_FILE, Change
+from higgs_trainer.run_folder import LOG_FILE, RECIPE_FILE, REPORT_FILE, Change, read_step
 from higgs_trainer.speech.real_recordings import write_recordings
 from higgs_trainer.speech.speech_model import SpeechModel
 from higgs_trainer.terminal import echo, format_command
@@ -51,6 +52,9 @@ class TrainingSummary:
         metrics: the last value of every logged metric, and those of the whole run (``train_runtime``, ...).
         model: the trained model, which can speak. It is the one in memory: the best checkpoint, if that was loaded.
         guard: what the guard saw, in one line or, after a leak, as a table of layers, calls and keys.
+        sentence: a sentence to try the voice with, in its language: one that the samples speak, or else of the data.
+        language: the language of ``sentence``.
+        num_steps: how many optimizer steps this call trained. 0: the checkpoint was that of the last step.
         is_main: whether this is the main process. Only that one should print the summary.
     """
 
@@ -58,6 +62,9 @@ class TrainingSummary:
     metrics: dict[str, float]
     model: SpeechModel
     guard: str
+    sentence: str
+    language: str
+    num_steps: int
     is_main: bool = True
 
 
@@ -181,8 +188,25 @@ def _train(
         except UserError as error:
             # The run is complete, whatever its page lacks.
             echo(f"warning: the report page was not written: {error}", to_stderr=True)
-    model = SpeechModel(run.checkpoint, run.codec)
-    return TrainingSummary(output_dir, metrics, model, trainer.guard.ledger.summary(), is_main)
+    language, sentence = _choose_sentence(recipe, run)
+    return TrainingSummary(
+        output_dir,
+        metrics,
+        SpeechModel(run.checkpoint, run.codec),
+        guard=trainer.guard.ledger.summary(),
+        sentence=sentence,
+        language=language,
+        num_steps=result.global_step - (0 if start is None else max(read_step(start), 0)),
+        is_main=is_main,
+    )
+
+
+def _choose_sentence(recipe: Recipe, run: Run) -> tuple[str, str]:
+    """Choose a sentence to try the voice with. Returns its language and the sentence."""
+    row = (run.held_out or run.train_set).rows[0]
+    if recipe.samples.texts:
+        return recipe.samples.language or DEFAULT_LANGUAGE, recipe.samples.texts[0]
+    return row["language"] or recipe.samples.language or DEFAULT_LANGUAGE, row["text"]
 
 
 def _build_callbacks(

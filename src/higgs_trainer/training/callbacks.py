@@ -27,7 +27,7 @@ SHOWN = {
     "eval_codebook_0_loss": "codebook 0 {:.3f}",
     "codebook_0_accuracy": "accuracy {:.0%}",
     "eval_codebook_0_accuracy": "accuracy {:.0%}",
-    "grad_norm": "gradient {:.2f}",
+    "grad_norm": "gradient {:.3g}",
     "learning_rate": "rate {:.1e}",
     "audio_seconds_per_second": "{:.0f} s of audio a second",
     "fill": "{:.0%} full",

@@ -203,7 +203,8 @@ def test_train_applies_the_overrides(
     def train(settings: Any, *, overwrite: bool, allow_changed: Sequence[str]) -> SimpleNamespace:
         assert (overwrite, allow_changed) == (True, ["seed"])
         seen.append(settings.training)
-        return SimpleNamespace(guard="the verdict", output_dir="o", is_main=True)
+        spoken = {"sentence": "Good day.", "language": "en"}
+        return SimpleNamespace(guard="the verdict", output_dir="o", num_steps=1, is_main=True, **spoken)
 
     stub(monkeypatch, "run.train", train=train)
     options = ("--overwrite", "--allow-changed", "seed")
@@ -358,7 +359,8 @@ def test_generate_passes_each_line_of_a_file(
     assert (call.voice.scene, call.voice.references, call.device, call.batch_size) == (None, (), None, 8)
     printed = capsys.readouterr()
     assert "2 clips, 3.0 s of audio generated in 1.5 s" in printed.out
-    assert "did not end 1 of 2 clips, which were cut at 30 s: 0001.wav" in printed.err
+    assert "did not end 1 of 2 clips, cut at --max-seconds 30: 0001.wav" in printed.err
+    assert f"Listen: {output / '0000.wav'}" in printed.out
 
 
 def test_generate_passes_every_text(generated: list[SimpleNamespace], tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def run_steps(callback: ShowProgress) -> None:
 @pytest.mark.parametrize(
     ("width", "line"),
     [
-        (80, "step 2/100: loss 5.100, codebook 0 5.050, accuracy 22%, gradient 0.70, 84% full"),
+        (80, "step 2/100: loss 5.100, codebook 0 5.050, accuracy 22%, gradient 0.7, 84% full"),
         (60, "step 2/100: loss 5.100, codebook 0 5.050, accuracy 22%"),
     ],
 )
@@ -55,7 +55,7 @@ def test_a_pipe_gets_each_log_whole_and_no_bar(capsys: pytest.CaptureFixture[str
     run_steps(ShowProgress())
     printed = capsys.readouterr()
     assert printed.out.splitlines() == [
-        "step 2/100: loss 5.100, codebook 0 5.050, accuracy 22%, gradient 0.70, 84% full",
+        "step 2/100: loss 5.100, codebook 0 5.050, accuracy 22%, gradient 0.7, 84% full",
         "step 2/100: held-out loss 4.500",
     ]
     assert printed.err == ""

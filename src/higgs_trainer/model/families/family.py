@@ -96,8 +96,8 @@ class SequenceFormat:
 
     Attributes:
         read_ids: reads the ids of a checkpoint from its configuration.
-        build_stream_rule: builds the logits processor that decides where stream tokens may be, from the ids and the text token that
-            follows a finished clip.
+        build_stream_rule: builds the logits processor that decides where stream tokens may be, from the ids and the
+            text token that follows a finished clip.
     """
 
     read_ids: Callable[[Any], StreamIds]
