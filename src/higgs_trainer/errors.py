@@ -129,7 +129,7 @@ class _Kind:
             lines = [f"{one.place}: {make_line(one.what)}" for one in examples]
         else:
             lines = [str(one) for one in examples]
-        return [(position, self.count, "\n    ".join([f"{head} For example:", *lines]))]
+        return [(position, self.count, "\n   - ".join([f"{head} For example:", *lines]))]
 
 
 class RecipeError(UserError):

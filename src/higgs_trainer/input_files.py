@@ -8,6 +8,10 @@ from higgs_trainer.errors import UserError
 from higgs_trainer.limits import STORED_JSON_BYTES
 
 GIVE_TEXT = "Give a text file, and save it as UTF-8 if it is one."
+SAVE_AS_UTF_8 = (
+    'Save the file as UTF-8 (in a spreadsheet program: "CSV UTF-8"). A file from Windows may be in Windows-1252 or, '
+    "from central Europe, Windows-1250: iconv -f WINDOWS-1250 -t UTF-8 OLD > NEW converts it."
+)
 
 KINDS = {
     stat.S_IFREG: "a file",
@@ -106,10 +110,18 @@ def read_text_file(
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise error_class(f"{path} is not UTF-8 ({error}). {GIVE_TEXT}") from error
+        raise error_class(f"{path} is not UTF-8 ({describe_bad_byte(error)}). {SAVE_AS_UTF_8}") from error
     if "\0" in text:
         raise error_class(f"{path} contains NUL bytes, so it is not text in UTF-8. {GIVE_TEXT}")
     return text
+
+
+def describe_bad_byte(error: UnicodeDecodeError) -> str:
+    """Say which byte is not UTF-8, and what comes before it."""
+    before = error.object[: error.start].decode("utf-8", errors="ignore")[-20:]
+    return (
+        f'byte 0x{error.object[error.start]:02X} after "{before}"' if before.strip() else "at its beginning"
+    )
 
 
 def name_reason(error: OSError | RuntimeError | ValueError) -> str:

@@ -116,7 +116,9 @@ def test_each_command_says_what_came_out_and_what_to_run_next(folder, tmp_path):
     row = json.dumps({"audio": "1.wav", "text": "dobr\u00fd den", "language": "cs"})
     (folder / "cs.jsonl").write_text(row + "\n", encoding="utf-8")
     recipe = tmp_path / "recipe.yaml"
-    text = RECIPE.replace("name_or_path: model", f"name_or_path: {folder / 'model'}").replace("prepared", "cs")
+    text = RECIPE.replace("name_or_path: model", f"name_or_path: {folder / 'model'}").replace(
+        "prepared", "cs"
+    )
     start, end = text.index("samples:"), text.index("training:")
     samples = "samples: {texts: [], held_out: 1, max_seconds: 0.2}\n"
     recipe.write_text(text[:start] + samples + text[end:])

@@ -7,6 +7,7 @@ pack is reported before that, and mistakes that do not depend on each other are 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from transformers import TrainingArguments
@@ -14,7 +15,13 @@ from transformers import TrainingArguments
 from higgs_trainer.audio.codec import Codec, load_codec
 from higgs_trainer.audio.files import read_audio
 from higgs_trainer.dataset.packing import PlannedExamples
-from higgs_trainer.dataset.prepared import PreparedDataset, check_codec, read_prepared
+from higgs_trainer.dataset.prepared import (
+    HELD_OUT_NAME,
+    TRAIN_NAME,
+    PreparedDataset,
+    check_codec,
+    read_prepared,
+)
 from higgs_trainer.errors import CheckpointError, RecipeError, UserError, suggest_name
 from higgs_trainer.evaluation.held_out_scores import HeldOutScores
 from higgs_trainer.hub_names import find_similar
@@ -24,6 +31,7 @@ from higgs_trainer.recipe.schema import AdapterRecipe, LossRecipe, Recipe, Weigh
 from higgs_trainer.run.arguments import build_arguments, check_optimizer, check_schedule
 from higgs_trainer.run.samples import check_held_out, check_recogniser, list_spoken_metrics, load_scores
 from higgs_trainer.run.trainable import choose_trainable
+from higgs_trainer.terminal import format_command
 from higgs_trainer.training.datasets import LoadedSets, load_sets, plan_training
 from higgs_trainer.training.losses import LossWeights
 from higgs_trainer.training.metrics import list_held_out_metrics
@@ -85,8 +93,7 @@ def run_preflight(recipe: Recipe, *, builds_optimizer: bool = False) -> Prefligh
     """
     attempts, data, samples = _Attempts(), recipe.data, recipe.samples
     arguments = attempts.call(build_arguments, build_training_arguments(recipe))
-    train_sets = [attempts.call(_open_set, "data.train", one) for one in data.train]
-    held_out_sets = [attempts.call(_open_set, "data.eval", one) for one in data.eval]
+    train_sets, held_out_sets = _open_sets(attempts, recipe)
     languages = list(islice(_list_languages(held_out_sets), samples.held_out))
     attempts.call(check_recogniser, samples, languages)
     if None not in held_out_sets:
@@ -137,18 +144,45 @@ def run_preflight(recipe: Recipe, *, builds_optimizer: bool = False) -> Prefligh
     return Preflight(arguments, codec, weights, train_set, held_out, plan, scores)
 
 
-def _open_set(field: str, folder: WeightedFolder) -> PreparedDataset:
+def _open_sets(
+    attempts: _Attempts, recipe: Recipe
+) -> tuple[list[PreparedDataset | None], list[PreparedDataset | None]]:
+    """Open the datasets to train on and those to evaluate on. One that cannot be used is None."""
+    data, model = recipe.data, recipe.model
+    options = ["--codec", model.codec] if model.codec else ["--model", model.name_or_path]
+    both = [one.path for one in (*data.train, *data.eval)]
+    parent = both[0].parent
+    if both == [parent / TRAIN_NAME, parent / HELD_OUT_NAME] and not any(map(Path.exists, both)):
+        # One command makes both, as `higgs-trainer init` says.
+        command = format_command(
+            "higgs-trainer", "prepare", "DATA", "-o", parent, "--held-out", "5%", *options
+        )
+        error = CheckpointError(
+            f"data.train and data.eval: there are no folders {both[0]} and {both[1]}. Make them from your recordings "
+            f"and texts, DATA:\n{command}"
+        )
+        attempts.found.append(error)
+        return [None], [None]
+    return (
+        [attempts.call(_open_set, "data.train", one, options) for one in data.train],
+        [attempts.call(_open_set, "data.eval", one, options) for one in data.eval],
+    )
+
+
+def _open_set(field: str, folder: WeightedFolder, options: Sequence[str]) -> PreparedDataset:
     """Open a prepared dataset.
+
+    Args:
+        options: what chooses the codec in a ``prepare`` that would make it.
 
     Raises:
         CheckpointError: it is no prepared dataset; the message names the field of the recipe.
     """
     if not folder.path.is_dir():
         near = find_similar(folder.path)
+        command = format_command("higgs-trainer", "prepare", "DATA", "-o", folder.path, *options)
         remedy = (
-            f"Did you mean {near}?"
-            if near
-            else f"Make it: higgs-trainer prepare DATA -o {folder.path} --codec CODEC"
+            f"Did you mean {near}?" if near else f"Make it from your recordings and texts, DATA:\n{command}"
         )
         raise CheckpointError(f"{field}: there is no folder {folder.path}. {remedy}")
     return read_prepared(folder.path)

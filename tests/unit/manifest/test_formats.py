@@ -53,6 +53,7 @@ def test_json_lines(folder: Path) -> None:
 
 TABLES = {
     "CSV": 'audio,text\na.wav,one\nb.wav,"say ""two"""\n',
+    "CSV with semicolons": 'audio;text\na.wav;one\nb.wav;"say ""two"""\n',
     "CSV without names": 'a.wav,one\nb.wav,"say ""two"""\n',
     "CSV of Windows": '\ufeffAudio,Text\r\na.wav,one\r\n\r\nb.wav,"say ""two"""\r\n',
     "TSV": 'path\tsentence\na.wav\tone\nb.wav\tsay "two"\n',
@@ -107,7 +108,15 @@ def test_lines_that_are_not_utf_8(folder: Path) -> None:
         (folder / "m.csv").write_bytes(first_line + b"\n" + first_line.replace(b"text", b"\xe9") + b"\n")
         ((_, line, what),) = find_problems(folder / "m.csv")
         assert line == 2
-        assert "not UTF-8" in what
+        assert what.startswith("the line is not UTF-8 (byte 0xE9 after ")
+
+
+def test_a_table_of_windows_is_told_how_to_convert_it(folder: Path) -> None:
+    (folder / "m.csv").write_bytes("audio;text\na.wav;dobrý večer\nb.wav;děkuji\n".encode("cp1250"))
+    with pytest.raises(ManifestError) as raised:
+        read_rows(folder / "m.csv")
+    assert 'm.csv:2: the line is not UTF-8 (byte 0xFD after "a.wav;dobr")' in str(raised.value)
+    assert "iconv -f WINDOWS-1250 -t UTF-8" in str(raised.value)
 
 
 def test_two_columns_of_one_field_are_an_error(folder: Path) -> None:

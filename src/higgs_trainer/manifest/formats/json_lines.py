@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from higgs_trainer.errors import Problem, UserError
-from higgs_trainer.input_files import GIVE_TEXT, check_is_file
+from higgs_trainer.input_files import GIVE_TEXT, SAVE_AS_UTF_8, check_is_file, describe_bad_byte
 from higgs_trainer.limits import LINE_BYTES
 from higgs_trainer.manifest.formats.columns import name_fields
 from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row
@@ -92,7 +92,11 @@ def _read_utf_8(path: Path) -> Iterator[tuple[int, str | Problem]]:
             try:
                 text = encoded.decode("utf-8-sig" if line == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                yield line, Problem(path, line, f"the line is not UTF-8 ({error})", "Save the file as UTF-8.")
+                what = "the line is not UTF-8"
+                yield (
+                    line,
+                    Problem(path, line, f"{what} ({describe_bad_byte(error)})", SAVE_AS_UTF_8, kind=what),
+                )
             else:
                 yield line, _end_line(path, line, text)
 

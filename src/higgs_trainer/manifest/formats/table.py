@@ -1,7 +1,8 @@
 """CSV, TSV and tables with the separator `|`, with or without a header line.
 
-Commas are read as CSV, with quotes. Tabs and bars always separate columns, and quotes belong to the text, as in
-LJSpeech and Common Voice. Without a header, a table has two columns: the path of the recording and its text.
+Commas and semicolons, which spreadsheet programs of many languages write, are read as CSV, with quotes. Tabs and bars
+always separate columns, and quotes belong to the text, as in LJSpeech and Common Voice. Without a header, a table has
+two columns: the path of the recording and its text.
 """
 
 import csv
@@ -22,7 +23,8 @@ from higgs_trainer.manifest.formats.columns import (
 from higgs_trainer.manifest.formats.json_lines import PEEKED_ROWS, first_line, read_lines
 from higgs_trainer.manifest.formats.source import DataSource, RawRow, build_bad_row
 
-DELIMITERS = ("|", "\t", ",")
+DELIMITERS = ("|", "\t", ",", ";")
+OF_CSV = (",", ";")
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,10 @@ def peek(path: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
 
 def split_line(line: str, delimiter: str) -> list[str]:
     """Split a line that contains a whole row into cells. Return no cells if it is not CSV."""
-    if delimiter != ",":
+    if delimiter not in OF_CSV:
         return line.split(delimiter)
     try:
-        return next(csv.reader([line]))
+        return next(csv.reader([line], delimiter=delimiter))
     except csv.Error:
         return []
 
@@ -104,8 +106,8 @@ def read_rows(source: DataSource) -> Iterator[RawRow]:
 
 def read_cells(path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | Problem]]:
     """Yield the cells of each row that is not blank, with the line on which the row begins."""
-    if delimiter == ",":
-        yield from _read_csv(path)
+    if delimiter in OF_CSV:
+        yield from _read_csv(path, delimiter)
         return
     for line, text in read_lines(path):
         if isinstance(text, Problem):
@@ -114,7 +116,7 @@ def read_cells(path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | Pr
             yield line, text.split(delimiter)
 
 
-def _read_csv(path: Path) -> Iterator[tuple[int, list[str] | Problem]]:
+def _read_csv(path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | Problem]]:
     problems: list[tuple[int, Problem]] = []
 
     def feed() -> Iterator[str]:
@@ -123,7 +125,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, list[str] | Problem]]:
                 problems.append((line, text))
             yield "\n" if isinstance(text, Problem) else text + "\n"
 
-    reader = csv.reader(feed(), strict=True)
+    reader = csv.reader(feed(), delimiter=delimiter, strict=True)
     while True:
         line = reader.line_num + 1
         try:
@@ -156,8 +158,8 @@ def _read_number(cell: str) -> object:
 
 
 def _build_remedy(layout: TableLayout) -> str:
-    if layout.delimiter == ",":
-        remedy = "Put a text with commas in quotes"
+    if layout.delimiter in OF_CSV:
+        remedy = f"Put a text with {'commas' if layout.delimiter == ',' else 'semicolons'} in quotes"
     else:
         remedy = f"Remove the {'tab' if layout.delimiter == chr(9) else layout.delimiter} from the text"
     if layout.names:
