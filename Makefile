@@ -8,6 +8,7 @@
 # make test-guard-versions   test the guard with transformers from 4.46 to the newest; VERSIONS=newest: only with that
 # make test-guard-foreign    compare trainers of TRL and others with and without the guard, in .venv-foreign
 # make torture      disturb the commands with 30 faults drawn at random
+# make readme       run the README's commands and code, from wheels, with the newest dependencies
 # make real-size    follow the README with random weights in the layout of the released checkpoint, but small
 # make docs         build the documentation site in build/site, offline
 # make dist         build the source distributions and wheels of the three packages in dist, and check them
@@ -25,7 +26,7 @@ VERSIONS ?=
 PACKAGES := packages/label-guard packages/higgs-trainer-demo
 EXTRAS := demo,dev,docs,evaluate-multilingual,numbers
 
-.PHONY: setup demo test test-boson test-guard-foreign test-guard-versions test-newest torture real-size docs dist lint format constraints clean
+.PHONY: setup demo test test-boson test-guard-foreign test-guard-versions test-newest torture readme real-size docs dist lint format constraints clean
 
 setup: $(STAMP)
 
@@ -89,6 +90,10 @@ torture: setup
 real-size: setup
 	rm -rf build/real_size_small
 	scripts/real_size.sh --size small
+
+# In a new environment each time, which holds nothing that this project does not ask for.
+readme: dist
+	$(BIN)/python scripts/follow_readme.py --wheels dist -o build/readme
 
 test-guard-versions: setup
 	$(BIN)/python scripts/library_versions.py guard $(VERSIONS)

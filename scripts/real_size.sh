@@ -33,22 +33,17 @@ OUT="${OUT:-$ROOT/build/real_size_$SIZE}"
 mkdir -p "$OUT"
 cd "$OUT"
 export HF_HUB_CACHE="$PWD/hub" HF_HUB_OFFLINE=1
-TEST_DATA=/usr/share/pocketsphinx/test/data
 HIGGS=("$PYTHON" -m higgs_trainer)
 # These two multiply many rows at once, for which float32 may be faster.
 TRAINING=("$PYTHON" "$ROOT/scripts/fast_products.py")
 
-# Write recordings.jsonl with recordings of two speakers.
+# Write recordings.jsonl.
 list_recordings() {
   if [ -n "$RECORDINGS" ]; then
     ln -sfn "$(realpath "$RECORDINGS")" recordings.jsonl
-    return
+  else
+    "$PYTHON" "$ROOT/scripts/list_recordings.py" .
   fi
-  [ -d "$TEST_DATA" ] || { echo "no recordings: apt-get install pocketsphinx-testdata, or give --recordings" >&2; exit 2; }
-  mkdir -p wavs
-  cp "$TEST_DATA"/cards/*.wav "$TEST_DATA"/librivox/*.wav wavs/
-  sed -nE 's#<s> (.*[^ ]) *</s> \((.*)\)#{"audio": "wavs/\2.wav", "text": "\1", "language": "en"}#p' \
-    "$TEST_DATA"/cards/cards.transcription "$TEST_DATA"/librivox/transcription > recordings.jsonl
 }
 
 is_measured() { grep -q "\"$1\"" measures.json 2> /dev/null; }
