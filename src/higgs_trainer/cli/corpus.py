@@ -328,6 +328,6 @@ def convert_manifest(
     from higgs_trainer.manifest.formats.columns import parse_columns
 
     done = convert_manifest(data, output, columns=parse_columns(columns or ()))
-    echo(f"{done.output}: {done.rows} rows, read as: {done.format_name}")
+    echo(f"{done.output}: {count_noun(done.rows, 'row')}, read as: {done.format_name}")
     for name, count in done.unused.items():
-        echo(f"note: {count} rows have a field {name!r}, which a manifest does not have")
+        echo(f"note: {count_noun(count, 'row')} with a field {name!r}, which a manifest does not have")

@@ -8,7 +8,7 @@ import typer
 from higgs_trainer.cli.application import SHARING_PANEL, Dtype, app
 from higgs_trainer.cli.strict_command import StrictCommand
 from higgs_trainer.run_folder import MODEL_CARD_FILE
-from higgs_trainer.terminal import echo, quiet_libraries
+from higgs_trainer.terminal import echo, echo_next, quiet_libraries, shorten_path
 
 ShardSize = Annotated[
     str, typer.Option(metavar="SIZE", help="Maximum size of one file of weights, such as 5GB.")
@@ -49,6 +49,9 @@ def merge(
     echo(f"{output}: merged, in {merged.dtype}")
     if merged.left_out:
         echo(f"left out, because transformers' model has no such weights: {', '.join(merged.left_out)}")
+    folder = str(shorten_path(output))
+    speak = ["generate", "--model", folder, "--text", "Anything you like.", "-o", f"{folder}-spoken"]
+    echo_next("Speak", ["higgs-trainer", *speak])
 
 
 @app.command(cls=StrictCommand, rich_help_panel=SHARING_PANEL)

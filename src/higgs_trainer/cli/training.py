@@ -50,10 +50,12 @@ def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
 
     quiet_libraries()
     report = check(settings)
-    _print_check(report)
+    if report.is_main:
+        _print_check(report)
     if not report.passed:
         raise typer.Exit(1)
-    echo_next("Run next", ["higgs-trainer", "train", recipe, *(overrides or ())])
+    if report.is_main:
+        echo_next("Run next", ["higgs-trainer", "train", recipe, *(overrides or ())])
 
 
 def _print_check(report: "CheckReport") -> None:
@@ -61,7 +63,7 @@ def _print_check(report: "CheckReport") -> None:
     from rich.table import Table
 
     console = open_console()
-    console.print(report.guard, markup=False, highlight=False, soft_wrap=True)
+    echo(report.guard)
     table = Table("check", "result", "found", box=None)
     for result in report.results:
         outcome = OUTCOMES[result.severity] if result.passed else "[bold red]failed[/bold red]"
@@ -69,7 +71,7 @@ def _print_check(report: "CheckReport") -> None:
         found = result.found if is_clean else f"{result.found}; {result.remedy}"
         table.add_row(escape(result.name), outcome, escape(found))
     console.print(table)
-    console.print(report.trainable, markup=False, highlight=False, soft_wrap=True)
+    echo(report.trainable)
     if report.loss is not None:
         console.print(f"loss of the first batch: {report.loss:.4f}")
 
@@ -109,13 +111,14 @@ def train(
     quiet_libraries()
     summary = train(settings, overwrite=overwrite, allow_changed=allow_changed or ())
     if summary.is_main:
-        echo(summary.guard)
+        if summary.num_steps:
+            echo(summary.guard)
         trained = count_noun(summary.num_steps, "step")
         already = "nothing was left to train: the checkpoint is that of the last step"
-        echo(f"{summary.output_dir}: {f'{trained} trained' if summary.num_steps else already}")
+        folder = shorten_path(Path(summary.output_dir))
+        echo(f"{folder}: {f'{trained} trained' if summary.num_steps else already}")
         if (page := Path(summary.output_dir) / REPORT_FILE).is_file():
             echo(f"Listen: {shorten_path(page)}")
-        folder = str(shorten_path(Path(summary.output_dir)))
-        speak = ["generate", "--model", folder, "--text", summary.sentence]
+        speak = ["generate", "--model", str(folder), "--text", summary.sentence]
         speak += ["--language", summary.language] if summary.language != "en" else []
         echo_next("Speak", ["higgs-trainer", *speak, "-o", f"{folder}-spoken"])

@@ -29,7 +29,7 @@ from higgs_trainer.corpus.reference_pairing import pair_references
 from higgs_trainer.corpus.work_directory.corpus_tables import CorpusTables
 from higgs_trainer.corpus.work_directory.directory import WorkDirectory
 from higgs_trainer.distributed import Processes
-from higgs_trainer.errors import AudioError, ManifestError, Problem
+from higgs_trainer.errors import AudioError, ManifestError, Problem, count_noun
 from higgs_trainer.files import write_json_lines
 from higgs_trainer.manifest.rows import CheckedRow
 from higgs_trainer.manifest.text import has_words
@@ -179,11 +179,11 @@ def find_notes(work: WorkDirectory) -> Iterator[str]:
     """Yield notes on accepted recordings that are not ideal: averaged or upsampled."""
     with work.open_tables() as tables:
         found = {
-            "have two channels, which were averaged": tables.find_averaged(),
-            f"have a sample rate below {SAMPLE_RATE_HZ} Hz: resampling cannot restore high frequencies": (
+            "with two channels, which were averaged": tables.find_averaged(),
+            f"with a sample rate below {SAMPLE_RATE_HZ} Hz: resampling cannot restore high frequencies": (
                 tables.find_upsampled(SAMPLE_RATE_HZ)
             ),
         }
     for what, (count, first) in found.items():
         if first is not None:
-            yield f"{count} recordings {what} (first: {first.file}:{first.line})"
+            yield f"{count_noun(count, 'recording')} {what} (first: {first.file}:{first.line})"

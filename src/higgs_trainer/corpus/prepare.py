@@ -39,7 +39,7 @@ from higgs_trainer.corpus.work_directory.directory import WorkDirectory
 from higgs_trainer.dataset.prepared import HELD_OUT_NAME, REJECTED_NAME, TRAIN_NAME, DatasetCard
 from higgs_trainer.dataset.prepared_writer import check_output, write_prepared
 from higgs_trainer.distributed import joined_processes
-from higgs_trainer.errors import CheckpointError
+from higgs_trainer.errors import CheckpointError, count_noun
 from higgs_trainer.manifest.formats import DataSource, open_source
 from higgs_trainer.manifest.formats.columns import NO_COLUMNS, Columns
 from higgs_trainer.manifest.row_checker import RowRules
@@ -214,7 +214,10 @@ def _load_codec(codec: Codec | str | Path) -> Codec:
 def _describe_source(source: DataSource) -> list[str]:
     """Describe the detected format, unless it is our own, and the fields that were not used."""
     found = [] if source.format_name == "JSON lines" else [f"{source.path} is read as: {source.format_name}"]
-    return found + [f'{count} rows have "{name}", which is not used' for name, count in source.unused.items()]
+    return found + [
+        f'{count_noun(count, "row")} with "{name}", which is not used'
+        for name, count in source.unused.items()
+    ]
 
 
 def _write_datasets(

@@ -44,12 +44,14 @@ class CheckReport:
         results: one result for each test of the data, the model and the loss.
         trainable: which parameters would be trained, in one line.
         loss: the loss of the first batch. None if a leak ended the run earlier.
+        is_main: whether this is the main process. Only that one should print the report.
     """
 
     guard: str
     results: tuple[CheckResult, ...]
     trainable: str
     loss: float | None
+    is_main: bool = True
 
     @property
     def passed(self) -> bool:
@@ -110,4 +112,5 @@ def check(recipe: Recipe) -> CheckReport:
         results=tuple(results),
         trainable=describe_trainable(count_trainable(run.checkpoint.model)),
         loss=loss,
+        is_main=trainer.is_world_process_zero(),
     )

@@ -255,7 +255,12 @@ def test_check_prints_its_results(
 ) -> None:
     result = CheckResult("end of stream", passed, "7 of 7 [cells]", "look there", severity)
     report = SimpleNamespace(
-        guard="Layer [1]", results=(result,), trainable="q_proj 1,234 5,678", loss=6.5, passed=passed
+        guard="Layer [1]",
+        results=(result,),
+        trainable="q_proj 1,234 5,678",
+        loss=6.5,
+        passed=passed,
+        is_main=True,
     )
     stub(monkeypatch, "run.check", check=lambda settings: report)
     assert run("check", recipe) == (0 if passed else 1)
@@ -263,6 +268,9 @@ def test_check_prints_its_results(
     for expected in ("Layer [1]", "end of stream", "7 of 7 [cells]", "1,234", "5,678", "6.5", shown):
         assert expected in out
     assert ("look there" in out) == (shown != "passed")
+    report.is_main = False
+    assert run("check", recipe) == (0 if passed else 1)
+    assert not capsys.readouterr().out
 
 
 @pytest.fixture

@@ -184,17 +184,20 @@ def test_control_characters_never_reach_the_terminal(
     evil = "\x1b]8;;http://x\x07\x1b[2J\x9b31m\u202e\u2066\udcff[red]\r"
     (tmp_path / "r.yaml").write_text(RECIPE)
 
-    def train(settings: Any) -> SimpleNamespace:
+    def train(settings: Any, **_: Any) -> SimpleNamespace:
         import logging
         import warnings
 
         logging.getLogger("somewhere").error("logged %s", evil)
         warnings.warn(f"warned {evil}", stacklevel=1)
-        return SimpleNamespace(guard=f"printed {evil}", output_dir=evil, is_main=True)
+        spoken = {"sentence": evil, "language": evil}
+        return SimpleNamespace(guard=f"printed {evil}", output_dir=evil, num_steps=1, is_main=True, **spoken)
 
     def check(settings: Any) -> SimpleNamespace:
         result = SimpleNamespace(name=evil, passed=False, found=evil, remedy=evil)
-        return SimpleNamespace(guard=evil, results=(result,), trainable=evil, loss=6.5, passed=False)
+        return SimpleNamespace(
+            guard=evil, results=(result,), trainable=evil, loss=6.5, passed=False, is_main=True
+        )
 
     monkeypatch.setitem(sys.modules, "higgs_trainer.run.train", SimpleNamespace(train=train))
     monkeypatch.setitem(sys.modules, "higgs_trainer.run.check", SimpleNamespace(check=check))

@@ -280,7 +280,7 @@ def test_notes_report_what_is_not_ideal(tmp_path: Path, run: Run) -> None:
     notes = run(RecordingCodec()).notes
     assert notes == (
         f"1 texts contain tags or signs but no word (first: {manifest}:3)",
-        f"1 recordings have two channels, which were averaged (first: {manifest}:2)",
-        "1 recordings have a sample rate below 24000 Hz: resampling cannot restore high frequencies "
+        f"1 recording with two channels, which were averaged (first: {manifest}:2)",
+        "1 recording with a sample rate below 24000 Hz: resampling cannot restore high frequencies "
         f"(first: {manifest}:2)",
     )

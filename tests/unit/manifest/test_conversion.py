@@ -58,5 +58,5 @@ def test_the_command_reports_the_format_and_unused_columns(
         main(["convert-manifest", str(folder / "m.csv"), "-o", str(folder / "new.jsonl")])
     assert not stopped.value.code
     out = capsys.readouterr().out
-    assert "new.jsonl: 1 rows, read as: table" in out
-    assert "note: 1 rows have a field 'age', which a manifest does not have" in out
+    assert "new.jsonl: 1 row, read as: table" in out
+    assert "note: 1 row with a field 'age', which a manifest does not have" in out

@@ -92,11 +92,9 @@ def _read_utf_8(path: Path) -> Iterator[tuple[int, str | Problem]]:
             try:
                 text = encoded.decode("utf-8-sig" if line == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                what = "the line is not UTF-8"
-                yield (
-                    line,
-                    Problem(path, line, f"{what} ({describe_bad_byte(error)})", SAVE_AS_UTF_8, kind=what),
-                )
+                what = f"the line is not UTF-8 ({describe_bad_byte(error)})"
+                kind = "the line is in another encoding than it must be"
+                yield line, Problem(path, line, what, SAVE_AS_UTF_8, kind)
             else:
                 yield line, _end_line(path, line, text)
 
