@@ -162,12 +162,13 @@ def check_ending(log: str, code: int | None, allowed: tuple[int, ...], wrong: li
 
 
 def restore(case: Case, world: World) -> None:
-    """Put the inputs back as they were, and what was damaged in the output."""
+    """Put the inputs back as they were, and remove or repair the output of damaged ones."""
+    is_other = list_expected(case, world) != world.results[case.name]
     shutil.rmtree(case.folder / "in")
     shutil.copytree(world.folder / "calm/in", case.folder / "in")
     if case.harms_inputs and case.verb.start is not None:
         world.restore_start(case.folder, case.verb)
-    if case.changes_result:
+    if case.changes_result or is_other:
         shutil.rmtree(case.folder / case.verb.output, ignore_errors=True)
 
 

@@ -310,7 +310,11 @@ def summarize(output: Path, verb: Verb) -> dict[str, str]:
 
 
 def _read_losses(path: Path) -> str:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError:
+        # A flipped bit.
+        return hash_file(path)
     keys = ("step", "loss", "codebook_7_loss", "grad_norm", "eval_loss")
     # A run that is resumed after its last step logs its duration again.
     logs = [[line.get(key) for key in keys] for line in lines if {"loss", "eval_loss"} & set(line)]
