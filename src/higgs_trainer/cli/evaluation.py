@@ -33,7 +33,14 @@ from higgs_trainer.cli.voice_options import (
 )
 from higgs_trainer.errors import UserError
 from higgs_trainer.outputs import is_unfinished
-from higgs_trainer.run_folder import EVALUATION_FOLDER, FIGURES_FILE, ROWS_FILE, is_run
+from higgs_trainer.run_folder import (
+    BEFORE,
+    EVALUATION_FOLDER,
+    FIGURES_FILE,
+    RECORDINGS,
+    ROWS_FILE,
+    is_run,
+)
 from higgs_trainer.terminal import echo, open_console, quiet_libraries
 
 
@@ -43,7 +50,8 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="MODEL",
-            help="One model, or two to compare. Write 'recordings' to score the recordings of the texts instead.",
+            help="One model, or two to compare. Write **recordings** to score the recordings of the texts too, which "
+            "show how well a model could do.",
         ),
     ],
     text_file: TextFile = None,
@@ -139,8 +147,11 @@ def evaluate(
         given := [name for name, value in (("--asr", asr), ("--asr-language", asr_language)) if value]
     ):
         raise UserError(f"--no-words judges no words, so {given[0]} has no effect. Leave out one of them.")
-    if len(models) > 2:
-        raise UserError(f"{len(models)} models were given. Give one, or two to compare.")
+    if (given_models := len(models) - models.count(RECORDINGS)) > 2 or models.count(RECORDINGS) > 1:
+        raise UserError(
+            f"{given_models} models were given, and 'recordings' {models.count(RECORDINGS)} times. Give one model, or "
+            "two to compare, and 'recordings' at most once."
+        )
     if (text_file is None) == (data is None):
         raise UserError("Give the texts to evaluate: either --text-file or --data.")
     if data is not None and (scene or ref_audio or ref_text or reference_in_system):
@@ -155,7 +166,6 @@ def evaluate(
         max_seconds=max_seconds,
         part_seconds=part_seconds,
     )
-    output = _choose_output(models) if output is None else output
     script = [] if text_file is None else read_texts((), text_file)
     voice = build_voice(scene, ref_audio or [], ref_text or [], reference_in_system)
     from higgs_trainer.evaluation.comparison import EvaluationSettings, check_output, evaluate_models
@@ -165,6 +175,7 @@ def evaluate(
     from higgs_trainer.speech.sampling import Sampling
 
     quiet_libraries()
+    output = _choose_output(models) if output is None else output
     settings = EvaluationSettings(
         script,
         data,
@@ -206,9 +217,14 @@ def evaluate(
 
 
 def _choose_output(models: Sequence[str]) -> Path:
-    """Return ``RUN/evaluation`` for one run folder, else 'evaluation', 'evaluation-2' ... in the working directory."""
-    if len(models) == 1 and is_run(Path(models[0])):
-        output = Path(models[0]) / EVALUATION_FOLDER
+    """Return ``RUN/evaluation`` for a run folder, also with its base model and the recordings.
+
+    For anything else: 'evaluation', 'evaluation-2' ... in the working directory.
+    """
+    runs = [model for model in models if model != RECORDINGS and is_run(Path(model))]
+    others = [model for model in models if model not in (RECORDINGS, *runs)]
+    output = Path(runs[0] if runs else ".") / EVALUATION_FOLDER
+    if len(runs) == 1 and all(_is_base(other, output) for other in others):
         if output.exists() and not is_unfinished(output):
             raise UserError(
                 f"{output} exists. Remove or rename it to replace this run's figures, or name another folder with "
@@ -219,3 +235,10 @@ def _choose_output(models: Sequence[str]) -> Path:
         EVALUATION_FOLDER if number == 1 else f"{EVALUATION_FOLDER}-{number}" for number in itertools.count(1)
     )
     return next(path for path in map(Path, names) if not path.exists() or is_unfinished(path))
+
+
+def _is_base(model: str, output: Path) -> bool:
+    """Whether a model is the base model of the run that an evaluation folder belongs to."""
+    from higgs_trainer.evaluation.comparison import find_role
+
+    return find_role(model, output) == BEFORE

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from higgs_trainer.audio.codec import load_codec
+from higgs_trainer.audio.codec import Codec, load_codec
 from higgs_trainer.audio.files import read_audio
 from higgs_trainer.dataset.prepared import read_prepared
 from higgs_trainer.errors import UserError
@@ -42,6 +42,7 @@ from higgs_trainer.run_folder import (
     AFTER,
     BEFORE,
     EVALUATION_FOLDER,
+    REAL_VOICE_DECODED,
     RECIPE_FILE,
     RECORDINGS,
     name_clip,
@@ -91,18 +92,26 @@ class EvaluationSettings:
             device=self.device,
         )
 
-    def read_sentences(self, model: SpeechModel | None) -> list[EvaluationSentence]:
-        """Read the sentences as requests to a model. Give None to evaluate recordings."""
+    def read_sentences(
+        self, model: SpeechModel | None, codec: Codec | None = None
+    ) -> list[EvaluationSentence]:
+        """Read the sentences as requests to a model. Give None to evaluate recordings.
+
+        Args:
+            codec: decodes the recordings of a prepared dataset, if ``codec`` of the settings names none.
+        """
         if self.prepared is None:
             build_request = self._build_plain_request if model is None else model.build_request
             return build_sentences(self.script, build_request, self.voice)
         if model is not None:
             return read_sentences(self.prepared, model.codec, language=self.language)
-        if self.codec is None:
+        if self.codec is None and codec is None:
             raise UserError(
                 f"{self.prepared} holds codes. Name the codec that decodes them with --codec, or give a model too."
             )
-        return read_sentences(self.prepared, load_codec(self.codec), language=self.language)
+        codec = codec if self.codec is None else load_codec(self.codec)
+        assert codec is not None
+        return read_sentences(self.prepared, codec, language=self.language)
 
     def list_languages(self) -> list[str | None]:
         """List the language that each row names. Nothing is loaded."""
@@ -136,7 +145,7 @@ def evaluate_models(
     """Evaluate one model or two, and write an evaluation folder: clips, ``rows.jsonl`` and ``figures.json``.
 
     Args:
-        models: adapter folders, models or hub names; or `RECORDINGS`.
+        models: adapter folders, models or hub names; or `RECORDINGS`, also as a third next to two models.
         output: a folder that does not exist or is empty. What an earlier evaluation left unfinished in it is renamed to
             ``NAME.unfinished-N``. Written to ``RUN/evaluation``, the evaluation belongs to the
             run: its model is shown as "after" and its base model as "before".
@@ -167,23 +176,32 @@ def evaluate_models(
     check_output(models, settings, output, other_voice=other_voice)
     check_judges(judges, settings.count_languages())
     other_recordings = [read_audio(path) for path in other_voice]
-    all_rows: list[list[JudgedClip]] = []
-    figures: list[ModelFigures] = []
+    all_rows: dict[int, list[JudgedClip]] = {}
+    figures: dict[int, ModelFigures] = {}
+    codec: Codec | None = None
     with fill_folder(output):
-        for number, (name, model) in enumerate(zip(_number_repeated(models), models, strict=True), start=1):
-            folder = output / f"{number}-{Path(model).name}"
-            rows, speed = _judge_model(name, model, settings, judges, folder, other_recordings)
-            all_rows.append(rows)
-            figures.append(compute_figures(rows, speed=speed, role=_find_role(model, output), seed=seed))
-        differences = compute_differences(*all_rows, seed=seed) if len(all_rows) == 2 else None
+        names = _name_sets(models, are_decoded=settings.prepared is not None)
+        # Recordings come last, because the codec of a model may have to decode them.
+        for number in sorted(range(len(models)), key=lambda number: models[number] == RECORDINGS):
+            model = models[number]
+            folder = output / f"{number + 1}-{Path(model).name}"
+            rows, speed, codec = _judge_model(
+                names[number], model, settings, judges, folder, other_recordings, codec
+            )
+            all_rows[number] = rows
+            role = find_role(model, output)
+            figures[number] = compute_figures(rows, speed=speed, role=role, seed=seed)
+        compared = [number for number in sorted(all_rows) if len(models) < 3 or models[number] != RECORDINGS]
+        pair = [all_rows[number] for number in compared]
+        differences = compute_differences(*pair, seed=seed) if len(pair) == 2 else None
         report = build_report(
-            figures,
+            [figures[number] for number in sorted(figures)],
             differences,
             recogniser=None if judges.recogniser is None else judges.recogniser.source.name,
             digits_spelled=judges.digits_spelled,
             seed=seed,
         )
-        write_evaluation(output, report, [row for rows in all_rows for row in rows])
+        write_evaluation(output, report, [row for number in sorted(all_rows) for row in all_rows[number]])
     return report
 
 
@@ -217,10 +235,15 @@ def _judge_model(
     judges: Judges,
     folder: Path,
     other_voice: Sequence[Tensor],
-) -> tuple[list[JudgedClip], float | None]:
-    """Return one model's rows and its speed. The model is freed before the next one is loaded."""
+    codec: Codec | None,
+) -> tuple[list[JudgedClip], float | None, Codec | None]:
+    """Return one model's rows, its speed and its codec. The model is freed before the next one is loaded.
+
+    Args:
+        codec: that of another model, which may have to decode the recordings.
+    """
     model = None if model_name == RECORDINGS else settings.load_model(model_name)
-    sentences = settings.read_sentences(model)
+    sentences = settings.read_sentences(model, codec)
     if model is None:
         clips, speed = _take_recordings(sentences), None
     else:
@@ -231,7 +254,8 @@ def _judge_model(
             )
         clips, speed = generate_clips(model, sentences, folder, batch_size=settings.batch_size)
     voices = embed_voices(sentences, judges.encoder, judges.sample_rate_hz, other_voice=other_voice)
-    return judge_clips_with_progress(name, sentences, clips, voices, judges), speed
+    rows = judge_clips_with_progress(name, sentences, clips, voices, judges)
+    return rows, speed, codec if model is None else model.codec
 
 
 def generate_clips(
@@ -261,7 +285,7 @@ def _take_recordings(sentences: Sequence[EvaluationSentence]) -> list[ClipToJudg
     return [ClipToJudge(one.recording_S) for one in sentences if one.recording_S is not None]
 
 
-def _find_role(model: str, output: Path) -> str | None:
+def find_role(model: str, output: Path) -> str | None:
     """Return "after" for the model of the run folder that ``output`` belongs to, "before" for its base model."""
     run = output.resolve().parent
     if output.name != EVALUATION_FOLDER or not (run / RECIPE_FILE).is_file():
@@ -273,9 +297,17 @@ def _find_role(model: str, output: Path) -> str | None:
     return BEFORE if base and (model == base or Path(model).resolve() == Path(base).resolve()) else None
 
 
-def _number_repeated(models: Sequence[str]) -> list[str]:
-    """Return the models' names. A model that is given twice gets a number."""
+def _name_sets(models: Sequence[str], *, are_decoded: bool) -> list[str]:
+    """Return the names of the sets of clips. A model that is given twice gets a number.
+
+    Args:
+        are_decoded: whether recordings are decoded from codes, which limits them as it limits a model.
+    """
     return [
-        model if models.count(model) == 1 else f"{model} ({models[: i + 1].count(model)})"
+        REAL_VOICE_DECODED
+        if model == RECORDINGS and are_decoded
+        else model
+        if models.count(model) == 1
+        else f"{model} ({models[: i + 1].count(model)})"
         for i, model in enumerate(models)
     ]

@@ -561,6 +561,9 @@ def test_the_figures_of_one_run_go_into_its_folder_and_are_never_overwritten(
         EvaluationSettings=lambda *given, **options: SimpleNamespace(**IN_ENGLISH),
         check_output=lambda *given, **options: None,
         evaluate_models=lambda models, settings, judges, output, **options: outputs.append(output),
+        find_role=lambda model, output: (
+            "before" if (model, output) == ("base", Path("run/evaluation")) else None
+        ),
     )
     stub(monkeypatch, "evaluation.tables", build_tables=lambda report: [])
     stub(monkeypatch, "evaluation.judging", load_judges=lambda *given, **options: None)
@@ -569,13 +572,22 @@ def test_the_figures_of_one_run_go_into_its_folder_and_are_never_overwritten(
         Path(name).mkdir()
     Path("run/metrics.json").touch()
     Path("t.txt").write_text("one\n")
-    for models in (["run"], ["base"], ["base", "run"], ["run", "-o", "there"]):
+    for models in (
+        ["run"],
+        ["run", "recordings"],
+        ["base"],
+        ["base", "run"],
+        ["base", "run", "recordings"],
+        ["other", "run"],
+        ["run", "-o", "there"],
+    ):
         assert run("evaluate", *models, "--text-file", "t.txt") == 0
-    assert outputs == [Path("run/evaluation"), Path("evaluation"), Path("evaluation"), Path("there")]
+    here, there, own = Path("evaluation"), Path("there"), Path("run/evaluation")
+    assert outputs == [own, own, here, own, own, here, there]
     Path("run/evaluation").mkdir()
     assert run("evaluate", "run", "--text-file", "t.txt") == 2
     assert "run/evaluation exists. Remove or rename it" in capsys.readouterr().err
-    assert len(outputs) == 4
+    assert len(outputs) == 7
     # What an evaluation that failed has left does not block the next one.
     Path("run/evaluation", IN_PROGRESS).touch()
     assert run("evaluate", "run", "--text-file", "t.txt") == 0

@@ -210,6 +210,32 @@ def test_recordings_can_be_evaluated_in_place_of_a_model(script: list[Utterance]
         evaluate_models(["recordings"], EvaluationSettings([Utterance("one")]), judges, tmp_path / "other")
 
 
+def test_two_models_are_compared_next_to_the_real_voice_through_their_codec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the models are compared by a test. Their codec decodes the recordings, which may be named first."""
+    codec = ToneCodec()
+    write_encoded([("a", "one", draw_codes(5, 0).numpy())], tmp_path / "held_out", codec=codec, source="here")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/recipe.yaml").write_text("model: {name_or_path: base}\n")
+    model = SpeechModel(talkative_checkpoint(), codec, sampling=Sampling(max_seconds=0.2))
+    monkeypatch.setattr(EvaluationSettings, "load_model", lambda *_: model)
+    report = evaluate_models(
+        ["recordings", "base", str(tmp_path / "run")],
+        EvaluationSettings(prepared=tmp_path / "held_out"),
+        judges_of("two", "one", "one"),
+        tmp_path / "run/evaluation",
+    )
+    voice, before, after = report["models"]
+    assert (voice["model"], before["role"], after["role"]) == (
+        "the real voice through the codec",
+        "before",
+        "after",
+    )
+    assert [one["wer"]["value"] for one in report["models"]] == [0.0, 1.0, 0.0]
+    assert report["second_minus_first"]["wer"]["value"] == -1.0
+
+
 def test_a_held_out_set_is_read_with_its_recordings(tmp_path: Path) -> None:
     codec = ToneCodec()
     clips = [(f"clip-{i}", text, draw_codes(5 + i, i).numpy()) for i, text in enumerate(["one", "two three"])]
