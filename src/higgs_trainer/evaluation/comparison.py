@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from higgs_trainer.audio.codec import Codec, load_codec
-from higgs_trainer.audio.files import read_audio
+from higgs_trainer.audio.files import read_audio, write_audio
 from higgs_trainer.dataset.prepared import read_prepared
 from higgs_trainer.errors import UserError
 from higgs_trainer.evaluation.evaluation_folder import write_evaluation
@@ -245,7 +245,7 @@ def _judge_model(
     model = None if model_name == RECORDINGS else settings.load_model(model_name)
     sentences = settings.read_sentences(model, codec)
     if model is None:
-        clips, speed = _take_recordings(sentences), None
+        clips, speed = _write_recordings(sentences, folder), None
     else:
         if model.codec.sample_rate_hz != judges.sample_rate_hz:
             raise UserError(
@@ -275,14 +275,21 @@ def generate_clips(
     return [clips[number] for number in range(len(sentences))], done.audio_seconds / done.seconds
 
 
-def _take_recordings(sentences: Sequence[EvaluationSentence]) -> list[ClipToJudge]:
+def _write_recordings(sentences: Sequence[EvaluationSentence], folder: Path) -> list[ClipToJudge]:
+    """Write the recordings of the sentences where a model's clips would be, so that the report page can play them."""
     missing = [sentence.request.text for sentence in sentences if sentence.recording_S is None]
     if missing:
         raise UserError(
             f"{len(missing)} sentences have no recording, the first is {missing[0]!r}. Give each row of --text-file "
             "an 'audio', or use --data."
         )
-    return [ClipToJudge(one.recording_S) for one in sentences if one.recording_S is not None]
+    folder.mkdir()
+    clips = []
+    for number, sentence in enumerate(sentences):
+        assert sentence.recording_S is not None
+        write_audio(folder / name_clip(number), sentence.recording_S)
+        clips.append(ClipToJudge(sentence.recording_S, True, str(folder / name_clip(number))))
+    return clips
 
 
 def find_role(model: str, output: Path) -> str | None:

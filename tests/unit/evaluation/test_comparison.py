@@ -234,6 +234,12 @@ def test_two_models_are_compared_next_to_the_real_voice_through_their_codec(
     )
     assert [one["wer"]["value"] for one in report["models"]] == [0.0, 1.0, 0.0]
     assert report["second_minus_first"]["wer"]["value"] == -1.0
+    sets = read_evaluation(tmp_path / "run").sets
+    assert [one.clips[0].audio.relative_to(tmp_path).as_posix() for one in sets] == [
+        "run/evaluation/1-recordings/0000.wav",
+        "run/evaluation/2-base/0000.wav",
+        "run/evaluation/3-run/0000.wav",
+    ]
 
 
 def test_a_held_out_set_is_read_with_its_recordings(tmp_path: Path) -> None:
