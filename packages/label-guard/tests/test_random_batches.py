@@ -157,9 +157,9 @@ def test_an_observer_records_each_batch_and_a_call_stops_what_the_oracle_says() 
         step = Step()
         top = {entry.key: VALUES[entry.value] for entry in entries if not entry.path}
         step.names[1] = list_names(batch)
-        assert {key for key in step.names[1] if step.find_first_layer(key) == 1} - set(PLACES) == set(top), (
-            entries
-        )
+        assert {key for key in step.names[1] if step.find_first_layer(key, {1}) == 1} - set(PLACES) == set(
+            top
+        ), entries
         labels = {key for key in top if key in TARGETS + UNLISTED_LABELS}
         refused = {key for key in top if key not in taken | labels and top[key] is not None}
         if refused:

@@ -94,6 +94,9 @@ class LabelGuard:
         self.blueprint = Blueprint(self)
         self._state = CallState()
         self._watched: list[WatchedForward] = []
+        # For a quick look in each step: the variables of each boundary, and the `forward` that layer 5 put there.
+        self.attached_to: nn.Module | None = None
+        self.attached: list[tuple[dict[str, Any], Any]] = []
         self._is_removed = False
         if 5 in self.layers:
             self._attach(model)
@@ -196,18 +199,13 @@ class LabelGuard:
         if 5 not in self.layers or self._is_removed:
             self.ledger.is_removed = self._is_removed
             return
-        if model is self._model:
-            # A loop, because this runs in each step, and a generator costs more.
-            for watched in self._watched:
-                if not watched.is_installed():
-                    break
-            else:
-                return
-        self._attach(model)
+        if model is not self._model or not all(watched.is_installed() for watched in self._watched):
+            self._attach(model)
 
     def remove(self) -> None:
         """Detach layer 5 for good, and restore the ``forward`` of each module that was there before."""
         self._is_removed = True
+        self.attached_to, self.attached = None, []
         for watched in self._watched:
             watched.uninstall()
 
@@ -244,6 +242,8 @@ class LabelGuard:
             contract = self._given_contract if module is found.base else None
             self._watched.append(WatchedForward(module, self, contract))
             self._watched[-1].install()
+        self.attached_to = model
+        self.attached = [(watched.module.__dict__, watched.installed) for watched in self._watched]
         self._announce_limits()
 
     def _announce_limits(self) -> None:
@@ -304,7 +304,7 @@ class LabelGuard:
         first_layer = 0
         has_value = value is not None if has_value is None else has_value
         if self.step is not None and layer == 5 and has_value:
-            first_layer = self.step.find_first_layer(key)
+            first_layer = self.step.find_first_layer(key, self.layers)
         leak, is_new = self.ledger.record_leak(
             Leak(key, layer, source, outcome=outcome, model=model, first_layer=first_layer)
         )

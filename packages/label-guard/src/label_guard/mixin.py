@@ -18,8 +18,9 @@ from label_guard.compatibility import count_items
 from label_guard.contract import Contract
 from label_guard.guard import ALL_LAYERS, LabelGuard
 from label_guard.leak import KeySource
-from label_guard.observer import Observer, restore_smoother
+from label_guard.observer import Observer
 from label_guard.owner import Owner
+from label_guard.step import list_names
 
 if TYPE_CHECKING:
     from transformers import Trainer as TrainerBase
@@ -58,7 +59,8 @@ class LabelGuardMixin(TrainerBase):
 
     _guard: LabelGuard | None = None
     _settings: tuple[Any, ...] = ()
-    _role: Observer | Owner | None = None
+    _observer: Observer | None = None
+    _owner: Owner  # Set with the guard, in the owner role only.
 
     if TYPE_CHECKING:
 
@@ -88,25 +90,28 @@ class LabelGuardMixin(TrainerBase):
         Raises:
             ValueError: a setting was changed after the guard was made.
         """
-        self._check_role()
+        self._check_settings()
         assert self._guard is not None
         return self._guard
 
-    def _check_role(self) -> Observer | Owner:
-        """Return the role, which is made with the guard on first use, after a check that no setting was changed.
+    def _check_settings(self) -> Observer | None:
+        """Make the guard on first use; later, check that no setting was changed. Returns the observer, if it is one.
 
         Raises:
             ValueError: a setting was changed after the guard was made.
         """
         settings = read_settings(self)
-        if self._role is None:
+        if self._guard is None:
             self._guard, self._settings = self._build_guard(), settings
-            self._role = (Owner if _is_owner(type(self)) else Observer)(self, self._guard)
+            if _is_owner(type(self)):
+                self._owner = Owner(self, self._guard)
+            else:
+                self._observer = Observer(self, self._guard)
         elif settings != self._settings:
             raise ValueError(
                 "a setting of the guard was changed after the guard was made: set it before the first step"
             )
-        return self._role
+        return self._observer
 
     def _build_guard(self) -> LabelGuard:
         expected = self.guard_expected
@@ -127,61 +132,73 @@ class LabelGuardMixin(TrainerBase):
         step = self.guard.step
         return find_batch_source(self, key, editors, loaded=None if step is None else key in step.loaded)
 
-    # The layers. An observer's methods only look at what Trainer's own get and return; an owner's replace them.
+    # The layers. An observer's methods only look at what Trainer's own get and return; an owner's replace them. A step
+    # of a small model takes less than a millisecond, and each Python function that it calls about a microsecond of it,
+    # so these methods call few.
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Take the batches of one optimizer step."""
-        role = self._check_role()
-        if isinstance(role, Owner):
-            return role.get_batch_samples(super().get_batch_samples, *args, **kwargs)
+        observer = self._observer
+        if observer is None or read_settings(self) != self._settings:
+            observer = self._check_settings()
+        if observer is None:
+            return self._owner.get_batch_samples(super().get_batch_samples, *args, **kwargs)
         result = super().get_batch_samples(*args, **kwargs)
-        role.start_batches(result)
+        observer.start_batches(result)
         return result
 
     def _set_signature_columns_if_needed(self) -> None:
         """Choose the columns of the dataset that are kept."""
-        role = self._role or self._check_role()
-        if isinstance(role, Owner):
-            role.set_signature_columns(super()._set_signature_columns_if_needed)
-        else:
+        if self._observer or self._check_settings():
             super()._set_signature_columns_if_needed()
+        else:
+            self._owner.set_signature_columns(super()._set_signature_columns_if_needed)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Layer 1: the batch as it was loaded."""
-        role = self._role or self._check_role()
-        if isinstance(role, Owner):
-            return role.training_step(super().training_step, *args, **kwargs)
-        role.start_step(args, kwargs)
-        if role.drops_count:
+        observer = self._observer or self._check_settings()
+        if observer is None:
+            return self._owner.training_step(super().training_step, *args, **kwargs)
+        names = observer.start_step(args[0] if args else kwargs.get("model"))
+        inputs = args[1] if len(args) > 1 else kwargs.get("inputs")
+        found = names[1] = tuple(inputs) if type(inputs) is dict else list_names(inputs)
+        observer.counts[1][found] += 1
+        if observer.drops_count:
             args, kwargs = args[:2], {**kwargs, "num_items_in_batch": None}
         return super().training_step(*args, **kwargs)
 
     def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
         """Layer 2, in train, evaluate and predict: the batch on the device."""
-        role = self._role or self._check_role()
-        if isinstance(role, Owner):
-            return role.prepare_inputs(super()._prepare_inputs, *args, **kwargs)
+        observer = self._observer or self._check_settings()
+        if observer is None:
+            return self._owner.prepare_inputs(super()._prepare_inputs, *args, **kwargs)
         prepared = super()._prepare_inputs(*args, **kwargs)
-        role.record(2, prepared)
+        found = tuple(prepared) if type(prepared) is dict else list_names(prepared)
+        observer.step.names[2] = found
+        observer.counts[2][found] += 1
         return prepared
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Layer 3, and in the owner role layer 4: the batch as the loss gets it."""
-        role = self._role or self._check_role()
-        if isinstance(role, Owner):
-            return role.compute_loss(super().compute_loss, *args, **kwargs)
-        role.record(3, args[1] if len(args) > 1 else kwargs.get("inputs"))
+        observer = self._observer or self._check_settings()
+        if observer is None:
+            return self._owner.compute_loss(super().compute_loss, *args, **kwargs)
+        inputs = args[1] if len(args) > 1 else kwargs.get("inputs")
+        found = tuple(inputs) if type(inputs) is dict else list_names(inputs)
+        observer.step.names[3] = found
+        observer.counts[3][found] += 1
         try:
             return super().compute_loss(*args, **kwargs)
         finally:
-            restore_smoother(self)
+            if observer.drops_count:
+                observer.restore_smoother()
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """Take one batch of evaluate or predict."""
-        role = self._check_role()
-        if isinstance(role, Owner):
-            return role.prediction_step(super().prediction_step, *args, **kwargs)
-        role.start_prediction(args, kwargs)
+        observer = self._check_settings()
+        if observer is None:
+            return self._owner.prediction_step(super().prediction_step, *args, **kwargs)
+        observer.start_prediction(args, kwargs)
         return super().prediction_step(*args, **kwargs)
 
     def count_targets(self, batch_samples: Sequence[Any]) -> Any:

@@ -20,15 +20,16 @@ class Observer:
     The mixin calls the trainer's own methods with the very same arguments, and returns their results. Nothing is
     converted, copied, moved or counted, so a run without a leak is the run without the guard.
 
-    A step of a small model takes less than a millisecond, so these methods make few calls and few objects.
+    A step of a small model takes less than a millisecond, and a call of a Python function about a microsecond of it, so
+    these methods make few calls and keep one record, which each step overwrites.
     """
 
     def __init__(self, trainer: LabelGuardMixin, guard: LabelGuard) -> None:
         self._trainer = trainer
         self._guard = guard
+        self.step = Step()
         self.drops_count = False
-        records = guard.ledger.layers
-        self._batches = {layer: records[layer].batches for layer in (1, 2, 3) if records[layer].on}
+        self.counts = {layer: guard.ledger.layers[layer].batches for layer in (1, 2, 3)}
         guard.on_stopped = self._stop_counting
 
     def _stop_counting(self, key: str) -> None:
@@ -41,32 +42,40 @@ class Observer:
         """Record the keys of the batches of one optimizer step, as ``get_batch_samples`` returned them."""
         self.drops_count = False
         batches: Any = result[0] if isinstance(result, tuple) and result else ()
-        loaded = list_names(batches[0]) if len(batches) == 1 else frozenset().union(*map(list_names, batches))
-        self._guard.step = Step(loaded)
+        if len(batches) == 1 and type(batches[0]) is dict:
+            self.step.loaded = tuple(batches[0])
+        else:
+            self.step.loaded = frozenset().union(*map(list_names, batches))
 
-    def start_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Layer 1: start the record of a batch, with the arguments of ``training_step``."""
+    def start_step(self, model: Any) -> dict[int, tuple[str, ...]]:
+        """Layer 1: start the record of a batch, with the model of ``training_step``. Returns the record.
+
+        The batches of an optimizer step were loaded together; each has a record of its own.
+        """
         guard = self._guard
-        model: Any = args[0] if args else kwargs.get("model")
-        guard.reattach(model)
-        step = guard.step
-        # The batches of an optimizer step were loaded together; each has a record of its own.
-        if step is None or step.names:
-            guard.step = Step(() if step is None else step.loaded)
-        self.record(1, args[1] if len(args) > 1 else kwargs.get("inputs"))
+        is_in_place = model is guard.attached_to
+        for variables, forward in guard.attached:
+            if variables.get("forward") is not forward:
+                is_in_place = False
+        if not is_in_place:
+            guard.reattach(model)
+        guard.step = self.step
+        names = self.step.names = {}
+        return names
 
     def start_prediction(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Start the record of a batch of evaluate or predict, with the arguments of ``prediction_step``."""
         model: Any = args[0] if args else kwargs.get("model")
         self._guard.reattach(model)
-        self._guard.step = Step(list_names(args[1] if len(args) > 1 else kwargs.get("inputs")))
+        step = self._guard.step = self.step
+        step.names = {}
+        step.loaded = list_names(args[1] if len(args) > 1 else kwargs.get("inputs"))
 
-    def record(self, layer: int, batch: Any) -> None:
-        """Record the keys of a batch at a layer, if the layer is on."""
-        step, batches = self._guard.step, self._batches.get(layer)
-        if step is not None and batches is not None:
-            names = step.names[layer] = tuple(batch) if type(batch) is dict else list_names(batch)
-            batches[names] = batches.get(names, 0) + 1
+    def restore_smoother(self) -> None:
+        """Give the trainer back the label smoother that `let_trainer_divide` replaced."""
+        trainer = self._trainer
+        if type(trainer.label_smoother) is SmootherWithoutCount:
+            trainer.label_smoother = trainer.label_smoother.smoother
 
 
 class SmootherWithoutCount:
@@ -90,9 +99,3 @@ def let_trainer_divide(trainer: Trainer) -> None:
     is_used = smoother is not None and trainer.compute_loss_func is None
     if is_used and not isinstance(smoother, SmootherWithoutCount):
         trainer.label_smoother = SmootherWithoutCount(smoother)
-
-
-def restore_smoother(trainer: Trainer) -> None:
-    """Give a trainer back the label smoother that `let_trainer_divide` replaced."""
-    if type(trainer.label_smoother) is SmootherWithoutCount:
-        trainer.label_smoother = trainer.label_smoother.smoother

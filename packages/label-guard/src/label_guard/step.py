@@ -23,9 +23,9 @@ class Step:
     names: dict[int, tuple[str, ...]] = field(default_factory=dict)
     split: ModelInputs | None = None
 
-    def find_first_layer(self, key: str) -> int:
-        """Return the first layer at which the batch held a key; 0 if it never did."""
-        return min((layer for layer, names in self.names.items() if key in names), default=0)
+    def find_first_layer(self, key: str, layers: Collection[int]) -> int:
+        """Return the first of some layers at which the batch held a key; 0 if it never did."""
+        return min((layer for layer in layers if key in self.names.get(layer, ())), default=0)
 
 
 def list_names(batch: Any) -> tuple[str, ...]:

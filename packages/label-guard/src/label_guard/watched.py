@@ -49,6 +49,9 @@ class WatchedForward:
         module: the module.
         guard: the guard, which records leaks and keeps what is diverted.
         contract: what the module takes; None means what its signature says.
+
+    Attributes:
+        installed: the guarded ``forward``; None before it is installed.
     """
 
     def __init__(self, module: nn.Module, guard: LabelGuard, contract: Contract | None) -> None:
@@ -60,7 +63,7 @@ class WatchedForward:
         self.decide = run_when_traced(self._make_decide())
         self._active = False
         self._before: Any = None
-        self._installed: Any = None
+        self.installed: Any = None
         self._swallowed: set[str] = set()
         slot = find_slot(module)
         if (other := find_watched(module.__dict__.get(slot))) is not None:
@@ -84,11 +87,7 @@ class WatchedForward:
 
     def is_installed(self) -> bool:
         """Whether this object is still in the ``forward`` of the module."""
-        variables = self.module.__dict__
-        if variables.get("forward") is self._installed:
-            # The normal case. This is asked in each step.
-            return self._active
-        return self._active and find_watched(variables.get(find_slot(self.module))) is self
+        return self._active and find_watched(self.module.__dict__.get(find_slot(self.module))) is self
 
     def install(self) -> None:
         """Install the guarded ``forward`` on the module instance.
@@ -105,7 +104,7 @@ class WatchedForward:
         positions = next(unsafe, float("inf") if self.signature.takes_more_positions else len(names))
         kind = self.kind if self.contract is None else CLOSED
         forward = guard_forward(self, unbind_forward(module, slot), self._inputs, positions, kind)
-        self._installed = module.__dict__[slot] = MethodType(forward, module)
+        self.installed = module.__dict__[slot] = MethodType(forward, module)
         make_copyable(self)
 
     def uninstall(self) -> None:
