@@ -362,8 +362,8 @@ FAULTS = {
     "SIGINT": Fault(interrupt, (0, 130)),
     "limit of file size": Fault(limit_file_size, MACHINE, weight=2),
     "limit of open files": Fault(limit_open_files, MACHINE),
-    # A library in Rust ends the process when it gets no memory. Python cannot catch that.
-    "limit of memory": Fault(limit_memory, (*MACHINE, -signal.SIGABRT)),
+    # Without memory, a library in Rust or the C library ends the process. Python cannot catch that.
+    "limit of memory": Fault(limit_memory, (*MACHINE, 127, -signal.SIGABRT)),
     "full disk": Fault(fill_disk, MACHINE, weight=2),
     "read-only folder": Fault(forbid_writing, (0, 1, 2)),
     "unreadable input": Fault(forbid_reading, (0, 1, 2)),

@@ -46,6 +46,20 @@ class Input:
     may_contain_output: bool = False
 
 
+def check_name(option: str, output: str | Path, error_class: type[UserError] = UserError) -> None:
+    """Check that files in an output folder can be named in JSON and by libraries, before anything is computed.
+
+    Args:
+        option: how the user names the output, such as "--output".
+    """
+    try:
+        os.fspath(output).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise error_class(
+            f"{option}: the name {output} is not UTF-8, and the result could not be saved there. Choose another name."
+        ) from error
+
+
 def check_apart(option: str, output: str | Path, inputs: Iterable[Input]) -> None:
     """Check that an output would neither replace an input nor mix with its files.
 

@@ -1,6 +1,7 @@
 """`higgs-trainer prepare` from files to a prepared dataset, with a codec like the embedded one."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -124,6 +125,20 @@ def test_held_out_rows_are_prepared_too_and_counted(
     assert "--held-out is half. Give a percentage" in capsys.readouterr().err
     assert run_prepare(recordings, rows, "--held-out-seed", "1") == 2
     assert "--held-out-seed has an effect only with --held-out" in capsys.readouterr().err
+
+
+def test_a_name_that_is_not_utf_8_is_refused_before_anything_is_written(
+    recordings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = recordings / "data.jsonl"
+    data.write_text('{"audio": "a.wav", "text": "one"}\n', encoding="utf-8")
+    before = sorted(recordings.iterdir())
+    output = str(recordings / os.fsdecode(b"out-\xff"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["prepare", str(data), "-o", output, "--codec", str(recordings / "codec")])
+    assert stopped.value.code == 2
+    assert "--output: the name" in capsys.readouterr().err
+    assert sorted(recordings.iterdir()) == before
 
 
 def test_a_folder_without_a_codec_is_an_error(recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,3 +43,30 @@ def test_a_merge_of_a_damaged_log_is_done_again(
     torture["restore"](case, world)
     assert (tmp_path / "case/in/run/metrics.jsonl").read_text() == LOG
     assert output.exists() != is_other
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments", "moved"),
+    [
+        (
+            "x has changed. Move checkpoint-4 and checkpoint-6 out of {run}, and continue from checkpoint-2, which is "
+            "whole: --resume_from_checkpoint {run}/checkpoint-2",
+            ("--resume_from_checkpoint", "{run}/checkpoint-2"),
+            ["checkpoint-4", "checkpoint-6"],
+        ),
+        ("Or start a new run with --overwrite in place of it.", ("--overwrite",), []),
+        ("{run} is damaged: remove it", ("--resume_from_checkpoint", "true"), []),
+    ],
+    ids=["moved", "overwritten", "removed"],
+)
+def test_the_advice_of_a_message_is_followed(
+    torture: dict[str, Any], tmp_path: Path, message: str, arguments: tuple[str, ...], moved: list[str]
+) -> None:
+    run = tmp_path / "out/run"
+    for step in (2, 4, 6):
+        (run / f"checkpoint-{step}").mkdir(parents=True)
+    case = torture["Case"](torture["VERBS"]["train"], "train", tmp_path, 1.0, random.Random(0))
+    found = torture["follow_advice"](case, message.format(run=run))
+    assert found == tuple(argument.format(run=run) for argument in arguments)
+    assert sorted(path.name for path in tmp_path.glob("moved/*")) == moved
+    assert run.exists() == ("remove" not in message)

@@ -46,7 +46,7 @@ from higgs_trainer.manifest.row_checker import RowRules
 from higgs_trainer.manifest.rows import check_rows
 from higgs_trainer.manifest.text import TextRules
 from higgs_trainer.manifest.utterance import Utterance
-from higgs_trainer.outputs import Input, check_apart, check_page
+from higgs_trainer.outputs import Input, check_apart, check_name, check_page
 from higgs_trainer.progress import Track, skip_progress, track
 
 
@@ -190,7 +190,8 @@ def prepare(
 
 
 def _check_apart(manifest: Path, output: Path, codec: Codec | str | Path, report: str | Path | None) -> None:
-    """Check that neither the dataset nor the page overlaps the data or the codec."""
+    """Check that neither the dataset nor the page overlaps the data or the codec, and that it can be named."""
+    check_name("--output", output)
     data = [Input("the data", manifest)]
     if os.path.isfile(manifest):
         data.append(Input("the folder of the data", manifest.parent, may_contain_output=True))

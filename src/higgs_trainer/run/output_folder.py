@@ -15,7 +15,7 @@ from higgs_trainer.dataset.prepared import CARD_NAME
 from higgs_trainer.errors import RecipeError, list_first
 from higgs_trainer.files import explain_failed_write, restore_replaced
 from higgs_trainer.model.model_folder import list_inputs
-from higgs_trainer.outputs import Input, check_apart, find_free_name
+from higgs_trainer.outputs import Input, check_apart, check_name, find_free_name
 from higgs_trainer.recipe.schema import Recipe
 from higgs_trainer.run_folder import METRICS_FILE, TRAINING_WRITES, is_run
 from higgs_trainer.training.checkpoints import find_start
@@ -40,7 +40,7 @@ def check_output_folder(recipe: Recipe, *, overwrite: bool) -> Path | None:
     """
     training = recipe.training
     output_dir, resume = training.output_dir, training.resume_from_checkpoint
-    _check_name(output_dir)
+    check_name("training.output_dir", output_dir, RecipeError)
     restore_replaced(output_dir)
     if not is_in_order(output_dir):
         # Another command that trains into the folder now is an error here.
@@ -70,7 +70,7 @@ def check_output_place(recipe: Recipe) -> None:
         RecipeError: its name is unusable, it cannot be written to, or it holds foreign files.
     """
     output_dir = recipe.training.output_dir
-    _check_name(output_dir)
+    check_name("training.output_dir", output_dir, RecipeError)
     check_apart("training.output_dir", output_dir, _list_inputs(recipe))
     _check_foreign(output_dir)
     _check_writable(output_dir)
@@ -85,17 +85,6 @@ def _check_writable(output_dir: Path) -> None:
         raise RecipeError(
             f"training.output_dir: {existing} may not be written to. Choose another place, or change its permissions."
         )
-
-
-def _check_name(output_dir: Path) -> None:
-    """Check that files in the folder can be named in JSON and by libraries, before hours of training."""
-    try:
-        os.fspath(output_dir).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise RecipeError(
-            f"training.output_dir: the name {output_dir} is not UTF-8, and the result could not be saved there. "
-            "Choose another name."
-        ) from error
 
 
 def _list_inputs(recipe: Recipe) -> list[Input]:

@@ -4,7 +4,7 @@ import json
 import logging
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -185,7 +185,8 @@ class MetricsFile(TrainerCallback):
     """Append each log to a file of JSON lines: ``step`` and the metrics.
 
     A resumed run first removes the lines of later steps, which it will write again, and an incomplete last line of a
-    killed run. A run from the beginning removes all lines.
+    killed run. A run from the beginning removes all lines. A damaged file is written again from the checkpoint's state,
+    which has all logs.
     """
 
     def __init__(self, path: Path) -> None:
@@ -196,8 +197,13 @@ class MetricsFile(TrainerCallback):
     ) -> None:
         if not state.is_world_process_zero or not self.path.exists():
             return
-        whole = [line for line in self.path.read_text(encoding="utf-8").splitlines(True) if line[-1] == "\n"]
-        kept = [line for line in whole if 0 < json.loads(line)["step"] <= state.global_step]
+        try:
+            content = self.path.read_text(encoding="utf-8")
+            whole = [line for line in content.splitlines(True) if line[-1] == "\n"]
+            kept = [line for line in whole if 0 < json.loads(line)["step"] <= state.global_step]
+        except (ValueError, LookupError, TypeError):
+            echo(f"warning: {self.path} is damaged, and is written again from the checkpoint", to_stderr=True)
+            kept = [_write_line(entry["step"], entry) for entry in state.log_history if entry["step"] > 0]
         write_text(self.path, "".join(kept), remedy="make room and start again")
 
     def on_log(
@@ -210,9 +216,15 @@ class MetricsFile(TrainerCallback):
     ) -> None:
         if not state.is_world_process_zero:
             return
-        line = json.dumps({"step": state.global_step, **(logs or {})}) + "\n"
+        line = _write_line(state.global_step, logs or {})
         with explain_failed_write(self.path, RESUME_REMEDY), self.path.open("a", encoding="utf-8") as file:
             file.write(line)
+
+
+def _write_line(step: int, logs: Mapping[str, Any]) -> str:
+    return (
+        json.dumps({"step": step, **{name: value for name, value in logs.items() if name != "step"}}) + "\n"
+    )
 
 
 class GenerateSamples(TrainerCallback):

@@ -67,7 +67,10 @@ def _advise(damaged: Path, others: Sequence[Path]) -> str:
         start = f"ontinue from {whole.name}, which is whole: --resume_from_checkpoint {whole}"
         later = [path.name for path in sorted(to_move, key=read_step) if read_step(path) > read_step(whole)]
         return f"Move {' and '.join(later)} out of {damaged.parent}, and c{start}" if later else f"C{start}"
-    return f"No other checkpoint in {damaged.parent} is whole. Copy it from a backup, or start a new run."
+    return (
+        f"No other checkpoint in {damaged.parent} is whole. Copy it from a backup, or start a new run with --overwrite "
+        "in place of --resume_from_checkpoint."
+    )
 
 
 def _is_whole(checkpoint: Path) -> bool:
