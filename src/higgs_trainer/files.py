@@ -13,6 +13,7 @@ transformers uploads nothing of that kind to the hub.
     remove_folder                                                         deletion
 """
 
+import glob
 import json
 import os
 import shutil
@@ -82,6 +83,27 @@ def whole_file(path: str | Path, *, remedy: str = REMEDY) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             unfinished.unlink()
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what killed processes of this machine left of a file that they wrote (`whole_file`)."""
+    for leftover in path.parent.glob(f"{UNFINISHED}[0-9]*-{glob.escape(path.name)}"):
+        pid = leftover.name.removeprefix(UNFINISHED).partition("-")[0]
+        if pid.isdecimal() and not _is_running(int(pid)):
+            leftover.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    """Whether a process with this number runs. On Windows, asking would end it."""
+    if sys.platform == "win32":
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

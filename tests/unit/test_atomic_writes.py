@@ -269,3 +269,18 @@ def test_a_folder_that_another_process_has_written_meanwhile_is_kept(tmp_path):
     with pytest.raises(UserError, match="not empty"):
         writing.__exit__(None, None, None)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["theirs"]
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed_and_nothing_else(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    kept = [
+        "page.html",
+        f"_unfinished-{os.getpid()}-page.html",
+        f"_unfinished-{ended.pid}-other.html",
+        "_unfinished",
+    ]
+    for name in (*kept, f"_unfinished-{ended.pid}-page.html", f"_unfinished-{10**30}-page.html"):
+        (tmp_path / name).touch()
+    files.remove_leftovers(tmp_path / "page.html")
+    assert list_names(tmp_path) == sorted(kept)

@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from higgs_trainer.errors import UserError
-from higgs_trainer.files import write_bytes
+from higgs_trainer.files import remove_leftovers, write_bytes
 
 HERE = Path(__file__).parent
 PLAYERS_SCRIPT = HERE / "players.js"
@@ -54,6 +54,7 @@ def write_document(
             "texts in the files of the run; shorten them"
         )
     write_bytes(path, encoded)
+    remove_leftovers(path)
     return len(encoded)
 
 
