@@ -54,7 +54,7 @@ def write_document(
             "texts in the files of the run; shorten them"
         )
     write_bytes(path, encoded)
-    remove_leftovers(path)
+    remove_leftovers(Path(path))
     return len(encoded)
 
 
