@@ -12,10 +12,14 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+# Of huggingface_hub's own dependency, which its ModelCard lets through.
+from yaml import YAMLError
+
 from higgs_trainer.errors import UserError
 from higgs_trainer.evaluation.evaluation_folder import JudgedSet, JudgedSets, Score, read_evaluation
 from higgs_trainer.files import read_json_object, write_text
 from higgs_trainer.hub_names import is_hub_name
+from higgs_trainer.input_files import read_text_file
 from higgs_trainer.printable import make_printable
 from higgs_trainer.recipe.yaml_file import read_yaml
 from higgs_trainer.run_folder import (
@@ -32,6 +36,7 @@ from higgs_trainer.shared_paths import find_shared
 from higgs_trainer.version import __version__
 
 TEMPLATE = "model_card.md.jinja"
+MOST_CARD_BYTES = 10_000_000
 SHOWN_SETTINGS = {
     "model": ("dtype", "freeze"),
     "data": ("packing", "tokens_per_pack", "code_noise"),
@@ -154,12 +159,21 @@ def read_kept(card: Path) -> dict[str, str]:
     """Read what a person wrote into an earlier card: the licence in its metadata, and the note on consent."""
     if not card.is_file():
         return {}
-    found = ModelCard.load(card, ignore_metadata_errors=True)
+    found = _load_card(card)
     metadata = found.data.to_dict()
     kept = {key: metadata[key] for key in ("license", "license_name", "license_link") if metadata.get(key)}
     if note := CONSENT_NOTE.search(found.content):
         kept["consent"] = note[1].strip()
     return kept
+
+
+def _load_card(path: Path) -> ModelCard:
+    remedy = "Correct the model card, or remove it; what a person wrote into it is then lost."
+    text = read_text_file(path, at_most=MOST_CARD_BYTES, what_to_do=remedy)
+    try:
+        return ModelCard(text, ignore_metadata_errors=True)
+    except (ValueError, TypeError, YAMLError) as error:
+        raise UserError(f"{path}: its metadata cannot be read ({error}). {remedy}") from error
 
 
 def read_base(recipe: Mapping[str, Any], *folders: Path) -> dict[str, Any]:
@@ -179,7 +193,7 @@ def read_base(recipe: Mapping[str, Any], *folders: Path) -> dict[str, Any]:
     card = Path(named) / MODEL_CARD_FILE
     if not named or not card.is_file():
         return {}
-    found = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
+    found = _load_card(card).data.to_dict()
     return {key: found[key] for key in ("license", "license_name", "license_link") if key in found}
 
 

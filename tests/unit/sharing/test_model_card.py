@@ -78,6 +78,15 @@ def test_consent_and_licence_written_by_a_person_are_kept(tmp_path, capsys, base
     assert card.content.count("you say so here") == 1
 
 
+@pytest.mark.parametrize("damage", [b"\xfc", b"\x00", b"---\na: [\n---\n", b"---\n- a\n---\n"])
+def test_a_damaged_card_is_named_and_not_replaced(tmp_path, damage):
+    write_run(tmp_path, "bosonai/higgs-audio-v2-generation-3B-base")
+    (tmp_path / "README.md").write_bytes(damage)
+    with pytest.raises(UserError, match=r"README\.md"):
+        write_model_card(tmp_path)
+    assert (tmp_path / "README.md").read_bytes() == damage
+
+
 def test_a_folder_without_recipe_and_weights_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"none of recipe\.yaml"):
         write_model_card(tmp_path)
