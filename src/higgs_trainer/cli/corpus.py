@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from higgs_trainer.busy_machine import note_if_busy
 from higgs_trainer.cli.application import DATA_PANEL, app
 from higgs_trainer.cli.strict_command import StrictCommand
 from higgs_trainer.errors import UserError, count_noun
@@ -228,6 +229,7 @@ def prepare(
     from higgs_trainer.outputs import Input, check_apart
 
     quiet_libraries()
+    note_if_busy()
     inputs = [("the recipe", recipe), ("the model", model), ("the tags", tags)]
     check_apart("--output", output, [Input(what, path) for what, path in inputs if path is not None])
     done = prepare(

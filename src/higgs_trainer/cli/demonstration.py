@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from higgs_trainer.busy_machine import note_if_busy
 from higgs_trainer.cli.application import START_PANEL, app
 from higgs_trainer.cli.strict_command import StrictCommand
 from higgs_trainer.terminal import quiet_libraries
@@ -29,4 +30,5 @@ def demo(
     from higgs_trainer.demo import run_demo
 
     quiet_libraries()
+    note_if_busy()
     run_demo(output, from_scratch=from_scratch)

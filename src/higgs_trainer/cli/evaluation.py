@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from higgs_trainer.busy_machine import note_if_busy
 from higgs_trainer.cli.application import SPEECH_PANEL, app
 from higgs_trainer.cli.strict_command import StrictCommand
 from higgs_trainer.cli.voice_options import (
@@ -67,8 +68,8 @@ def evaluate(
             "--output",
             "-o",
             metavar="DIR",
-            help="Folder for clips, rows and figures; nothing is overwritten. Default: RUN/evaluation for one model "
-            "that is a run folder, else a new folder 'evaluation' in the working directory.",
+            help="Folder for clips, rows and figures; nothing is overwritten. Default: RUN/evaluation for a run "
+            "folder, also with its base model, else a new folder 'evaluation' in the working directory.",
         ),
     ] = None,
     other_voice: Annotated[
@@ -175,6 +176,7 @@ def evaluate(
     from higgs_trainer.speech.sampling import Sampling
 
     quiet_libraries()
+    note_if_busy()
     output = _choose_output(models) if output is None else output
     settings = EvaluationSettings(
         script,

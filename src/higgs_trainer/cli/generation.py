@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from higgs_trainer.busy_machine import note_if_busy
 from higgs_trainer.cli.application import SPEECH_PANEL, app
 from higgs_trainer.cli.strict_command import StrictCommand
 from higgs_trainer.cli.voice_options import (
@@ -94,6 +95,7 @@ def generate(
     from higgs_trainer.speech.speech_model import generate_into_folder, load_speech_model
 
     quiet_libraries()
+    note_if_busy()
     files = [clip.audio for line in script for clip in line.clips] + (ref_audio or [])
     files += [] if text_file is None else [text_file]
     check_apart(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from higgs_trainer.busy_machine import note_if_busy
 from higgs_trainer.cli.application import TRAINING_PANEL, app
 from higgs_trainer.cli.strict_command import StrictCommand
 from higgs_trainer.errors import count_noun
@@ -49,6 +50,7 @@ def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     from higgs_trainer.run.check import check
 
     quiet_libraries()
+    note_if_busy()
     report = check(settings)
     if report.is_main:
         _print_check(report)
@@ -109,6 +111,7 @@ def train(
     from higgs_trainer.run.train import train
 
     quiet_libraries()
+    note_if_busy()
     summary = train(settings, overwrite=overwrite, allow_changed=allow_changed or ())
     if summary.is_main:
         if summary.num_steps:

@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 # Of huggingface_hub's own dependency, which its ModelCard lets through.
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from higgs_trainer.errors import UserError
 from higgs_trainer.evaluation.evaluation_folder import JudgedSet, JudgedSets, Score, read_evaluation

@@ -185,8 +185,8 @@ class MetricsFile(TrainerCallback):
     """Append each log to a file of JSON lines: ``step`` and the metrics.
 
     A resumed run first removes the lines of later steps, which it will write again, and an incomplete last line of a
-    killed run. A run from the beginning removes all lines. A damaged file is written again from the checkpoint's state,
-    which has all logs.
+    killed run. A run from the beginning removes all lines. A missing or damaged file is written again from the
+    checkpoint's state, which has all logs.
     """
 
     def __init__(self, path: Path) -> None:
@@ -195,14 +195,17 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if not state.is_world_process_zero or not self.path.exists():
+        if not state.is_world_process_zero or not (self.path.exists() or state.global_step):
             return
         try:
             content = self.path.read_text(encoding="utf-8")
             whole = [line for line in content.splitlines(True) if line[-1] == "\n"]
             kept = [line for line in whole if 0 < json.loads(line)["step"] <= state.global_step]
-        except (ValueError, LookupError, TypeError):
-            echo(f"warning: {self.path} is damaged, and is written again from the checkpoint", to_stderr=True)
+        except (FileNotFoundError, ValueError, LookupError, TypeError):
+            echo(
+                f"warning: {self.path} is missing or damaged, and is written again from the checkpoint",
+                to_stderr=True,
+            )
             kept = [_write_line(entry["step"], entry) for entry in state.log_history if entry["step"] > 0]
         write_text(self.path, "".join(kept), remedy="make room and start again")
 

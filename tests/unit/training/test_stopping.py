@@ -100,19 +100,25 @@ def test_a_resumed_runs_metrics_have_each_step_once(tmp_path):
     assert lines == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": 3.5}]
 
 
-@pytest.mark.parametrize("damage", [b"\xff", b"[", b'{"step": "1"}\n', b"1\n"])
+@pytest.mark.parametrize("damage", [b"\xff", b"[", b'{"step": "1"}\n', b"1\n", None])
 def test_damaged_metrics_are_written_again_from_the_checkpoint(tmp_path, capsys, damage):
     path = tmp_path / "metrics.jsonl"
     metrics = MetricsFile(path)
     for step in (1, 2, 3):
         metrics.on_log(*callback_state(step), logs={"loss": float(step), "epoch": 0.5})
     whole = path.read_text()
-    path.write_bytes(damage + path.read_bytes()[1:])
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage + path.read_bytes()[1:])
     _, state, _ = resumed = callback_state(2)
     state.log_history = [{"loss": 1.0, "epoch": 0.5, "step": 1}, {"loss": 2.0, "epoch": 0.5, "step": 2}]
     MetricsFile(path).on_train_begin(*resumed)
     assert path.read_text().splitlines() == whole.splitlines()[:2]
-    assert "metrics.jsonl is damaged, and is written again from the checkpoint" in capsys.readouterr().err
+    assert (
+        "metrics.jsonl is missing or damaged, and is written again from the checkpoint"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_run_from_the_beginning_removes_older_metrics(tmp_path):
