@@ -1,5 +1,6 @@
 """Open what users name: only regular files, and only up to a size. A pipe or a device could block or never end."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -8,6 +9,8 @@ from higgs_trainer.errors import UserError
 from higgs_trainer.limits import STORED_JSON_BYTES
 
 GIVE_TEXT = "Give a text file, and save it as UTF-8 if it is one."
+MACHINE_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors of the operating system that say nothing about a file."""
 SAVE_AS_UTF_8 = (
     'Save the file as UTF-8 (in a spreadsheet program: "CSV UTF-8"). A file from Windows may be in Windows-1252 or, '
     "from central Europe, Windows-1250: iconv -f WINDOWS-1250 -t UTF-8 OLD > NEW converts it."

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from higgs_trainer.errors import AudioError
 from higgs_trainer.files import write_bytes
-from higgs_trainer.input_files import name_kind
+from higgs_trainer.input_files import MACHINE_FAULTS, name_kind
 from higgs_trainer.limits import (
     LONGEST_REFERENCE_SECONDS,
     LONGEST_SPEECH_SECONDS,
@@ -89,6 +89,7 @@ def decode_file(
             samples_SC = _read_samples(file, at_most=int(most_seconds * rate_hz) + 1)
     # soundfile raises TypeError for *.raw.
     except (soundfile.LibsndfileError, OSError, ValueError, TypeError) as error:
+        _raise_machine_fault(path)
         raise AudioError(path, f"cannot be read as audio ({error})", "Convert it to WAV or FLAC.") from error
     decoded = Decoded(samples_SC, rate_hz)
     # The header may have announced less, or nothing.
@@ -99,6 +100,16 @@ def decode_file(
     if not np.isfinite(samples_SC).all():
         raise AudioError(path, "contains NaN or infinite samples", "Export it again.")
     return decoded
+
+
+def _raise_machine_fault(path: str | Path) -> None:
+    """Raise OSError if not the file is to blame, but too many open files or the like: libsndfile does not say which."""
+    try:
+        with open(path, "rb"):
+            return
+    except OSError as error:
+        if error.errno in MACHINE_FAULTS:
+            raise
 
 
 def to_waveform(decoded: Decoded) -> Tensor:

@@ -1,6 +1,5 @@
 """Find and check the weights of a model or an adapter, before anything is loaded. Only safetensors are read."""
 
-import errno
 import json
 import struct
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from higgs_trainer.errors import CheckpointError, DamageError, list_first
+from higgs_trainer.input_files import MACHINE_FAULTS
 
 MODEL_WEIGHTS = "model.safetensors"
 MODEL_WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -21,8 +21,6 @@ MAX_HEADER_BYTES = 2**24
 """A header of a hundred thousand tensors fits. safetensors itself accepts 100 MB, which take seconds to read."""
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """The dtypes that weights may have in a file."""
-MACHINE_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Errors of the operating system that say nothing about a file."""
 COPY_AGAIN = "Copy or download it again."
 
 

@@ -24,6 +24,20 @@ def find_loudest_hz(waveform_S: torch.Tensor) -> float:
     return float(spectrum.argmax()) * SAMPLE_RATE_HZ / len(waveform_S)
 
 
+def test_too_many_open_files_are_not_called_a_damaged_recording(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="Windows has no such limit")
+    soundfile.write(tmp_path / "a.wav", make_tone(440, 24_000, 0.5), 24_000)
+    probe = os.open(os.devnull, os.O_RDONLY)
+    os.close(probe)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (probe, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            read_audio(tmp_path / "a.wav")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000, 24_000, 44_100, 48_000])
 def test_any_rate_becomes_24_khz(tmp_path: Path, rate_hz: int) -> None:
     soundfile.write(tmp_path / "a.wav", make_tone(440, rate_hz, 0.5), rate_hz)

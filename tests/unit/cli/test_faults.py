@@ -189,7 +189,8 @@ def test_control_characters_never_reach_the_terminal(
         import warnings
 
         logging.getLogger("somewhere").error("logged %s", evil)
-        warnings.warn(f"warned {evil}", stacklevel=1)
+        # pytest sends warnings to another process, for which they must be UTF-8.
+        warnings.warn(f"warned {evil}".replace("\udcff", ""), stacklevel=1)
         spoken = {"sentence": evil, "language": evil}
         return SimpleNamespace(guard=f"printed {evil}", output_dir=evil, num_steps=1, is_main=True, **spoken)
 
