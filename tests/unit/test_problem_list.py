@@ -69,7 +69,7 @@ def test_remedies_that_differ_are_kept() -> None:
     ]
     assert list_lines(ManifestError(problems))[1:3] == [
         "  16 rows: the recording has no text file. For example:",
-        "    a.wav: the recording has no text file. Write its words to a.txt.",
+        "   - a.wav: the recording has no text file. Write its words to a.txt.",
     ]
 
 
