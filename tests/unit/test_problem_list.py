@@ -54,9 +54,9 @@ def test_problems_that_differ_in_names_and_numbers_are_one_kind_with_examples() 
     ]
     assert list_lines(ManifestError(problems))[1:] == [
         '  20 rows: "audio" does not exist. Correct the path. For example:',
-        '    rows.jsonl:1: "audio" does not exist: 1.wav',
-        '    rows.jsonl:2: "audio" does not exist: 2.wav',
-        '    rows.jsonl:3: "audio" does not exist: 3.wav',
+        '   - rows.jsonl:1: "audio" does not exist: 1.wav',
+        '   - rows.jsonl:2: "audio" does not exist: 2.wav',
+        '   - rows.jsonl:3: "audio" does not exist: 3.wav',
     ]
     columns = [Problem(ROWS, line, f"the line has {line} columns, not 2", "Remove.") for line in range(3, 30)]
     assert "27 rows: the line has N columns, not N. Remove." in str(ManifestError(columns))
