@@ -122,9 +122,8 @@ def read_text_file(
 def describe_bad_byte(error: UnicodeDecodeError) -> str:
     """Say which byte is not UTF-8, and what comes before it."""
     before = error.object[: error.start].decode("utf-8", errors="ignore")[-20:]
-    return (
-        f'byte 0x{error.object[error.start]:02X} after "{before}"' if before.strip() else "at its beginning"
-    )
+    place = f'after "{before}"' if before.strip() else "at the beginning"
+    return f"byte 0x{error.object[error.start]:02X} {place}"
 
 
 def name_reason(error: OSError | RuntimeError | ValueError) -> str:

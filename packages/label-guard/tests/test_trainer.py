@@ -206,6 +206,13 @@ def test_metadata_and_expected_targets_reach_the_loss_and_are_no_leak(tmp_path: 
     assert trainer.guard.ledger.layers[1].diverted == {"labels": 2}
 
 
+def test_a_layer_that_is_off_counts_no_batch(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, make_model())
+    trainer.guard_layers = frozenset({2, 5})
+    trainer.train()
+    assert [trainer.guard.ledger.layers[number].calls for number in (1, 2, 3)] == [0, 2, 0]
+
+
 def test_changing_a_setting_after_the_guard_was_made_raises(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, make_model())
     trainer.guard_policy = "raise"

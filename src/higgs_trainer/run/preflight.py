@@ -27,6 +27,7 @@ from higgs_trainer.evaluation.held_out_scores import HeldOutScores
 from higgs_trainer.hub_names import find_similar
 from higgs_trainer.model.loading import load_codec_of, load_outline
 from higgs_trainer.recipe.arguments import build_training_arguments
+from higgs_trainer.recipe.new_recipe import HELD_OUT
 from higgs_trainer.recipe.schema import AdapterRecipe, LossRecipe, Recipe, WeightedFolder
 from higgs_trainer.run.arguments import build_arguments, check_optimizer, check_schedule
 from higgs_trainer.run.samples import check_held_out, check_recogniser, list_spoken_metrics, load_scores
@@ -155,7 +156,7 @@ def _open_sets(
     if both == [parent / TRAIN_NAME, parent / HELD_OUT_NAME] and not any(map(Path.exists, both)):
         # One command makes both, as `higgs-trainer init` says.
         command = format_command(
-            "higgs-trainer", "prepare", "DATA", "-o", parent, "--held-out", "5%", *options
+            "higgs-trainer", "prepare", "DATA", "-o", parent, "--held-out", HELD_OUT, *options
         )
         error = CheckpointError(
             f"data.train and data.eval: there are no folders {both[0]} and {both[1]}. Make them from your recordings "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,11 @@ class Observer:
         self._guard = guard
         self.step = Step()
         self.drops_count = False
-        self.counts = {layer: guard.ledger.layers[layer].batches for layer in (1, 2, 3)}
+        records = guard.ledger.layers
+        # A layer that is off counts into a record that nobody reads.
+        self.counts = {
+            layer: records[layer].batches if records[layer].on else Counter() for layer in (1, 2, 3)
+        }
         guard.on_stopped = self._stop_counting
 
     def _stop_counting(self, key: str) -> None:
