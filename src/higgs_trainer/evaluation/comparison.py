@@ -310,11 +310,12 @@ def _name_sets(models: Sequence[str], *, are_decoded: bool) -> list[str]:
     Args:
         are_decoded: whether recordings are decoded from codes, which limits them as it limits a model.
     """
-    return [
-        REAL_VOICE_DECODED
-        if model == RECORDINGS and are_decoded
-        else model
-        if models.count(model) == 1
-        else f"{model} ({models[: i + 1].count(model)})"
-        for i, model in enumerate(models)
-    ]
+    names = []
+    for i, model in enumerate(models):
+        if model == RECORDINGS and are_decoded:
+            names.append(REAL_VOICE_DECODED)
+        elif models.count(model) == 1:
+            names.append(model)
+        else:
+            names.append(f"{model} ({models[: i + 1].count(model)})")
+    return names

@@ -195,7 +195,11 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if not state.is_world_process_zero or not (self.path.exists() or state.global_step):
+        if not state.is_world_process_zero:
+            return
+        if state.global_step == 0:
+            if self.path.exists():
+                write_text(self.path, "", remedy="make room and start again")
             return
         try:
             content = self.path.read_text(encoding="utf-8")

@@ -121,11 +121,13 @@ def test_damaged_metrics_are_written_again_from_the_checkpoint(tmp_path, capsys,
     )
 
 
-def test_a_run_from_the_beginning_removes_older_metrics(tmp_path):
+@pytest.mark.parametrize("older", [b'{"step": 1, "loss": 1.0}\n', b"\xff"])
+def test_a_run_from_the_beginning_removes_older_metrics(tmp_path, capsys, older):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 1.0}\n')
+    path.write_bytes(older)
     MetricsFile(path).on_train_begin(*callback_state(0))
     assert path.read_text() == ""
+    assert not capsys.readouterr().err
 
 
 def test_a_run_that_is_asked_to_stop_finishes_the_step_or_the_epoch(tmp_path):
