@@ -81,14 +81,14 @@ stage train voice/runs "${TRAINING[@]}" train voice/recipe.yaml "${SHORT[@]}" --
 stage resume "" "${TRAINING[@]}" train voice/recipe.yaml "${SHORT[@]}" --max_steps 3 --resume_from_checkpoint true \
   --allow-changed training.max_steps
 stage generate voice/spoken "${HIGGS[@]}" generate --model voice/runs/voice --text "He was a young man." \
-  --max-seconds 1 --dtype bfloat16 -o voice/spoken
+  --max-seconds 1 -o voice/spoken
 stage evaluate voice/evaluation "${HIGGS[@]}" evaluate voice/runs/voice --data voice/prepared/held_out \
-  --max-seconds 1 --dtype bfloat16 -o voice/evaluation
+  --max-seconds 1 -o voice/evaluation
 stage merge voice/merged "${HIGGS[@]}" merge voice/runs/voice -o voice/merged
 # The merged model has all that the base has.
 rm -rf hub/models--*-base
 stage convert voice/converted "${HIGGS[@]}" convert voice/merged -o voice/converted
 rm -rf voice/converted
 stage generate_merged voice/spoken_merged "${HIGGS[@]}" generate --model voice/merged --text "He was a young man." \
-  --max-seconds 1 --dtype bfloat16 -o voice/spoken_merged
+  --max-seconds 1 -o voice/spoken_merged
 finish

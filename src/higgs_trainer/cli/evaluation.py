@@ -133,7 +133,7 @@ def evaluate(
     max_seconds: MaxSeconds = 30.0,
     part_seconds: PartSeconds = None,
     batch_size: BatchSize = 8,
-    dtype: ComputeDtype = "float32",
+    dtype: ComputeDtype = "auto",
     device: Device = None,
 ) -> None:
     """Generate the same texts with one model or two, and score the speech.

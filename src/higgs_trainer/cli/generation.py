@@ -68,7 +68,7 @@ def generate(
     max_seconds: MaxSeconds = 30.0,
     part_seconds: PartSeconds = None,
     batch_size: BatchSize = 8,
-    dtype: ComputeDtype = "float32",
+    dtype: ComputeDtype = "auto",
     device: Device = None,
 ) -> None:
     """Generate speech for a text, or for each line of a file.

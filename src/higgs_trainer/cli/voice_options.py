@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -133,7 +133,11 @@ BatchSize = Annotated[
     ),
 ]
 ComputeDtype = Annotated[
-    Dtype, typer.Option(help="Data type of the model's weights.", rich_help_panel=MACHINE_PANEL)
+    Literal["auto", Dtype],
+    typer.Option(
+        help="Data type of the model's weights; auto is bfloat16 if the model is stored in it, else float32.",
+        rich_help_panel=MACHINE_PANEL,
+    ),
 ]
 Device = Annotated[
     str | None,

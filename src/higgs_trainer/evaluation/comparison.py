@@ -36,6 +36,7 @@ from higgs_trainer.evaluation.sentences import EvaluationSentence, build_sentenc
 from higgs_trainer.evaluation.voices import embed_voices
 from higgs_trainer.manifest.utterance import Utterance, Voice
 from higgs_trainer.model.model_folder import list_inputs
+from higgs_trainer.model.precision import AUTO
 from higgs_trainer.outputs import Input, check_apart, check_can_fill, fill_folder
 from higgs_trainer.recipe.yaml_file import read_yaml
 from higgs_trainer.run_folder import (
@@ -76,7 +77,7 @@ class EvaluationSettings:
     sampling: Sampling = Sampling()
     language: str | None = None
     codec: str | None = None
-    dtype: str = "float32"
+    dtype: str = AUTO
     device: str | None = None
     batch_size: int = 8
 

@@ -21,6 +21,7 @@ from higgs_trainer.model.families import Family, SequenceFormat, StreamIds, fami
 from higgs_trainer.model.families.layouts import COMPUTED
 from higgs_trainer.model.model_files import SETTINGS, list_model_files, verify_model
 from higgs_trainer.model.model_folder import find_codec, find_folder
+from higgs_trainer.model.precision import AUTO, choose_dtype
 from higgs_trainer.model.weight_files import COPY_AGAIN, FLOATS, StoredTensor, find_weight_files, read_headers
 from higgs_trainer.printable import join_lines
 from higgs_trainer.run_folder import ADAPTER_CONFIG
@@ -67,13 +68,14 @@ class Checkpoint:
 def load_checkpoint(
     name_or_path: str | Path,
     *,
-    dtype: str = "float32",
+    dtype: str = AUTO,
     attn_implementation: str = "sdpa",
     keep_text_head: bool = False,
 ) -> Checkpoint:
     """Load a Higgs Audio model and its tokenizer from a folder or from the hub.
 
     Args:
+        dtype: "float32", "bfloat16" or "float16"; "auto" as in `choose_dtype`.
         keep_text_head: also load the head over text, if the files have one. Training and generation do not use it, and
             transformers silently leaves it out; code that saves the model again needs it.
 
@@ -91,7 +93,7 @@ def load_checkpoint(
     with _explain_refusal(name):
         model, found = type(planned).from_pretrained(
             name,
-            dtype=getattr(torch, dtype),
+            dtype=getattr(torch, choose_dtype(name, dtype)),
             attn_implementation=attn_implementation,
             use_safetensors=True,
             use_text_head=use_text_head,
@@ -252,7 +254,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def load_trained(folder: str | Path, *, dtype: str = "float32") -> Checkpoint:
+def load_trained(folder: str | Path, *, dtype: str = AUTO) -> Checkpoint:
     """Load what training wrote: a model, or an adapter on its base model.
 
     Raises:

@@ -46,8 +46,9 @@ class ModelRecipe(Section):
 
     name_or_path: FolderOrName
     """Folder of the model, or its name on the Hugging Face hub."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision in which the weights are loaded. LoRA matrices are float32 in any case."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision in which the weights are loaded. "auto": with an adapter, bfloat16 if the model is stored in it, else
+    float32. Whatever is trained is float32 in any case."""
     attn_implementation: Text = "packed_sdpa"
     """Attention function. "packed_sdpa" attends within each example of a pack with PyTorch's SDPA;
     "flash_attention_2" does so in one kernel on a GPU."""

@@ -12,6 +12,7 @@ from higgs_trainer.run.arguments import build_arguments, check_schedule, join_ru
 from higgs_trainer.run.assembly import build_run
 from higgs_trainer.run.data_overlap import find_data_overlap, judge_overlap
 from higgs_trainer.run.output_folder import check_output_place
+from higgs_trainer.run.trainable import resolve_dtype
 from higgs_trainer.training.check_result import CheckResult
 from higgs_trainer.training.example_checks import inspect_examples
 from higgs_trainer.training.model_checks import inspect_leaks, inspect_model
@@ -77,6 +78,7 @@ def check(recipe: Recipe) -> CheckReport:
         ```
     """
     join_run(recipe.training)
+    recipe = resolve_dtype(recipe)
     check_output_place(recipe)
     # The dry run has another schedule and reports to nothing.
     check_schedule(build_arguments(build_training_arguments(recipe)))

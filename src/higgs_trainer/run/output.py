@@ -16,6 +16,7 @@ from higgs_trainer.files import (
 from higgs_trainer.model.model_files import write_model_checksums
 from higgs_trainer.model.model_folder import copy_companions
 from higgs_trainer.model.parameters import describe_trainable
+from higgs_trainer.model.precision import round_weights
 from higgs_trainer.run_folder import (
     DATA_OVERLAP_FILE,
     DATA_SUMMARY_FILE,
@@ -53,6 +54,7 @@ def write_result(
     *,
     base: str,
     datasets: Mapping[str, PreparedRows],
+    dtype: str | None = None,
 ) -> None:
     """Write the trained model, its card, the metrics and the records of the run, after the last step.
 
@@ -62,7 +64,10 @@ def write_result(
     Args:
         base: folder or hub name of the model that training started from, whose codec and processor files are copied.
         datasets: the rows of the training set and the held-out set, by name, for ``data_summary.json``.
+        dtype: round the weights to this dtype first. The checkpoints keep them in float32.
     """
+    if dtype is not None:
+        round_weights(trainer.model, dtype)
     result = output_dir / UNFINISHED_FOLDER / "result"
     advice = "make room and resume with --resume_from_checkpoint true"
     with explain_failed_write(output_dir, advice, errors=TORCH_WRITE_ERRORS):

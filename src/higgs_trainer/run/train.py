@@ -33,6 +33,7 @@ from higgs_trainer.run.resuming import (
     describe_run,
     write_history,
 )
+from higgs_trainer.run.trainable import choose_result_dtype, resolve_dtype
 from higgs_trainer.run_folder import LOG_FILE, RECIPE_FILE, REPORT_FILE, Change, read_step
 from higgs_trainer.speech.real_recordings import write_recordings
 from higgs_trainer.speech.speech_model import SpeechModel
@@ -106,6 +107,7 @@ def train(
     processes = join_run(recipe.training)
     # Raises before a large model is loaded. The first process looks at the folder and holds it, for all.
     start = share_start(lambda: check_output_folder(recipe, overwrite=overwrite))
+    recipe = resolve_dtype(recipe)
     allowed = check_allowed(allow_changed, recipe)
     if start is not None:
         compare_recipe(start, recipe, allowed)
@@ -179,8 +181,12 @@ def _train(
 
     metrics = {**_find_last_metrics(trainer), **result.metrics}
     datasets = {"train": run.train_set.rows} | ({"eval": run.held_out.rows} if run.held_out else {})
-    write_result(output_dir, trainer, metrics, base=recipe.model.name_or_path, datasets=datasets)
     is_main = trainer.is_world_process_zero()
+    dtype = choose_result_dtype(recipe)
+    if dtype is not None and is_main:
+        echo(f"The weights are written in {dtype}, as those of the base. Checkpoints have them in float32.")
+    base = recipe.model.name_or_path
+    write_result(output_dir, trainer, metrics, base=base, datasets=datasets, dtype=dtype)
     if is_main:
         # After a push to the hub, so that the page is not in it: it contains recordings of a person.
         try:

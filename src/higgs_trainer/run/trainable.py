@@ -1,11 +1,14 @@
-"""Choose which parameters of a model are trained: those of an adapter, or all but the frozen ones."""
+"""Choose which parameters of a model are trained, those of an adapter or all but the frozen ones, and the dtype."""
 
+from contextlib import suppress
 from dataclasses import replace
 
+from higgs_trainer.errors import UserError
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.loading import Checkpoint
 from higgs_trainer.model.parameters import freeze, freeze_text_head
-from higgs_trainer.recipe.schema import AdapterRecipe
+from higgs_trainer.model.precision import AUTO, choose_dtype
+from higgs_trainer.recipe.schema import AdapterRecipe, Recipe
 
 
 def choose_trainable(
@@ -22,3 +25,27 @@ def choose_trainable(
     freeze(checkpoint.model, family, frozen_kinds)
     freeze_text_head(checkpoint.model, family)
     return checkpoint
+
+
+def resolve_dtype(recipe: Recipe) -> Recipe:
+    """Return the recipe with the dtype that "auto" means for its model, so that a resumed run can be compared with it.
+
+    With an adapter, the base is frozen and keeps the dtype of its files. Without one, the model is trained, in float32.
+    A model that cannot be opened is reported later, together with the other mistakes.
+    """
+    dtype = recipe.model.dtype
+    if dtype == AUTO:
+        dtype = "float32"
+        if recipe.adapter is not None:
+            with suppress(UserError):
+                dtype = choose_dtype(recipe.model.name_or_path)
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"dtype": dtype})})
+
+
+def choose_result_dtype(recipe: Recipe) -> str | None:
+    """Return the dtype to which the weights of the trained model are rounded, or None if they stay as they are.
+
+    A fully trained model is written in the dtype of its base, so that it needs as much memory as the base to be used.
+    """
+    is_narrow = recipe.adapter is None and choose_dtype(recipe.model.name_or_path) == "bfloat16"
+    return "bfloat16" if is_narrow else None

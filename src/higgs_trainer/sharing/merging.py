@@ -72,7 +72,7 @@ def merge_adapter(
     with new_folder(output) as folder:
         base_folder = find_folder(base_name)
         in_files = read_headers(find_weight_files(base_folder)).keys()
-        checkpoint = load_checkpoint(base_folder, keep_text_head=True)
+        checkpoint = load_checkpoint(base_folder, dtype="float32", keep_text_head=True)
         left_out = sorted(in_files - checkpoint.model.state_dict().keys())
         if dtype is None:
             of_base = AutoConfig.from_pretrained(base_folder).dtype or torch.float32

@@ -16,6 +16,7 @@ from higgs_trainer.errors import UserError
 from higgs_trainer.limits import LONGEST_SPEECH_SECONDS
 from higgs_trainer.manifest.utterance import Clip, Utterance, Voice
 from higgs_trainer.model.loading import Checkpoint, load_codec_of, load_trained
+from higgs_trainer.model.precision import AUTO
 from higgs_trainer.outputs import fill_folder
 from higgs_trainer.page.sound import encode_audio
 from higgs_trainer.progress import ProgressBar
@@ -141,7 +142,7 @@ def load_speech_model(
     voice: Voice = Voice(),
     sampling: Sampling = Sampling(),
     language: str = "en",
-    dtype: str = "float32",
+    dtype: str = AUTO,
     device: str | None = None,
 ) -> SpeechModel:
     """Load a model, its tokenizer and its codec.
@@ -150,6 +151,8 @@ def load_speech_model(
         model: the folder of an adapter (its base model is loaded too), of a merged model or of a base model, or the
             name of a model on the hub.
         codec: a codec as in `load_codec`. None: the codec in the folder of the model.
+        dtype: of the weights, "float32", "bfloat16" or "float16". "auto": bfloat16 if the model is stored in it, else
+            float32.
         device: a device of torch, such as "cuda:1". None: a GPU if there is one.
 
     Raises:

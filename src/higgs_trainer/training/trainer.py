@@ -37,6 +37,7 @@ from higgs_trainer.dataset.examples import Example
 from higgs_trainer.dataset.packing import PlannedExamples
 from higgs_trainer.errors import LossError, RecipeError, UserError
 from higgs_trainer.model.families import Aligned, Family, family_of
+from higgs_trainer.model.precision import keep_trained_in_float32
 from higgs_trainer.printable import join_lines
 from higgs_trainer.tensors import check_pack
 from higgs_trainer.training.callbacks import KeepSpecialTokens, hiding_alignment
@@ -181,6 +182,8 @@ class HiggsAudioTrainer(UsableFolder, WholeSetEvaluation, CompleteCheckpoints, L
                 f"the weight of the text loss is {weights.text}, but {family.name} returns no logits over text from "
                 "its ordinary forward. Set the weight to 0."
             )
+        if isinstance(inputs["model"], nn.Module):
+            keep_trained_in_float32(inputs["model"])
         self.family = family
         self.weights = weights
         self.write_card = write_card

@@ -30,6 +30,7 @@ from higgs_trainer.model.model_files import write_model_checksums
 from higgs_trainer.model.model_folder import copy_companions
 from higgs_trainer.model.parameters import freeze_text_head
 from higgs_trainer.model.peft_config import add_configured_lora
+from higgs_trainer.model.precision import AUTO
 from higgs_trainer.recipe.training_fields import REFUSED
 from higgs_trainer.training.datasets import LoadedSets, load_sets, plan_evaluation, plan_training
 
@@ -73,7 +74,8 @@ class GivenInputs:
 
     def list_options(self) -> dict[str, Any]:
         """Return the arguments of `load_checkpoint`: those given, or those of a recipe."""
-        options = {"attn_implementation": "packed_sdpa", "dtype": "float32"} | dict(self.init_kwargs or {})
+        default = AUTO if self.peft_config is not None else "float32"
+        options = {"attn_implementation": "packed_sdpa", "dtype": default} | dict(self.init_kwargs or {})
         return options | {"dtype": str(options["dtype"]).removeprefix("torch.")}
 
 

@@ -167,7 +167,8 @@ def sum_long_rows_in_halves(linear, args, output):
 
 
 def test_a_kernel_that_rounds_a_pack_differently_in_bfloat16_passes(tmp_path):
-    model = tiny_checkpoint().model.bfloat16()
+    # The frozen weights of a run with an adapter: trained ones would be float32.
+    model = tiny_checkpoint().model.bfloat16().requires_grad_(False)
     model.set_attn_implementation("packed_sdpa")
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):

@@ -277,7 +277,37 @@ def test_without_arguments_those_of_trainer_are_taken(folder, tmp_path, monkeypa
 
 
 def test_the_options_of_loading_are_passed_on(folder, tmp_path):
-    trainer = build(folder, tmp_path, model_init_kwargs={"dtype": torch.bfloat16})
-    assert trainer.model.dtype == torch.bfloat16
+    trainer = build(
+        folder, tmp_path, model_init_kwargs={"dtype": torch.bfloat16}, peft_config=LoraConfig(r=2)
+    )
+    assert {weight.dtype for weight in trainer.model.parameters() if not weight.requires_grad} == {
+        torch.bfloat16
+    }
     with pytest.raises(UserError, match="given by name"):
         build(folder, tmp_path, model=trainer.model, model_init_kwargs={"dtype": "float32"})
+
+
+@pytest.mark.parametrize("adapted", [True, False])
+def test_an_update_of_a_millionth_arrives_in_every_trained_weight_of_a_model_in_bfloat16(
+    folder, tmp_path, adapted
+):
+    config = LoraConfig(r=2, modules_to_save=["audio_lm_head", "embed_audio_tokens.embed_audio_tokens"])
+    trainer = build(
+        folder,
+        tmp_path,
+        model_init_kwargs={"dtype": "bfloat16"},
+        peft_config=config if adapted else None,
+        arguments={"learning_rate": 1e-6, "max_steps": 1, "lr_scheduler_type": "constant", "bf16": True},
+    )
+    trained = {name: weight for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    before = {name: weight.detach().clone() for name, weight in trained.items()}
+    trainer.train()
+    moved = {name: (weight.detach() - before[name]).abs() for name, weight in trained.items()}
+    # The first step of Adam moves each weight that has a gradient by the learning rate. At first, the lora_B are 0, so
+    # that the lora_A have none, and the text side of the last layer never has one.
+    assert {
+        name: change for name, change in moved.items() if change.max() and not 0.9e-6 < change.max() < 1.3e-6
+    } == {}
+    still = [name for name, change in moved.items() if not change.max()]
+    assert all("lora_A" in name if adapted else "layers.1." in name for name in still)
+    assert 0 < len(still) < len(moved)
