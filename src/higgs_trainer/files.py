@@ -13,6 +13,7 @@ transformers uploads nothing of that kind to the hub.
     remove_folder                                                         deletion
 """
 
+import errno
 import glob
 import json
 import os
@@ -34,29 +35,40 @@ if sys.platform != "win32":
 
 REMEDY = "make room, or give another place"
 WRITE_ERRORS: tuple[type[Exception], ...] = (OSError, SafetensorError)
-# torch.save reports a full disk as RuntimeError("... unexpected pos ...").
-TORCH_WRITE_ERRORS: tuple[type[Exception], ...] = (*WRITE_ERRORS, RuntimeError)
+TORCH_WRITE_WORDS = (
+    "unexpected pos",
+    "inline_container",
+    "PytorchStreamWriter",
+    "cannot be opened",
+    "Parent directory",
+)
+"""Words in the RuntimeError that torch.save raises if a file cannot be written."""
 
 UNFINISHED, REPLACED, REMOVED = "_unfinished-", "_replaced-", "_removed-"
 REPLACE_ATTEMPTS = 3
 
 
 @contextmanager
-def explain_failed_write(
-    target: str | Path, remedy: str = REMEDY, *, errors: tuple[type[Exception], ...] = WRITE_ERRORS
-) -> Iterator[None]:
+def explain_failed_write(target: str | Path, remedy: str = REMEDY) -> Iterator[None]:
     """Raise a `SaveError` that names ``target``, the free space and ``remedy`` where a write in the block fails.
 
-    Args:
-        errors: the exceptions that mean a failed write: `WRITE_ERRORS` or, where torch.save runs, `TORCH_WRITE_ERRORS`.
+    Other errors, such as a lack of memory, are not changed.
     """
     try:
         yield
-    except errors as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if not _is_failed_write(error):
+            raise
         free_mb = shutil.disk_usage(_find_existing_parent(Path(target))).free / 1e6
         raise SaveError(
             f"{target} could not be written ({error}; {free_mb:,.1f} MB were free); {remedy}"
         ) from error
+
+
+def _is_failed_write(error: Exception) -> bool:
+    if isinstance(error, RuntimeError):
+        return any(words in str(error) for words in TORCH_WRITE_WORDS)
+    return getattr(error, "errno", None) != errno.ENOMEM
 
 
 def _find_existing_parent(path: Path) -> Path:

@@ -1,12 +1,15 @@
 """Files and folders are complete under their names or not there, also when the process dies between two steps."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import torch
 from safetensors import SafetensorError
 
 from higgs_trainer import files
@@ -100,15 +103,31 @@ def test_a_full_disk_is_named(tmp_path, error):
         raise error
 
 
-def test_only_where_torch_saves_is_a_runtime_error_a_full_disk(tmp_path):
-    with pytest.raises(RuntimeError, match="pos"), files.explain_failed_write(tmp_path / "file"):
-        raise RuntimeError("unexpected pos 64 vs 0")
-    torch_errors = files.TORCH_WRITE_ERRORS
-    with (
-        pytest.raises(SaveError, match="pos"),
-        files.explain_failed_write(tmp_path / "file", errors=torch_errors),
-    ):
-        raise RuntimeError("unexpected pos 64 vs 0")
+class FullDisk(io.RawIOBase):
+    def write(self, data: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_what_torch_raises_when_it_cannot_write_is_a_failed_write(tmp_path):
+    for target in (FullDisk(), str(tmp_path / "missing" / "file"), "/dev/full"):
+        with pytest.raises(SaveError), files.explain_failed_write(tmp_path / "file"):
+            torch.save({"weight": torch.ones(1000)}, target)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"),
+        RuntimeError("[../gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms"),
+        OSError(12, "Cannot allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_another_error_while_a_file_is_written_is_no_failed_write(tmp_path, error):
+    with pytest.raises(type(error)) as raised, files.explain_failed_write(tmp_path / "file"):
+        raise error
+    assert raised.value is error
 
 
 def test_a_new_folder_appears_when_it_is_complete(tmp_path):

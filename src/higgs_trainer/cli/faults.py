@@ -124,6 +124,13 @@ FAULTS = {
     ),
 }
 
+GPU_MEMORY = Fault(
+    ("cuda out of memory", "hip out of memory", "mps backend out of memory", "cublas_status_alloc_failed"),
+    "the memory of the GPU is exhausted",
+    "To train, halve data.tokens_per_pack and double training.gradient_accumulation_steps, which leaves the loss as it "
+    "is, or set training.gradient_checkpointing: true. To generate, give a smaller --batch-size.",
+)
+
 EXHAUSTED = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -172,7 +179,8 @@ def _find_exhaustion(chain: list[BaseException]) -> Ending | None:
     """Find a fault that is never the user's mistake, although the code that met it took it for one."""
     for link in chain[1:]:
         fault = _find_fault(link)
-        if fault is not None and any(fault is FAULTS[number] for number in EXHAUSTED):
+        if fault is GPU_MEMORY or any(fault is FAULTS[number] for number in EXHAUSTED):
+            assert fault is not None
             return Ending(_describe_fault(link, fault), MACHINE)
     return None
 
@@ -218,7 +226,9 @@ WRAPPING_LIBRARIES = ("safetensors", "safetensors_rust", "soundfile", "pyarrow",
 
 def _find_words(error: BaseException) -> Fault | None:
     text = str(error).lower()
-    return next((fault for fault in FAULTS.values() if any(words in text for words in fault.words)), None)
+    # The words of the second list are part of those of the first.
+    faults = (GPU_MEMORY, *FAULTS.values())
+    return next((fault for fault in faults if any(words in text for words in fault.words)), None)
 
 
 def _describe_fault(error: BaseException, fault: Fault) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from higgs_trainer.dataset.prepared import PreparedRows
 from higgs_trainer.dataset.summary import summarize
 from higgs_trainer.files import (
-    TORCH_WRITE_ERRORS,
     explain_failed_write,
     flush_to_disk,
     move_into_place,
@@ -70,7 +69,7 @@ def write_result(
         round_weights(trainer.model, dtype)
     result = output_dir / UNFINISHED_FOLDER / "result"
     advice = "make room and resume with --resume_from_checkpoint true"
-    with explain_failed_write(output_dir, advice, errors=TORCH_WRITE_ERRORS):
+    with explain_failed_write(output_dir, advice):
         # Every rank calls this: under FSDP each holds a part of the weights.
         trainer.save_model(str(result), _internal_call=True)
         if trainer.is_world_process_zero():

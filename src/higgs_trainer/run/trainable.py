@@ -33,12 +33,12 @@ def resolve_dtype(recipe: Recipe) -> Recipe:
     With an adapter, the base is frozen and keeps the dtype of its files. Without one, the model is trained, in float32.
     A model that cannot be opened is reported later, together with the other mistakes.
     """
-    dtype = recipe.model.dtype
-    if dtype == AUTO:
-        dtype = "float32"
-        if recipe.adapter is not None:
-            with suppress(UserError):
-                dtype = choose_dtype(recipe.model.name_or_path)
+    if recipe.model.dtype != AUTO:
+        return recipe
+    dtype = "float32"
+    if recipe.adapter is not None:
+        with suppress(UserError):
+            dtype = choose_dtype(recipe.model.name_or_path)
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"dtype": dtype})})
 
 

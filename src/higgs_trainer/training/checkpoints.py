@@ -17,9 +17,8 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from higgs_trainer.checksums import write_checksums
 from higgs_trainer.distributed import find_processes
-from higgs_trainer.errors import DamageError, RecipeError, SaveError, list_first
+from higgs_trainer.errors import DamageError, RecipeError, list_first
 from higgs_trainer.files import (
-    TORCH_WRITE_ERRORS,
     explain_failed_write,
     flush_to_disk,
     move_into_place,
@@ -246,7 +245,7 @@ class CompleteCheckpoints(TrainerBase):
         remedy = f"{complete[-1]} is complete" if complete else "no checkpoint was complete before it"
         remedy += f"; {RESUME_REMEDY}"
         try:
-            with explain_failed_write(target, remedy, errors=TORCH_WRITE_ERRORS):
+            with explain_failed_write(target, remedy):
                 super()._save_checkpoint(model, trial)
                 if state.best_model_checkpoint == str(unfinished):
                     state.best_model_checkpoint = str(target)
@@ -260,7 +259,7 @@ class CompleteCheckpoints(TrainerBase):
                     flush_to_disk(unfinished)
                     move_into_place(unfinished, target)
                     self._remove_oldest(target.parent)
-        except SaveError:
+        except Exception:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
         self.accelerator.wait_for_everyone()

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from safetensors import SafetensorError
 
 from higgs_trainer.cli import main
@@ -51,9 +52,9 @@ FAULTS: dict[str, tuple[BaseException, int, str]] = {
         "the memory is exhausted",
     ),
     "no memory, on a GPU": (
-        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         1,
-        "tokens_per_pack",
+        "the memory of the GPU is exhausted .* halve data.tokens_per_pack",
     ),
     "no memory, while a library is imported": (
         ImportError("libtorch_cpu.so: failed to map segment from shared object"),
