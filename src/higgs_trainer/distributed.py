@@ -74,6 +74,11 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def is_first_of_machine() -> bool:
+    """Return whether a launcher started this process as the first one of its machine, or none did."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
 def find_processes() -> Processes:
     """Return the processes of the group that this one has joined. In no group, this process is the only one."""
     torch = sys.modules.get("torch")

@@ -137,7 +137,8 @@ class IndexedDecoderLayer(HiggsAudioV2DecoderLayer):
         audio_AD, text_XD = rows_MD.split([num_audio, len(rows_MD) - num_audio])
         rows_MD = torch.cat([self.audio_mlp(audio_AD), self.mlp(text_XD)])
         rows_MD = _Reorder.apply(rows_MD, row_order.inverse_M, row_order.order_M)
-        return _add(rows_MD, hidden_BTD.flatten(0, 1)).view_as(hidden_BTD)
+        # A result in memory of its own: under FSDP2, an in-place addition to a view would drop a hook.
+        return rows_MD.view_as(hidden_BTD) + hidden_BTD
 
 
 class RotatingAttention(HiggsAudioV2Attention):

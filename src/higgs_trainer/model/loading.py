@@ -9,9 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.integrations import is_fsdp_enabled
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from higgs_trainer.audio.codec import Codec, load_codec
+from higgs_trainer.distributed import is_first_of_machine
 from higgs_trainer.errors import CheckpointError, DamageError, UserError, list_first
 from higgs_trainer.limits import MOST_WEIGHTS
 from higgs_trainer.model.adapters import load_adapter, read_base_name
@@ -74,6 +83,9 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load a Higgs Audio model and its tokenizer from a folder or from the hub.
 
+    If FSDP sends the weights from the first process of a machine to the others (`fsdp_cpu_ram_efficient_loading`), only
+    that one reads them. In the others, the parameters are on the meta device.
+
     Args:
         dtype: "float32", "bfloat16" or "float16"; "auto" as in `choose_dtype`.
         keep_text_head: also load the head over text, if the files have one. Training and generation do not use it, and
@@ -87,19 +99,26 @@ def load_checkpoint(
     name = str(name_or_path)
     folder = find_folder(name)
     _check_is_model(name, folder)
-    verify_model(folder)
+    reads_weights = not is_fsdp_enabled() or is_first_of_machine()
+    if reads_weights:
+        verify_model(folder)
     use_text_head = keep_text_head and TEXT_HEAD in read_headers(find_weight_files(folder))
     planned = _plan_model(name, folder, use_text_head=use_text_head)
+    options = {
+        "dtype": getattr(torch, choose_dtype(name, dtype)),
+        "attn_implementation": attn_implementation,
+        "use_text_head": use_text_head,
+        "output_loading_info": True,
+    }
     with _explain_refusal(name):
-        model, found = type(planned).from_pretrained(
-            name,
-            dtype=getattr(torch, choose_dtype(name, dtype)),
-            attn_implementation=attn_implementation,
-            use_safetensors=True,
-            use_text_head=use_text_head,
-            output_loading_info=True,
-        )
-    _check_loaded(name, model, found)
+        if reads_weights:
+            model, found = type(planned).from_pretrained(name, use_safetensors=True, **options)
+        else:
+            model, _ = type(planned).from_pretrained(None, config=planned.config, state_dict={}, **options)
+            if (folder / GENERATION_CONFIG_NAME).is_file():
+                model.generation_config = GenerationConfig.from_pretrained(folder)
+    if reads_weights:
+        _check_loaded(name, model, found)
     checkpoint = Checkpoint(name, model, load_tokenizer(name))
     check_ids(name, model.config, checkpoint.stream_ids)
     return checkpoint

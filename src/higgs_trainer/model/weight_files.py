@@ -15,6 +15,8 @@ from higgs_trainer.input_files import MACHINE_FAULTS
 
 MODEL_WEIGHTS = "model.safetensors"
 MODEL_WEIGHTS_INDEX = "model.safetensors.index.json"
+SHARDED_WEIGHTS = "pytorch_model_fsdp_0"
+"""The folder of a checkpoint that has the shards of its weights, if FSDP wrote it."""
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 MAX_HEADER_BYTES = 2**24
@@ -60,6 +62,12 @@ def find_weight_files(folder: Path) -> list[Path]:
 
 def describe_missing_weights(folder: Path, expected: str) -> str:
     """Describe that a folder has no weights, and what to do. Pickles are named, because they are not loaded."""
+    if (folder / SHARDED_WEIGHTS).is_dir():
+        return (
+            f"{folder} is a checkpoint of a run on several GPUs: its weights are in shards, in {SHARDED_WEIGHTS}. "
+            "Resume the run, whose result has them in one piece, or run accelerate merge-weights, and copy the JSON "
+            "files of the checkpoint next to its output."
+        )
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         return (

@@ -18,7 +18,7 @@ from higgs_trainer.evaluation.held_out_scores import HeldOutScores
 from higgs_trainer.model.indexed_layers import index_layers
 from higgs_trainer.model.loading import Checkpoint, load_checkpoint
 from higgs_trainer.recipe.schema import ModelRecipe, Recipe
-from higgs_trainer.run.preflight import run_preflight
+from higgs_trainer.run.preflight import run_preflight, without_weights
 from higgs_trainer.run.samples import Samples
 from higgs_trainer.run.trainable import choose_trainable
 from higgs_trainer.run_folder import SAMPLES_FOLDER
@@ -60,7 +60,10 @@ def build_run(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) 
     arguments, codec, train_set, held_out = ready.arguments, ready.codec, ready.train_set, ready.held_out
     set_seed(recipe.training.seed)
     base = load_model(recipe.model, keep_text_head=recipe.adapter is None)
-    checkpoint = choose_trainable(base, recipe.adapter, recipe.model.freeze)
+    # Weights that the first process sends to this one, also those of the adapter.
+    is_empty = base.model.device.type == "meta"
+    adapter = without_weights(recipe.adapter) if is_empty else recipe.adapter
+    checkpoint = choose_trainable(base, adapter, recipe.model.freeze)
     if recipe.model.indexed_layers and arguments.device.type == "cpu":
         # Not measured on a GPU yet.
         index_layers(checkpoint.model)

@@ -114,7 +114,7 @@ def run_preflight(recipe: Recipe, *, builds_optimizer: bool = False) -> Prefligh
         attempts.call(check_packing, outline.family, packing=data.packing)
         metric = recipe.training.metric_for_best_model
         attempts.call(check_best_metric, metric, num_codebooks, list_spoken_metrics(samples, languages))
-        attempts.call(choose_trainable, outline, _without_weights(recipe.adapter), recipe.model.freeze)
+        attempts.call(choose_trainable, outline, without_weights(recipe.adapter), recipe.model.freeze)
     elif recipe.model.codec is not None:
         codec = attempts.call(load_codec, recipe.model.codec)
     if codec is not None:
@@ -202,7 +202,7 @@ def _check_codecs(datasets: Sequence[PreparedDataset | None], codec: Codec) -> N
             check_codec(dataset.card, codec)
 
 
-def _without_weights(adapter: AdapterRecipe | None) -> AdapterRecipe | None:
+def without_weights(adapter: AdapterRecipe | None) -> AdapterRecipe | None:
     """Return the adapter with initial values that can be made without the weights of the model."""
     return None if adapter is None else adapter.model_copy(update={"init_lora_weights": True})
 

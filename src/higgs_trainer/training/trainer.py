@@ -53,6 +53,7 @@ from higgs_trainer.training.losses import (
 )
 from higgs_trainer.training.metrics import LossTotals
 from higgs_trainer.training.run_record import RunRecord
+from higgs_trainer.training.sharding import ShardedTraining
 from higgs_trainer.training.stopping import FiniteGradients
 from higgs_trainer.training.usable_folder import UsableFolder
 from label_guard import LabelGuardMixin, ModelInputs
@@ -73,7 +74,9 @@ def _explain_refusal(what: str, fields: str) -> Iterator[None]:
         raise RecipeError(f"the {what} cannot be built ({join_lines(error)}). Correct {fields}.") from error
 
 
-class HiggsAudioTrainer(UsableFolder, WholeSetEvaluation, CompleteCheckpoints, LabelGuardMixin, Trainer):
+class HiggsAudioTrainer(
+    UsableFolder, WholeSetEvaluation, CompleteCheckpoints, ShardedTraining, LabelGuardMixin, Trainer
+):
     """Train a Higgs Audio model, or adapters on it, on prepared datasets.
 
     The arguments that are not listed are those of ``Trainer``.
