@@ -49,8 +49,8 @@ training:
 LORA = "{r: 3, lora_alpha: 5, modules_to_save: [audio_lm_head]}"
 KINDS = {
     "full": {"model": "model", "dtype": "float32", "adapter": "null", "bf16": "false"},
-    "full bf16": {"model": "model", "dtype": "float32", "adapter": "null", "bf16": "true"},
-    "lora": {"model": "model16", "dtype": "bfloat16", "adapter": LORA, "bf16": "true"},
+    "full bf16": {"model": "model16", "dtype": "auto", "adapter": "null", "bf16": "true"},
+    "lora": {"model": "model16", "dtype": "auto", "adapter": LORA, "bf16": "true"},
 }
 RESUMED = ("full", "lora")
 # In float32, sums are added up in another order. In bfloat16, FSDP also rounds the residual stream and the norms, which
@@ -73,6 +73,8 @@ def trained(tmp_path_factory):
     weights = load_file(folder / "model" / "model.safetensors")
     rounded = {name: weight.bfloat16() for name, weight in weights.items()}
     save_file(rounded, folder / "model16" / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "model16" / "config.json").read_text())
+    (folder / "model16" / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
     runs = {}
     for kind, values in KINDS.items():
         recipe = folder / f"{kind}.yaml"
@@ -204,11 +206,16 @@ def test_the_result_is_the_best_checkpoint_and_loads_as_any_model(trained, tmp_p
     folder = trained[0]
     logs = read_logs(folder / kind)
     assert logs[4, "eval_loss"] < logs[2, "eval_loss"] - 0.005
-    assert not list((folder / kind).glob("*.bin"))
+    file = "adapter_model.safetensors" if kind == "lora" else "model.safetensors"
+    # A full fine-tune is rounded once, to the dtype of its base.
+    dtype = torch.bfloat16 if kind == "full bf16" else torch.float32
+    assert {weight.dtype for weight in load_file(folder / kind / file).values()} == {dtype}
+    result = load_trained(folder / kind, dtype="float32" if kind == "lora" else "auto")
+    assert result.model.dtype == dtype
     trainer = HiggsAudioTrainer(
-        load_trained(folder / kind).model,
+        result.model.float(),
         TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"),
-        processing_class=load_trained(folder / kind).tokenizer,
+        processing_class=result.tokenizer,
         eval_dataset=folder / "prepared",
         codec=folder / "model" / "codec",
     )

@@ -15,7 +15,6 @@ from higgs_trainer.files import (
 from higgs_trainer.model.model_files import write_model_checksums
 from higgs_trainer.model.model_folder import copy_companions
 from higgs_trainer.model.parameters import describe_trainable
-from higgs_trainer.model.precision import round_weights
 from higgs_trainer.run_folder import (
     DATA_OVERLAP_FILE,
     DATA_SUMMARY_FILE,
@@ -66,7 +65,7 @@ def write_result(
         dtype: round the weights to this dtype first. The checkpoints keep them in float32.
     """
     if dtype is not None:
-        round_weights(trainer.model, dtype)
+        trainer.round_weights(dtype)
     result = output_dir / UNFINISHED_FOLDER / "result"
     advice = "make room and resume with --resume_from_checkpoint true"
     with explain_failed_write(output_dir, advice):

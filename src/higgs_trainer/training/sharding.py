@@ -14,6 +14,7 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from peft import PeftModel
 from torch import Tensor, nn
 
+from higgs_trainer.model.precision import round_weights
 from higgs_trainer.training.trainer_base import TrainerBase
 
 SHARDS = "SHARDED_STATE_DICT"
@@ -26,6 +27,7 @@ class ShardedTraining(TrainerBase):
     """
 
     _is_in_checkpoint = False
+    _result_dtype: torch.dtype | None = None
 
     def create_accelerator_and_postprocess(self) -> None:
         """Create the accelerator, then decide how gradients are added up and how checkpoints are written."""
@@ -53,9 +55,25 @@ class ShardedTraining(TrainerBase):
                 for settings in (self.model.config, self.model.generation_config, self.processing_class):
                     settings.save_pretrained(folder)
         else:
-            self._save(folder, state_dict=gather_weights(self.model))
+            self._save_gathered(folder)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _save_gathered(self, folder: str) -> None:
+        dtype = self._result_dtype
+        self._save(folder, state_dict=gather_weights(self.model, dtype))
+        if dtype is not None and self.args.should_save:
+            # transformers has written the dtype of the shards.
+            self.model.config.dtype = dtype
+            self.model.config.save_pretrained(folder)
+
+    def round_weights(self, dtype: str) -> None:
+        """Round the weights for the result, which is saved next. They are trained no further."""
+        if self.is_fsdp_enabled:
+            # FSDP keeps the shards, so they are rounded when they are gathered.
+            self._result_dtype = getattr(torch, dtype)
+        else:
+            round_weights(self.model, dtype)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Let Trainer save a checkpoint, with the weights in shards."""
@@ -102,10 +120,13 @@ def allocate_parameters(model: nn.Module) -> None:
             setattr(module, name, allocated[parameter])
 
 
-def gather_weights(model: nn.Module) -> dict[str, Tensor]:
+def gather_weights(model: nn.Module, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Gather the weights of a sharded model in the memory of the first process; of an adapter, the trained ones only.
 
     Every process must call this. The others get an empty dict.
+
+    Args:
+        dtype: round the weights to this dtype.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -113,4 +134,6 @@ def gather_weights(model: nn.Module) -> dict[str, Tensor]:
         full_state_dict=True, cpu_offload=True, ignore_frozen_params=isinstance(model, PeftModel)
     )
     weights: dict[str, Any] = get_model_state_dict(model, options=options)
+    for name in weights if dtype is not None else ():
+        weights[name] = weights[name].to(dtype)
     return weights
