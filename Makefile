@@ -4,6 +4,7 @@
 # make lint         only check style, types and import directions
 # make format       format the code, and fix what ruff can fix
 # make test-boson   test the guard and the loss on Boson's own model, in .venv-boson with its older libraries
+# make test-quantization   test QLoRA and optimizers of 8 bits, with bitsandbytes in build/bitsandbytes
 # make test-newest  run a part of the tests with the newest versions that pyproject.toml allows; says what is newer
 # make test-guard-versions   test the guard with transformers from 4.46 to the newest; VERSIONS=newest: only with that
 # make test-guard-foreign    compare trainers of TRL and others with and without the guard, in .venv-foreign
@@ -21,12 +22,13 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 BOSON  := .venv-boson
 FOREIGN := .venv-foreign
+BITSANDBYTES := build/bitsandbytes
 DEMO   ?=
 VERSIONS ?=
 PACKAGES := packages/label-guard packages/higgs-trainer-demo
 EXTRAS := demo,dev,docs,evaluate-multilingual,numbers
 
-.PHONY: setup demo test test-boson test-guard-foreign test-guard-versions test-newest torture readme real-size docs dist lint format constraints clean
+.PHONY: setup demo test test-boson test-quantization test-guard-foreign test-guard-versions test-newest torture readme real-size docs dist lint format constraints clean
 
 setup: $(STAMP)
 
@@ -70,6 +72,14 @@ test-boson: $(BOSON)/.installed
 	$(BOSON)/bin/pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --force-reinstall \
 	  ./packages/label-guard
 	PYTHONPATH=src $(BOSON)/bin/python -m pytest -n 2 tests/boson packages/label-guard/tests
+
+# bitsandbytes needs nothing that .venv lacks. It is kept apart, because PEFT imports it wherever it finds it.
+$(BITSANDBYTES)/.installed: setup
+	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --upgrade --target $(BITSANDBYTES) bitsandbytes==0.50.2
+	@touch $@
+
+test-quantization: $(BITSANDBYTES)/.installed
+	PYTHONPATH=$(BITSANDBYTES) $(BIN)/python -m pytest -n 2 tests/quantization
 
 # `scripts/torture.py --seed S --minutes 60` draws other faults.
 $(FOREIGN)/.installed: constraints-foreign.txt

@@ -34,7 +34,6 @@ if sys.platform != "win32":
     import fcntl
 
 REMEDY = "make room, or give another place"
-WRITE_ERRORS: tuple[type[Exception], ...] = (OSError, SafetensorError)
 TORCH_WRITE_WORDS = (
     "unexpected pos",
     "inline_container",

@@ -131,6 +131,10 @@ HIDDEN_WARNINGS: tuple[dict[str, Any], ...] = (
 )
 
 
+QUIET_LOGGERS = ("bitsandbytes.backends.cpu.ops",)
+"""Loggers that warn, when a library is imported, of something that these commands do not use."""
+
+
 def quiet_libraries() -> None:
     """Turn off the progress bars of transformers, except those of downloads on a terminal.
 
@@ -166,6 +170,8 @@ def protect_terminal() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     logging.setLogRecordFactory(_PrintableRecord)
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     if not getattr(warnings.formatwarning, "is_printable", False):
         warnings.formatwarning = _make_formatter(warnings.formatwarning)
 

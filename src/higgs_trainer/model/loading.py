@@ -31,6 +31,7 @@ from higgs_trainer.model.families.layouts import COMPUTED
 from higgs_trainer.model.model_files import SETTINGS, list_model_files, verify_model
 from higgs_trainer.model.model_folder import find_codec, find_folder
 from higgs_trainer.model.precision import AUTO, choose_dtype
+from higgs_trainer.model.quantization import build_quantization
 from higgs_trainer.model.weight_files import COPY_AGAIN, FLOATS, StoredTensor, find_weight_files, read_headers
 from higgs_trainer.printable import join_lines
 from higgs_trainer.run_folder import ADAPTER_CONFIG
@@ -79,6 +80,7 @@ def load_checkpoint(
     *,
     dtype: str = AUTO,
     attn_implementation: str = "sdpa",
+    quantization: str | None = None,
     keep_text_head: bool = False,
 ) -> Checkpoint:
     """Load a Higgs Audio model and its tokenizer from a folder or from the hub.
@@ -88,6 +90,7 @@ def load_checkpoint(
 
     Args:
         dtype: "float32", "bfloat16" or "float16"; "auto" as in `choose_dtype`.
+        quantization: "nf4" loads linear layers in 4 bits (`build_quantization`); they cannot be trained or saved then.
         keep_text_head: also load the head over text, if the files have one. Training and generation do not use it, and
             transformers silently leaves it out; code that saves the model again needs it.
 
@@ -104,8 +107,10 @@ def load_checkpoint(
         verify_model(folder)
     use_text_head = keep_text_head and TEXT_HEAD in read_headers(find_weight_files(folder))
     planned = _plan_model(name, folder, use_text_head=use_text_head)
+    weights_dtype = getattr(torch, choose_dtype(name, dtype))
     options = {
-        "dtype": getattr(torch, choose_dtype(name, dtype)),
+        "dtype": weights_dtype,
+        "quantization_config": build_quantization(quantization, weights_dtype),
         "attn_implementation": attn_implementation,
         "use_text_head": use_text_head,
         "output_loading_info": True,

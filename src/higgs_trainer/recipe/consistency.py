@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 ERROR_RATES = ("wer", "cer")
 """Metrics of which a smaller value is better. Trainer assumes this only for names that end in "loss"."""
 
+DECOMPOSITIONS = ("olora", "pissa")
+"""Initial values of LoRA that take a part of the base's weights out of them."""
+
 Contradiction = tuple[Place, str, str]
 """The place, the problem, and the remedy."""
 
@@ -24,12 +27,29 @@ def list_contradictions(recipe: "Recipe") -> Iterator[Contradiction]:
     yield from _check_batches(recipe)
     yield from _check_evaluation(recipe)
     yield from _check_samples(recipe)
+    yield from _check_quantization(recipe)
     if recipe.model.freeze and recipe.adapter is not None:
         yield (
             ("model", "freeze"),
             "has no effect with an adapter, which freezes the whole model",
             "Leave out model.freeze or adapter.",
         )
+
+
+def _check_quantization(recipe: "Recipe") -> Iterator[Contradiction]:
+    place, adapter = ("model", "quantization"), recipe.adapter
+    if recipe.model.quantization is None:
+        return
+    if adapter is None:
+        yield place, "needs an adapter: weights of 4 bits cannot be trained", "Add the section adapter."
+    elif adapter.init_lora_weights in DECOMPOSITIONS:
+        yield (
+            ("adapter", "init_lora_weights"),
+            f"is {adapter.init_lora_weights}, which changes the base and cannot change weights of 4 bits",
+            "Leave it out.",
+        )
+    if {"fsdp", "deepspeed"} & recipe.training.extra_arguments.keys():
+        yield place, "was never run with sharded weights", "Leave out training.fsdp and training.deepspeed."
 
 
 def _check_data(data: "DataRecipe") -> Iterator[Contradiction]:

@@ -49,6 +49,9 @@ class ModelRecipe(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision in which the weights are loaded. "auto": with an adapter, bfloat16 if the model is stored in it, else
     float32. Whatever is trained is float32 in any case."""
+    quantization: Literal["nf4"] | None = None
+    """"nf4" loads the linear layers of the frozen base in 4 bits (QLoRA), for GPUs with little memory. Needs an adapter
+    and `pip install 'higgs-trainer[quantization]'`. null: as they are stored."""
     attn_implementation: Text = "packed_sdpa"
     """Attention function. "packed_sdpa" attends within each example of a pack with PyTorch's SDPA;
     "flash_attention_2" does so in one kernel on a GPU."""

@@ -49,6 +49,7 @@ def build_arguments(values: Mapping[str, Any]) -> TrainingArguments:
     check_reports(arguments)
     check_precision(arguments)
     check_compiler(arguments)
+    check_offload(arguments)
     return arguments
 
 
@@ -123,6 +124,17 @@ def check_precision(arguments: TrainingArguments) -> None:
     """Raise RecipeError for float16 on a CPU, which accelerate refuses when the model is loaded."""
     if arguments.fp16 and arguments.device.type == "cpu":
         raise RecipeError("training.fp16: mixed precision with float16 needs a GPU. Leave it out.")
+
+
+def check_offload(arguments: TrainingArguments) -> None:
+    """Raise RecipeError if activations should be offloaded, but no GPU is used. torch fails at the first step."""
+    # transformers has this field since version 5.23.
+    options = getattr(arguments, "activation_checkpointing_kwargs", None) or {}
+    if options.get("offload") and arguments.device.type == "cpu":
+        raise RecipeError(
+            "training.activation_checkpointing_kwargs: offload moves activations from a GPU to the host, and this run "
+            "uses no GPU. Leave offload out."
+        )
 
 
 def check_compiler(arguments: TrainingArguments) -> None:

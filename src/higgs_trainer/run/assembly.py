@@ -109,6 +109,7 @@ def load_model(model: ModelRecipe, *, keep_text_head: bool) -> Checkpoint:
         model.name_or_path,
         dtype=model.dtype,
         attn_implementation=model.attn_implementation,
+        quantization=model.quantization,
         keep_text_head=keep_text_head,
     )
 

@@ -26,6 +26,7 @@ from higgs_trainer.errors import CheckpointError, RecipeError, UserError, sugges
 from higgs_trainer.evaluation.held_out_scores import HeldOutScores
 from higgs_trainer.hub_names import find_similar
 from higgs_trainer.model.loading import load_codec_of, load_outline
+from higgs_trainer.model.quantization import check_quantization
 from higgs_trainer.recipe.arguments import build_training_arguments
 from higgs_trainer.recipe.new_recipe import HELD_OUT
 from higgs_trainer.recipe.schema import AdapterRecipe, LossRecipe, Recipe, WeightedFolder
@@ -104,6 +105,7 @@ def run_preflight(recipe: Recipe, *, builds_optimizer: bool = False) -> Prefligh
         attempts.call(read_audio, samples.ref_audio)
 
     codec = None
+    attempts.call(check_quantization, recipe.model.quantization)
     outline = attempts.call(
         load_outline, recipe.model.name_or_path, attn_implementation=recipe.model.attn_implementation
     )

@@ -38,7 +38,7 @@ from higgs_trainer.version import __version__
 TEMPLATE = "model_card.md.jinja"
 MOST_CARD_BYTES = 10_000_000
 SHOWN_SETTINGS = {
-    "model": ("dtype", "freeze"),
+    "model": ("dtype", "quantization", "freeze"),
     "data": ("packing", "tokens_per_pack", "code_noise"),
     "loss": ("audio_weight", "codebook_weights"),
     "training": (

@@ -59,6 +59,26 @@ MISTAKES = {
     ),
     "an unknown optimizer": (["--optim", "adamw_tourch"], 'Did you mean "adamw_torch"?'),
     "an optimizer without its package": (["--optim", "adamw_bnb_8bit"], "bitsandbytes"),
+    "4 bits without bitsandbytes": (
+        ["--quantization", "nf4"],
+        "model.quantization: nf4 needs bitsandbytes, which is not installed. Run pip install",
+    ),
+    "4 bits without an adapter": (
+        ["--quantization", "nf4", "--adapter", "null"],
+        "model.quantization: needs an adapter: weights of 4 bits cannot be trained. Add the section adapter.",
+    ),
+    "4 bits with initial values from the base": (
+        ["--quantization", "nf4", "--init_lora_weights", "pissa"],
+        "adapter.init_lora_weights: is pissa, which changes the base and cannot change weights of 4 bits.",
+    ),
+    "4 bits with sharded weights": (
+        ["--quantization", "nf4", "--fsdp", "full_shard"],
+        "model.quantization: was never run with sharded weights.",
+    ),
+    "activations that no GPU could give away": (
+        ["--activation_checkpointing", "true", "--activation_checkpointing_kwargs", "{{offload: true}}"],
+        "training.activation_checkpointing_kwargs: offload moves activations from a GPU",
+    ),
     "an unknown attention function": (
         ["--attn_implementation", "packed_spda"],
         'Did you mean "packed_sdpa"?',

@@ -2,6 +2,7 @@
 
 import logging
 import runpy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -311,3 +312,39 @@ def test_an_update_of_a_millionth_arrives_in_every_trained_weight_of_a_model_in_
     still = [name for name, change in moved.items() if not change.max()]
     assert all("lora_A" in name if adapted else "layers.1." in name for name in still)
     assert 0 < len(still) < len(moved)
+
+
+def count_call(calls, number, *_):
+    calls[number] += 1
+
+
+def test_every_second_layer_can_be_recomputed(folder, tmp_path):
+    losses, calls = {}, {}
+    for every in (None, 1, 2):
+        options = {
+            "activation_checkpointing": True,
+            "activation_checkpointing_kwargs": {"every_n_layers": every},
+        }
+        arguments = {"max_steps": 2, "gradient_accumulation_steps": 1} | (options if every else {})
+        trainer = build(folder, tmp_path, peft_config=LoraConfig(r=2), arguments=arguments)
+        layers = [one for one in trainer.model.modules() if isinstance(one, IndexedDecoderLayer)]
+        calls[every] = [0] * len(layers)
+        for number, layer in enumerate(layers):
+            layer.self_attn.register_forward_pre_hook(partial(count_call, calls[every], number))
+        trainer.train()
+        losses[every] = list_losses(trainer.state.log_history)
+    assert losses[None] == losses[1] == losses[2]
+    assert (calls[None], calls[1], sorted(calls[2])) == ([2, 2], [4, 4], [2, 4])
+
+
+SHORT = {"max_steps": 1, "gradient_accumulation_steps": 1}
+
+
+def test_a_compiled_model_is_trained_like_another(folder, tmp_path):
+    losses = []
+    for options in ({}, {"torch_compile": True, "torch_compile_backend": "eager"}):
+        trainer = build(folder, tmp_path, peft_config=LoraConfig(r=2), arguments=SHORT | options)
+        assert trainer.args.torch_compile == bool(options)
+        trainer.train()
+        losses.append(list_losses(trainer.state.log_history))
+    assert losses[0] == [pytest.approx(loss, rel=1e-4) for loss in losses[1]]
