@@ -95,19 +95,35 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
         CheckpointError: a file is missing, the adapter does not fit the model, or a weight is not finite.
         DamageError: a file is not as it was written.
     """
+    adapted = plan_adapter(model, folder)
+    adapted.load_adapter(str(folder), "default")
+    return adapted
+
+
+def plan_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """Add the layers of an adapter to a model, with new weights, and check that the stored ones fit.
+
+    Args:
+        model: may be on the meta device. Then the layers are too.
+
+    Raises:
+        CheckpointError, DamageError: as `load_adapter`.
+    """
     if not verify_model(folder):
         logger.warning("%s has no %s, so a changed weight could not be found", folder, CHECKSUMS_FILE)
     read_base_name(folder)
     try:
         config = PeftConfig.from_pretrained(str(folder))
         config.inference_mode = True
+        # Some initial values are computed from the weights of the base. The stored values replace them.
+        if model.device.type == "meta" and hasattr(config, "init_lora_weights"):
+            config.init_lora_weights = False
         adapted = PeftModel(model, config)
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, re.error) as error:
         raise CheckpointError(
             f"the adapter {folder} does not fit the base {model.name_or_path} ({error}). {SAME_RUN}"
         ) from error
     check_adapter_weights(adapted, folder)
-    adapted.load_adapter(str(folder), "default")
     return adapted
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,8 +120,7 @@ def load_checkpoint(
             model, found = type(planned).from_pretrained(name, use_safetensors=True, **options)
         else:
             model, _ = type(planned).from_pretrained(None, config=planned.config, state_dict={}, **options)
-            if (folder / GENERATION_CONFIG_NAME).is_file():
-                model.generation_config = GenerationConfig.from_pretrained(folder)
+            _load_generation_config(model, folder)
     if reads_weights:
         _check_loaded(name, model, found)
     checkpoint = Checkpoint(name, model, load_tokenizer(name))
@@ -147,6 +146,31 @@ def load_outline(name_or_path: str | Path, *, attn_implementation: str = "sdpa")
     outline = Checkpoint(name, planned, load_tokenizer(name))
     check_ids(name, planned.config, outline.stream_ids)
     return outline
+
+
+def open_checkpoint(name_or_path: str | Path) -> tuple[Checkpoint, dict[str, StoredTensor]]:
+    """Load everything of a model but its weights (`load_outline`), and find each weight in its files.
+
+    The head over text is part of the model if the files have one.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`, except for values of weights.
+        DamageError: a file is not as it was written.
+    """
+    name = str(name_or_path)
+    folder = find_folder(name)
+    _check_is_model(name, folder)
+    verify_model(folder)
+    stored = read_headers(find_weight_files(folder))
+    planned = _plan_model(name, folder, use_text_head=TEXT_HEAD in stored)
+    planned.name_or_path = name
+    with _explain_refusal(name):
+        _load_generation_config(planned, folder)
+    expected = planned.state_dict().keys()
+    _check_names(name, missing=expected - stored.keys(), surplus=stored.keys() - expected)
+    outline = Checkpoint(name, planned, load_tokenizer(name))
+    check_ids(name, planned.config, outline.stream_ids)
+    return outline, stored
 
 
 def _check_is_model(name: str, folder: Path) -> None:
@@ -185,6 +209,11 @@ def _plan_model(
     if headers is not None:
         _check_stored(name, planned, headers)
     return planned
+
+
+def _load_generation_config(model: PreTrainedModel, folder: Path) -> None:
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
 
 
 @contextmanager
@@ -246,18 +275,22 @@ def _check_stored(name: str, planned: PreTrainedModel, headers: dict[str, Stored
 def _check_loaded(name: str, model: PreTrainedModel, found: dict[str, Any]) -> None:
     """Raise CheckpointError if weights were missing or surplus in the files, or are not finite."""
     # transformers initializes missing weights at random, and ignores surplus ones.
-    if missing := sorted(found["missing_keys"]):
-        raise CheckpointError(
-            f"{name} lacks weights of a Higgs Audio model: {list_first(missing)}. {COPY_AGAIN}"
-        )
-    if surplus := sorted(key for key in found["unexpected_keys"] if not key.endswith(COMPUTED)):
-        raise CheckpointError(
-            f"{name} has weights that a Higgs Audio model does not have: {list_first(surplus)}. {COPY_AGAIN}"
-        )
+    _check_names(name, missing=found["missing_keys"], surplus=found["unexpected_keys"])
     if bad := list_not_finite(model.state_dict()):
         raise CheckpointError(
             f"{name} has weights that are not finite in {str(model.dtype).removeprefix('torch.')}: "
             f"{list_first(bad)}. {COPY_AGAIN}"
+        )
+
+
+def _check_names(name: str, *, missing: Iterable[str], surplus: Iterable[str]) -> None:
+    if lacked := sorted(missing):
+        raise CheckpointError(
+            f"{name} lacks weights of a Higgs Audio model: {list_first(lacked)}. {COPY_AGAIN}"
+        )
+    if left_over := sorted(key for key in surplus if not key.endswith(COMPUTED)):
+        raise CheckpointError(
+            f"{name} has weights that a Higgs Audio model does not have: {list_first(left_over)}. {COPY_AGAIN}"
         )
 
 

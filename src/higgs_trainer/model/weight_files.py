@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -21,8 +22,8 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 MAX_HEADER_BYTES = 2**24
 """A header of a hundred thousand tensors fits. safetensors itself accepts 100 MB, which take seconds to read."""
-FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-"""The dtypes that weights may have in a file."""
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""The dtypes that weights may have in a file, by their names there."""
 COPY_AGAIN = "Copy or download it again."
 
 
@@ -33,6 +34,10 @@ class StoredTensor:
     file: Path
     dtype: str
     shape: tuple[int, ...]
+
+    def outline(self) -> Tensor:
+        """Return a tensor of this shape and dtype, one of `FLOATS`, on the meta device."""
+        return torch.empty(self.shape, dtype=FLOATS[self.dtype], device="meta")
 
 
 def find_weight_files(folder: Path) -> list[Path]:
@@ -131,6 +136,17 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"it contains {next(name for name in names if names.count(name) > 1)!r} twice")
     return made
+
+
+def read_tensor(file: Path, name: str) -> Tensor:
+    """Read one tensor of a safetensors file.
+
+    The file stays mapped only as long as the tensor exists, so what was read before does not count as memory of the
+    process.
+    """
+    with safe_open(file, framework="pt") as opened:
+        tensor: Tensor = opened.get_tensor(name)
+    return tensor
 
 
 def read_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:

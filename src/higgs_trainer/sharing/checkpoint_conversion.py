@@ -13,8 +13,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import save_torch_state_dict
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, cat
 
@@ -32,9 +30,17 @@ from higgs_trainer.model.families.layouts import (
     rename_to_boson,
 )
 from higgs_trainer.model.model_files import verify_model, write_model_checksums
-from higgs_trainer.model.weight_files import COPY_AGAIN, MODEL_WEIGHTS, describe_missing_weights, read_headers
+from higgs_trainer.model.weight_files import (
+    COPY_AGAIN,
+    FLOATS,
+    MODEL_WEIGHTS,
+    StoredTensor,
+    describe_missing_weights,
+    read_headers,
+    read_tensor,
+)
+from higgs_trainer.model.weight_writing import write_weights
 from higgs_trainer.outputs import Input, check_apart
-from higgs_trainer.tensors import list_not_finite
 
 CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
 COPIED = ("codec", "generation_config.json", "preprocessor_config.json", "special_tokens_map.json", TOKENIZER)
@@ -103,16 +109,18 @@ def convert_checkpoint(
             "Give the folder of a Higgs Audio v2 model."
         )
     to_native = written is native
-    weights = _join_split(_read_weights(source))
-    left_out = sorted(name for name in weights if name.endswith(COMPUTED))
-    for name in left_out:
-        del weights[name]
-    renamed = _rename(weights, list_native_weights(native), to_native=to_native, source=source)
-
-    dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in renamed.values()})
+    stored = _read_headers(source)
+    left_out = sorted(name for name in stored if name.endswith(COMPUTED))
+    whole = _join_split({name: tensor for name, tensor in stored.items() if name not in left_out})
+    targets = _rename(whole, list_native_weights(native), to_native=to_native, source=source)
+    planned = {target: whole[name].outline() for target, name in targets.items()}
+    dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in planned.values()})
     written["dtype" if to_native else "torch_dtype"] = dtypes[0]
     with new_folder(output) as folder:
-        save_torch_state_dict(renamed, folder, max_shard_size=max_shard_size)
+        bad = write_weights(
+            folder, planned, lambda target: whole[targets[target]].read(), max_shard_size=max_shard_size
+        )
+        _check_finite(source, [targets[target] for target in bad])
         write_json(folder / CONFIG, written)
         for name in COPIED:
             _copy(source / name, folder / name)
@@ -122,54 +130,81 @@ def convert_checkpoint(
         if to_native:
             _write_native_companions(folder, native)
         write_model_checksums(folder)
-    return ConversionResult(written["model_type"], len(renamed), tuple(left_out))
+    return ConversionResult(written["model_type"], len(planned), tuple(left_out))
+
+
+def _check_finite(source: Path, bad: list[str]) -> None:
+    if bad:
+        raise CheckpointError(f"{source} has weights that are not finite: {list_first(bad)}. {COPY_AGAIN}")
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A weight in the files of the source, in one part or in two: name -> where the part is."""
+
+    parts: Mapping[str, StoredTensor]
+
+    def outline(self) -> Tensor:
+        return cat([part.outline() for part in self.parts.values()])
+
+    def read(self) -> Tensor:
+        tensors = [read_tensor(part.file, name) for name, part in self.parts.items()]
+        return tensors[0] if len(tensors) == 1 else cat(tensors)
+
+
+def _join_split(stored: Mapping[str, StoredTensor]) -> dict[str, _Weight]:
+    """Join the matrices that Boson's training splits between two rows."""
+    joined = {name: {name: tensor} for name, tensor in stored.items()}
+    for name in stored:
+        for upper, lower in SPLIT:
+            other = name.replace(upper, lower)
+            if upper in name and other in stored:
+                joined[name.replace(upper, "")] = joined.pop(name) | joined.pop(other)
+    return {name: _Weight(parts) for name, parts in joined.items()}
 
 
 def _rename(
-    weights: Mapping[str, Tensor], native_shapes: Mapping[str, Sizes], *, to_native: bool, source: Path
-) -> dict[str, Tensor]:
-    """Rename the weights for the target. Raise ``CheckpointError`` unless both sides have the same ones."""
+    weights: Mapping[str, _Weight], native_shapes: Mapping[str, Sizes], *, to_native: bool, source: Path
+) -> dict[str, str]:
+    """Return the names of the weights in the target, and in the source.
+
+    Raises:
+        CheckpointError: the two sides do not have the same weights.
+    """
     targets = {rename_to_boson(name): name for name in native_shapes}
     if not to_native:
         targets = {native: boson for boson, native in targets.items()}
     shapes = {name: native_shapes[name if not to_native else target] for name, target in targets.items()}
+    found = {name: tuple(weight.outline().shape) for name, weight in weights.items()}
     problems = {
-        "missing": sorted(targets.keys() - weights.keys()),
-        "left over": sorted(weights.keys() - targets.keys()),
+        "missing": sorted(targets.keys() - found.keys()),
+        "left over": sorted(found.keys() - targets.keys()),
         "of another shape than config.json says": [
-            f"{name} {tuple(weight.shape)}, not {shapes[name]}"
-            for name, weight in sorted(weights.items())
-            if name in shapes and tuple(weight.shape) != shapes[name]
+            f"{name} {shape}, not {shapes[name]}"
+            for name, shape in sorted(found.items())
+            if name in shapes and shape != shapes[name]
         ],
     }
     listed = [f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names]
     if listed:
         raise CheckpointError(f"{source} cannot be converted; weights are\n  " + "\n  ".join(listed))
-    return {targets[name]: weight for name, weight in weights.items()}
+    return {targets[name]: name for name in weights}
 
 
-def _join_split(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Join the matrices that Boson's training splits between two rows."""
-    joined = dict(weights)
-    for name in weights:
-        for upper, lower in SPLIT:
-            other = name.replace(upper, lower)
-            if upper in name and other in weights:
-                joined[name.replace(upper, "")] = cat([joined.pop(name), joined.pop(other)])
-    return joined
-
-
-def _read_weights(source: Path) -> dict[str, Tensor]:
-    """Read all weights. Raise ``CheckpointError`` if they are damaged or not finite."""
+def _read_headers(source: Path) -> dict[str, StoredTensor]:
+    """Find all weights. Raise ``CheckpointError`` if files are damaged or missing, or a weight is not a float."""
     verify_model(source)
     files = sorted(source.glob("*.safetensors"))
     if not files:
         raise CheckpointError(describe_missing_weights(source, MODEL_WEIGHTS))
-    read_headers(files)
-    weights = {name: weight for file in files for name, weight in load_file(file).items()}
-    if bad := list_not_finite(weights):
-        raise CheckpointError(f"{source} has weights that are not finite: {list_first(bad)}. {COPY_AGAIN}")
-    return weights
+    stored = read_headers(files)
+    if other := sorted(
+        f"{name} {tensor.dtype}" for name, tensor in stored.items() if tensor.dtype not in FLOATS
+    ):
+        raise CheckpointError(
+            f"{source} has weights that are not floats: {list_first(other)}. Give the checkpoint without quantization."
+        )
+    return stored
 
 
 def _open_tokenizer(source: Path) -> Callable[[str], int]:

@@ -4,25 +4,23 @@ The sum is computed in float32 and rounded once, to the dtype of the new folder.
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
-from transformers import AutoConfig, PreTrainedModel
 
 from higgs_trainer.errors import CheckpointError, list_first
 from higgs_trainer.evaluation.evaluation_folder import add_note
 from higgs_trainer.files import new_folder
-from higgs_trainer.model.adapters import load_adapter, read_base_name
-from higgs_trainer.model.loading import load_checkpoint
+from higgs_trainer.model.adapters import read_base_name
+from higgs_trainer.model.loading import open_checkpoint
 from higgs_trainer.model.model_files import write_model_checksums
 from higgs_trainer.model.model_folder import copy_codec, copy_companions, find_folder, list_inputs
-from higgs_trainer.model.weight_files import find_weight_files, read_headers
+from higgs_trainer.model.weight_writing import write_weights
 from higgs_trainer.outputs import check_apart
 from higgs_trainer.run_folder import RUN_RECORD
-from higgs_trainer.tensors import list_not_finite
+from higgs_trainer.sharing.module_merging import MergedWeights
 
 NOTE = "Measured with the adapter before it was merged. Merging rounded the weights once, to {dtype}."
 
@@ -71,15 +69,18 @@ def merge_adapter(
     base_name = str(base) if base is not None else read_base_name(adapter)
     with new_folder(output) as folder:
         base_folder = find_folder(base_name)
-        in_files = read_headers(find_weight_files(base_folder)).keys()
-        checkpoint = load_checkpoint(base_folder, dtype="float32", keep_text_head=True)
-        left_out = sorted(in_files - checkpoint.model.state_dict().keys())
+        checkpoint, stored = open_checkpoint(base_folder)
+        model = checkpoint.model
+        left_out = sorted(stored.keys() - model.state_dict().keys())
         if dtype is None:
-            of_base = AutoConfig.from_pretrained(base_folder).dtype or torch.float32
-            dtype = str(of_base).removeprefix("torch.")
-        merged = _merge(checkpoint.model, adapter).to(getattr(torch, dtype))
-        _check_finite(merged, dtype)
-        merged.save_pretrained(folder, max_shard_size=max_shard_size)
+            dtype = str(model.config.dtype or torch.float32).removeprefix("torch.")
+        merged = MergedWeights(checkpoint, stored, adapter)
+        model.to(getattr(torch, dtype))
+        # Without weights, this writes the configuration alone.
+        model.save_pretrained(folder, state_dict={})
+        planned = dict(sorted(model.state_dict().items()))
+        bad = write_weights(folder, planned, merged.read, max_shard_size=max_shard_size)
+        _check_finite(bad, dtype)
         checkpoint.tokenizer.save_pretrained(folder)
         copy_companions(str(base_folder), folder)
         copy_codec(adapter, folder)
@@ -99,29 +100,8 @@ def copy_record(source: Path, target: Path) -> None:
             shutil.copy(source / name, target / name)
 
 
-def _merge(base: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """Merge into ``base`` in place, and remove PEFT's layers from it."""
-    names = _shapes(base)
-    adapted = load_adapter(base, adapter)
-    try:
-        merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
-    except ValueError as error:
-        raise CheckpointError(
-            f"the adapter {adapter} cannot be merged ({error}). Use it unmerged, with PEFT."
-        ) from error
-    if changed := names.items() ^ _shapes(merged).items():
-        raise CheckpointError(
-            f"merging changed names or shapes of weights: {', '.join(sorted(n for n, _ in changed))}"
-        )
-    return merged
-
-
-def _shapes(model: nn.Module) -> Mapping[str, tuple[int, ...]]:
-    return {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-
-
-def _check_finite(model: nn.Module, dtype: str) -> None:
-    if bad := list_not_finite(model.state_dict()):
+def _check_finite(bad: list[str], dtype: str) -> None:
+    if bad:
         raise CheckpointError(
             f"merged weights are not finite in {dtype}: {list_first(bad)}. Try --dtype float32. If that fails as "
             "well, the adapter is damaged."
