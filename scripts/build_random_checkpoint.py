@@ -2,7 +2,7 @@
 
 python scripts/build_random_checkpoint.py --size small -o build/checkpoint
 
-The model is written to DIR/model in the layout of the hub, shard by shard, so that memory stays below 4 GB. The codec
+The model is written to DIR/model in the layout of the hub, weight by weight, so that memory stays below 3 GB. The codec
 is written to DIR/codec. Names, token ids and settings are those of the released files; only the sizes of `--size small`
 are others. The ids of the two tokens around a scene are not known here: they take the next free ids.
 
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import (
@@ -32,13 +31,13 @@ from transformers import (
 from higgs_trainer.audio.tokenizer_class import load_tokenizer_class
 from higgs_trainer.files import write_json
 from higgs_trainer.model.families.layouts import list_native_weights
+from higgs_trainer.model.weight_writing import write_weights
 
 FAMILIES = ("higgs_audio_v2",)
 MODEL_NAME, CODEC_NAME = "bosonai/higgs-tts-2-3b-base", "bosonai/higgs-audio-v2-tokenizer"
 COMMIT = "0" * 40
 """The commit of both repositories in a hub cache."""
-SHARD_BYTES = 1_000_000_000
-"""Saving copies a shard, so the peak is twice this and the imports."""
+MAX_SHARD_SIZE = "5GB"
 
 NUM_ORDINARY = 128_000
 NUM_SPECIAL = 256
@@ -144,45 +143,25 @@ def _read_texts() -> Iterator[str]:
             yield str(getattr(value, "__doc__", None) or "")
 
 
-def write_weights(
-    config: HiggsAudioV2Config, folder: Path, *, seed: int, shard_bytes: int = SHARD_BYTES
+def write_random_weights(
+    config: HiggsAudioV2Config, folder: Path, *, seed: int, max_shard_size: str = MAX_SHARD_SIZE
 ) -> int:
-    """Write random bfloat16 weights, the text head included, shard by shard. Return their size in bytes."""
-    shapes = list_native_weights(config.to_dict())
-    shards = plan_shards(shapes, shard_bytes)
+    """Write random bfloat16 weights, the text head included, one at a time. Return their size in bytes."""
     generator = torch.Generator().manual_seed(seed)
-    weight_map = {}
-    for number, names in enumerate(shards, 1):
-        file = (
-            "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        )
-        weights = {
-            name: _draw(shapes[name], std=config.initializer_range, generator=generator) for name in names
-        }
-        save_file(weights, folder / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(names, file)
-    total = sum(2 * torch.Size(shape).numel() for shape in shapes.values())
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        write_json(folder / "model.safetensors.index.json", index)
-    return total
+    planned = {
+        name: torch.empty(shape, dtype=torch.bfloat16, device="meta")
+        for name, shape in list_native_weights(config.to_dict()).items()
+    }
+    write_weights(
+        folder,
+        planned,
+        lambda name: _draw(planned[name].shape, std=config.initializer_range, generator=generator),
+        max_shard_size=max_shard_size,
+    )
+    return sum(weight.nbytes for weight in planned.values())
 
 
-def plan_shards(shapes: dict[str, tuple[int, ...]], shard_bytes: int) -> list[list[str]]:
-    """Divide the names of weights into shards of at most `shard_bytes`, in their order."""
-    shards: list[list[str]] = [[]]
-    num_bytes = 0
-    for name, shape in shapes.items():
-        size = 2 * torch.Size(shape).numel()
-        if shards[-1] and num_bytes + size > shard_bytes:
-            shards.append([])
-            num_bytes = 0
-        shards[-1].append(name)
-        num_bytes += size
-    return shards
-
-
-def _draw(shape: tuple[int, ...], *, std: float, generator: torch.Generator) -> Tensor:
+def _draw(shape: torch.Size, *, std: float, generator: torch.Generator) -> Tensor:
     """Draw a matrix; a vector is the weight of a norm, and is all ones."""
     if len(shape) == 1:
         return torch.ones(shape, dtype=torch.bfloat16)
@@ -224,7 +203,7 @@ def write_model(folder: Path, codec: str, size: str, *, seed: int) -> int:
         "audio_stream_eos_id": config.audio_stream_eos_id,
     }
     write_json(folder / "processor_config.json", processor)
-    return write_weights(config, folder, seed=seed)
+    return write_random_weights(config, folder, seed=seed)
 
 
 def build_feature_extractor() -> DacFeatureExtractor:

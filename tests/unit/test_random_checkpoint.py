@@ -30,21 +30,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_released_size_has_the_released_number_of_parameters_and_bytes() -> None:
     config = script["build_config"]("released")
     shapes = list_native_weights(config.to_dict())
-    assert sum(torch.Size(shape).numel() for shape in shapes.values()) == 5_771_283_456
-    shards = script["plan_shards"](shapes, script["SHARD_BYTES"])
-    sizes = [sum(2 * torch.Size(shapes[name]).numel() for name in names) for names in shards]
-    assert sum(sizes) == 11_542_566_912
-    # Saving copies a shard, and the peak is to stay below 4 GB.
-    assert max(sizes) <= 1_000_000_000
-    assert [name for names in shards for name in names] == list(shapes)
+    num_parameters = sum(torch.Size(shape).numel() for shape in shapes.values())
+    assert (num_parameters, 2 * num_parameters) == (5_771_283_456, 11_542_566_912)
 
 
 def test_shards_hold_every_weight(tmp_path: Path) -> None:
     config = script["build_config"]("small")
     config.save_pretrained(tmp_path)
-    script["write_weights"](config, tmp_path, seed=0, shard_bytes=5_000_000)
+    script["write_random_weights"](config, tmp_path, seed=0, max_shard_size="5MB")
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-    assert len(set(index["weight_map"].values())) == 4
+    assert len(set(index["weight_map"].values())) == 3
     _, loaded = HiggsAudioV2ForConditionalGeneration.from_pretrained(
         tmp_path, use_text_head=True, output_loading_info=True
     )
