@@ -44,7 +44,10 @@ training:
   greater_is_better: true
   bf16: {bf16}
   use_cpu: true
+  # A process that waits in vain fails.
+  ddp_timeout: 60
   disable_tqdm: true
+samples: {{texts: [one two, three], ref_audio: 3.wav, ref_text: one two three, held_out: 1, max_seconds: 0.4}}
 """
 LORA = "{r: 3, lora_alpha: 5, modules_to_save: [audio_lm_head]}"
 KINDS = {
@@ -151,6 +154,19 @@ def test_losses_and_gradient_norms_are_those_of_one_process(trained, alone, kind
     assert len(compared) == 4 * 3 + 2 * 2
     for key in compared:
         assert found[key] == pytest.approx(expected[key], rel=TOLERANCES[kind]), key
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_are_spoken_by_all_processes_and_are_those_of_one_process(trained, alone, kind):
+    clips = {}
+    for name in (kind, f"{kind} alone"):
+        folder = alone / name / "samples"
+        assert sorted(path.name for path in folder.iterdir()) == ["step-0", "step-2", "step-4"]
+        clips[name] = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.wav")}
+        assert len(clips[name]) == 9
+    # Rounding to bfloat16 may change which code is drawn.
+    if kind == "full":
+        assert clips[kind] == clips[f"{kind} alone"]
 
 
 @pytest.mark.parametrize("kind", RESUMED)

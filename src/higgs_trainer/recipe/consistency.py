@@ -48,8 +48,8 @@ def _check_quantization(recipe: "Recipe") -> Iterator[Contradiction]:
             f"is {adapter.init_lora_weights}, which changes the base and cannot change weights of 4 bits",
             "Leave it out.",
         )
-    if {"fsdp", "deepspeed"} & recipe.training.extra_arguments.keys():
-        yield place, "was never run with sharded weights", "Leave out training.fsdp and training.deepspeed."
+    if "fsdp" in recipe.training.extra_arguments:
+        yield place, "was never run with sharded weights", "Leave out training.fsdp."
 
 
 def _check_data(data: "DataRecipe") -> Iterator[Contradiction]:

@@ -37,6 +37,8 @@ class Refusal:
     fixed_value: Any = ...
 
 
+DEEPSPEED = "DeepSpeed moves the weights before a gradient that is not finite can be seen: one bad step spoils the run"
+SHARDED_LAUNCH = "higgs-trainer recipes launch/fsdp2"
 _ORDER = "the order of an epoch is planned from the seed, so that a resumed run continues it exactly"
 _SUMS = "the evaluation sums the loss over all supervised cells and keeps no predictions, so it has no effect"
 _VERB = "Trainer does not read it: `train` trains and evaluates, `check` predicts as well"
@@ -60,6 +62,7 @@ REFUSED = {
     "parallelism_config": Refusal(
         "the loss is normalised for data parallelism only, and the value is an object", fixed_value=None
     ),
+    "deepspeed": Refusal(DEEPSPEED, f"Spread the model with FSDP2: {SHARDED_LAUNCH}", None),
     # The order of the data.
     "train_sampling_strategy": Refusal(_ORDER, fixed_value="sequential"),
     "group_by_length": Refusal("packs have no padding", "Set data.packing: true.", False),
@@ -110,7 +113,7 @@ ACCELERATOR_OPTIONS = ("non_blocking", "gradient_accumulation_kwargs")
 WIDER_TYPES: dict[str, Any] = {"fsdp": bool | str | list[str] | None}
 """Types that `TrainingArguments` accepts, but that its annotations do not include."""
 
-FILES = ("deepspeed", "fsdp_config")
+FILES = ("fsdp_config",)
 """Fields whose value may be the path of a JSON file."""
 
 SECRETS = ("hub_token",)

@@ -18,6 +18,7 @@ from higgs_trainer.distributed import Processes, join_processes
 from higgs_trainer.errors import RecipeError, suggest_name
 from higgs_trainer.printable import join_lines
 from higgs_trainer.recipe.training_section import TrainingRecipe
+from higgs_trainer.run.launch import check_launcher
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,12 @@ def build_arguments(values: Mapping[str, Any]) -> TrainingArguments:
 
 
 def join_run(training: TrainingRecipe) -> Processes:
-    """Join the processes of a run, which wait for each other as long as ``ddp_timeout`` says."""
+    """Join the processes of a run, which wait for each other as long as ``ddp_timeout`` says.
+
+    Raises:
+        RecipeError: they were launched for DeepSpeed.
+    """
+    check_launcher()
     extra = training.extra_arguments
     seconds = extra.get("ddp_timeout", DEFAULT_TIMEOUT_SECONDS)
     return join_processes(timedelta(seconds=seconds), use_cpu=bool(extra.get("use_cpu", False)))
@@ -81,8 +87,7 @@ def _explain_refusal() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        # A package that transformers looks for by its metadata has its name in the text only.
-        missing = "deepspeed" if "deepspeed" in str(error) else error.name
+        missing = error.name
         if missing is None:
             raise RecipeError(f"training: {join_lines(error)}") from error
         raise RecipeError(

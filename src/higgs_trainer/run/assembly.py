@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 
 from higgs_trainer.audio.codec import Codec
-from higgs_trainer.errors import RecipeError
 from higgs_trainer.evaluation.held_out_scores import HeldOutScores
 from higgs_trainer.model.indexed_layers import index_layers
 from higgs_trainer.model.loading import Checkpoint, load_checkpoint
 from higgs_trainer.recipe.schema import ModelRecipe, Recipe
+from higgs_trainer.run.launch import uses_fsdp
 from higgs_trainer.run.preflight import run_preflight, without_weights
 from higgs_trainer.run.samples import Samples
 from higgs_trainer.run.trainable import choose_trainable
@@ -71,7 +71,8 @@ def build_run(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) 
     samples = None
     if recipe.samples.texts or recipe.samples.held_out:
         folder, rows = recipe.training.output_dir / SAMPLES_FOLDER, held_out.rows if held_out else None
-        samples = Samples(recipe.samples, checkpoint, codec, rows, seed=recipe.training.seed, folder=folder)
+        seed, is_sharded = recipe.training.seed, uses_fsdp(arguments)
+        samples = Samples(recipe.samples, checkpoint, codec, rows, seed, folder, is_sharded)
 
     trainer = HiggsAudioTrainer(
         model=checkpoint.model,
@@ -91,11 +92,6 @@ def build_run(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) 
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    if samples and trainer.is_fsdp_enabled:
-        raise RecipeError(
-            "samples: under FSDP, the main process generates the samples but holds only a part of the model. "
-            "Remove the section from the recipe."
-        )
     return Run(checkpoint, codec, train_set, held_out, samples, trainer)
 
 
@@ -119,6 +115,9 @@ def build_measure(samples: Samples, scores: HeldOutScores | None) -> Callable[[i
 
     Only the main process has judges; the trainer sends its metrics to the other processes.
     """
-    if scores is None:
-        return lambda step: {}
-    return lambda step: scores.measure(samples.callback.generate(step))
+
+    def measure(step: int) -> Mapping[str, float]:
+        folder = samples.callback.generate(step)
+        return {} if scores is None else scores.measure(folder)
+
+    return measure

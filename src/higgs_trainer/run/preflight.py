@@ -31,6 +31,7 @@ from higgs_trainer.recipe.arguments import build_training_arguments
 from higgs_trainer.recipe.new_recipe import HELD_OUT
 from higgs_trainer.recipe.schema import AdapterRecipe, LossRecipe, Recipe, WeightedFolder
 from higgs_trainer.run.arguments import build_arguments, check_optimizer, check_schedule
+from higgs_trainer.run.launch import check_sharding
 from higgs_trainer.run.samples import check_held_out, check_recogniser, list_spoken_metrics, load_scores
 from higgs_trainer.run.trainable import choose_trainable
 from higgs_trainer.terminal import format_command
@@ -122,6 +123,7 @@ def run_preflight(recipe: Recipe, *, builds_optimizer: bool = False) -> Prefligh
     if codec is not None:
         attempts.call(_check_codecs, [*train_sets, *held_out_sets], codec)
     if arguments is not None:
+        attempts.call(check_sharding, recipe.training, arguments, builds_optimizer=builds_optimizer)
         attempts.call(check_schedule, arguments)
         if not builds_optimizer:
             attempts.call(check_optimizer, arguments, None if outline is None else outline.model)

@@ -129,7 +129,6 @@ FIXED: Mapping[str, str] = {
     "training.greater_is_better": BEST,
     "training.fsdp": LAYOUT,
     "training.fsdp_config": LAYOUT,
-    "training.deepspeed": LAYOUT,
 }
 """The settings that cannot be applied to a checkpoint, with the reason."""
 

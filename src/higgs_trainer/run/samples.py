@@ -1,6 +1,7 @@
 """Generate the samples of a run while it trains, and list the recordings that they are compared with."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from higgs_trainer.audio.codec import Codec
 from higgs_trainer.audio.files import read_audio
 from higgs_trainer.dataset.context import Context, PromptClip, read_context
 from higgs_trainer.dataset.examples import Rows
+from higgs_trainer.distributed import Processes, find_processes
 from higgs_trainer.errors import RecipeError, UserError
 from higgs_trainer.evaluation.held_out_scores import METRICS, HeldOutScores
 from higgs_trainer.evaluation.judging import load_judges
@@ -31,6 +33,7 @@ from higgs_trainer.speech.sampling import Sampling
 from higgs_trainer.terminal import echo
 from higgs_trainer.training.callbacks import GenerateSamples
 from higgs_trainer.training.sample_reports import add_before_reporters, send_samples
+from higgs_trainer.training.sharding import reshard
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 
 LANGUAGE_FIELD = "samples.language"
@@ -47,6 +50,7 @@ class Samples:
         held_out: the rows of ``data.eval``. Speech is generated for the first ``section.held_out`` of them.
         seed: the seed of the sampling. It is the same at every step, so that samples differ only by the training.
         folder: the folder of the samples, with a folder in it for each step.
+        is_sharded: whether each process has a part of the model. Then all must generate, and the first one writes.
     """
 
     section: SamplesRecipe
@@ -55,11 +59,12 @@ class Samples:
     held_out: Rows | None
     seed: int
     folder: Path
+    is_sharded: bool = False
 
     @cached_property
     def callback(self) -> GenerateSamples:
         """The callback that generates the samples during training."""
-        return GenerateSamples(self.generate, self.folder)
+        return GenerateSamples(self.generate, self.folder, is_sharded=self.is_sharded)
 
     def add_to(self, trainer: HiggsAudioTrainer) -> None:
         """Let a trainer generate the samples, and send them to the tools of its ``report_to``."""
@@ -67,8 +72,11 @@ class Samples:
         self.callback.send = lambda folder, step: send_samples(handler.callbacks, folder, step)
         add_before_reporters(trainer, self.callback)
 
-    def generate(self, folder: Path) -> None:
-        """Generate the texts of the recipe, then the held-out sentences in their contexts, into ``folder``."""
+    def generate(self, folder: Path | None) -> None:
+        """Generate the texts of the recipe, then the held-out sentences in their contexts, into ``folder``.
+
+        None: only take part in it.
+        """
         sampling = Sampling(
             greedy=self.section.greedy,
             temperature=self.section.temperature,
@@ -77,9 +85,16 @@ class Samples:
             max_seconds=self.section.max_seconds,
             seed=self.seed,
         )
-        with ClipFolder(folder, self.codec) as clips:
-            for number, clip in generate_codes(self.checkpoint, self._build_requests(), sampling=sampling):
-                clips.write(number, clip)
+        # Only the first process has the codec that encodes the reference.
+        processes = find_processes() if self.is_sharded else Processes()
+        requests = processes.share(self._build_requests)
+        generated = generate_codes(self.checkpoint, requests, sampling=sampling, is_sharded=self.is_sharded)
+        with nullcontext() if folder is None else ClipFolder(folder, self.codec) as clips:
+            for number, clip in generated:
+                if clips is not None:
+                    clips.write(number, clip)
+        if self.is_sharded:
+            reshard(self.checkpoint.model)
 
     def _build_requests(self) -> list[Request]:
         references: tuple[PromptClip, ...] = ()

@@ -50,12 +50,16 @@ def generate_codes(
     *,
     sampling: Sampling = Sampling(),
     batch_size: int = 8,
+    is_sharded: bool = False,
 ) -> Iterator[tuple[int, GeneratedCodes]]:
     """Generate codes for each request, and yield them with the index of the request as soon as they are finished.
 
     The longest texts come first. A result does not depend on the batch, up to float rounding: shorter prompts are
     padded on the left and masked, and each clip has its own random generator. The state of torch's global generator is
     not changed, so samples do not disturb a training run.
+
+    Args:
+        is_sharded: whether each process has a part of the model. Then every process must generate the same requests.
     """
     drafts = [_Draft.of(number, request, sampling) for number, request in enumerate(requests)]
     drafts.sort(key=lambda draft: (len(draft.parts), len(draft.request.text.encode())), reverse=True)
@@ -63,7 +67,7 @@ def generate_codes(
         batch = drafts[start : start + batch_size]
         unfinished = batch
         while unfinished:
-            _generate_next_parts(checkpoint, unfinished, sampling)
+            _generate_next_parts(checkpoint, unfinished, sampling, is_sharded=is_sharded)
             unfinished = [draft for draft in unfinished if draft.next_part is not None]
         for draft in batch:
             yield draft.number, draft.finish()
@@ -102,7 +106,9 @@ class _Draft:
         return GeneratedCodes(self.request.text, codes_FK, self.stopped, num_parts=len(self.parts))
 
 
-def _generate_next_parts(checkpoint: Checkpoint, drafts: Sequence[_Draft], sampling: Sampling) -> None:
+def _generate_next_parts(
+    checkpoint: Checkpoint, drafts: Sequence[_Draft], sampling: Sampling, *, is_sharded: bool
+) -> None:
     ids, sequence = checkpoint.stream_ids, checkpoint.sequence
     contexts, texts = [draft.context for draft in drafts], [draft.next_part or "" for draft in drafts]
     prompts = [
@@ -114,7 +120,9 @@ def _generate_next_parts(checkpoint: Checkpoint, drafts: Sequence[_Draft], sampl
         for context in contexts
     ]
     generators = [draft.generator for draft in drafts]
-    columns_BPK = _generate_columns(checkpoint, prompts, prompt_columns, generators, sampling)
+    columns_BPK = _generate_columns(
+        checkpoint, prompts, prompt_columns, generators, sampling, is_sharded=is_sharded
+    )
     for draft, text, columns_PK in zip(drafts, texts, columns_BPK, strict=True):
         codes_FK = sequence.revert_delay(columns_PK, codebook_size=checkpoint.num_codes)
         draft.clips.append(PromptClip(text, codes_FK))
@@ -127,6 +135,8 @@ def _generate_columns(
     prompt_columns: Sequence[Sequence[Tensor]],
     generators: Sequence[torch.Generator],
     sampling: Sampling,
+    *,
+    is_sharded: bool,
 ) -> Tensor:
     """Generate delayed columns (B, P, K), without those of the prompts. Shorter clips are padded with end of stream.
 
@@ -163,12 +173,14 @@ def _generate_columns(
     # transformers fills what a given config does not set from the model's own.
     plain = base.generation_config = build_generation_config(checkpoint, max_columns=max_columns)
     try:
-        # On a CPU, inference mode takes a tenth less time than no_grad.
-        with torch.inference_mode():
+        # On a CPU, inference mode takes a tenth less time than no_grad. FSDP cannot be used in it.
+        with torch.no_grad() if is_sharded else torch.inference_mode():
             columns_BPK = model.generate(
                 **{name: tensor.to(model.device) for name, tensor in inputs.items()},
                 generation_config=plain,
                 logits_processor=processors,
+                # A process whose clips are finished still takes part in the forwards of the others.
+                synced_gpus=is_sharded,
             )
     finally:
         base.generation_config = of_model

@@ -5,7 +5,7 @@ import logging
 import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import has_length
 
+from higgs_trainer.distributed import Processes, find_processes
 from higgs_trainer.files import explain_failed_write, new_folder, write_text
 from higgs_trainer.progress import ProgressBar
 from higgs_trainer.run_folder import name_samples
@@ -240,19 +241,24 @@ class GenerateSamples(TrainerCallback):
     Generation draws random numbers; the random state of training is restored afterwards.
 
     Args:
-        generate_into: generates all samples into a folder.
+        generate_into: generates all samples into a folder or, with None, takes part in that and writes nothing.
         send: sends the samples in a folder, which were generated at a step, to other tools. It returns False if the
             tools have not started; then it is called again before the next step.
+        is_sharded: whether each process has a part of the model, so that all take part. Otherwise only the main one
+            generates.
     """
 
     def __init__(
         self,
-        generate_into: Callable[[Path], None],
+        generate_into: Callable[[Path | None], None],
         folder: Path,
         send: Callable[[Path, int], bool] = lambda folder, step: True,
+        *,
+        is_sharded: bool = False,
     ) -> None:
         self.generate_into = generate_into
         self.folder = folder
+        self.is_sharded = is_sharded
         self.send = send
         self._unsent: list[int] = []
         self._last: int | None = None
@@ -282,8 +288,9 @@ class GenerateSamples(TrainerCallback):
         self._generate(state)
 
     def _generate(self, state: TrainerState) -> None:
-        if state.is_world_process_zero:
+        if state.is_world_process_zero or self.is_sharded:
             self.generate(state.global_step)
+        if state.is_world_process_zero:
             if state.global_step != self._last:
                 self._last = state.global_step
                 self._unsent.append(state.global_step)
@@ -294,9 +301,17 @@ class GenerateSamples(TrainerCallback):
             self._unsent.pop(0)
 
     def generate(self, step: int) -> Path:
-        """Generate the samples of a step unless they exist, and return their folder."""
+        """Generate the samples of a step unless they exist, and return their folder.
+
+        If the model is sharded, every process must call this.
+        """
         folder = self.folder / name_samples(step)
-        if not folder.exists():
-            with keeping_random_state(), new_folder(folder) as unfinished:
-                self.generate_into(unfinished)
+        processes = find_processes() if self.is_sharded else Processes()
+        if processes.share(folder.exists):
+            return folder
+        with (
+            keeping_random_state(),
+            new_folder(folder) if processes.is_first else nullcontext() as unfinished,
+        ):
+            self.generate_into(unfinished)
         return folder

@@ -23,7 +23,8 @@ class WholeSetEvaluation(TrainerBase):
         weights: the weights of the loss's terms.
         training_totals: the sums since the last log.
         evaluation_totals: the sums of the evaluation in progress.
-        measure_speech: returns further metrics at a step. Only the main process calls it.
+        measure_speech: returns further metrics at a step. Only the main process calls it or, if FSDP has sharded the
+            model, every process does.
     """
 
     built: "BuiltInputs | None"
@@ -71,7 +72,8 @@ class WholeSetEvaluation(TrainerBase):
             output.metrics[f"{prefix}loss"] = self.weights.audio * audio_loss + self.weights.text * text_loss
             if self.is_in_train and self.measure_speech is not None:
                 step = self.state.global_step
-                measured = [self.measure_speech(step) if self.is_world_process_zero() else None]
+                calls = self.is_world_process_zero() or self.is_fsdp_enabled
+                measured = [self.measure_speech(step) if calls else None]
                 # Every process must choose the same best checkpoint.
                 (speech_metrics,) = broadcast_object_list(measured)
                 output.metrics.update({f"{prefix}{name}": value for name, value in speech_metrics.items()})

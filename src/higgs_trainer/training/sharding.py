@@ -120,6 +120,15 @@ def allocate_parameters(model: nn.Module) -> None:
             setattr(module, name, allocated[parameter])
 
 
+def reshard(model: nn.Module) -> None:
+    """Free what the last forward has gathered. Otherwise the root keeps its weights until the next backward pass."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def gather_weights(model: nn.Module, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Gather the weights of a sharded model in the memory of the first process; of an adapter, the trained ones only.
 

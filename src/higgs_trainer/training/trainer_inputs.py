@@ -41,6 +41,7 @@ HARMFUL_ARGUMENTS = (
     "auto_find_batch_size",
     "dataloader_in_order",
     "dataloader_persistent_workers",
+    "deepspeed",
     "liger_kernel_config",
     "parallelism_config",
     "train_sampling_strategy",

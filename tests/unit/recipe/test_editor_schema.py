@@ -25,7 +25,12 @@ def schema() -> dict[str, Any]:
 SECTIONS: dict[str, Any] = {
     "model": {"name_or_path": "a/b"},
     "data": {"train": ["a", {"path": "b", "weight": 2}], "eval": "c"},
-    "training": {"output_dir": "o", "learning_rate": 1e-4, "torch_compile": True, "deepspeed": {"zero": 2}},
+    "training": {
+        "output_dir": "o",
+        "learning_rate": 1e-4,
+        "torch_compile": True,
+        "fsdp_config": {"version": 2},
+    },
     "adapter": {"target_modules": ["q_proj"], "r": 3},
 }
 

@@ -355,8 +355,7 @@ def test_a_recipe_is_read_without_torch() -> None:
 
 
 PASSED_ON = """
-  deepspeed: zero2.json
-  fsdp_config: {min_num_params: 0}
+  fsdp_config: fsdp.json
   fsdp: true
   lr_scheduler_kwargs: {min_lr: 1e-6}
   optim_args: beta3=0.9
@@ -376,8 +375,7 @@ def test_further_training_arguments_are_passed_on(folder: Path) -> None:
     """dataloader_drop_last cannot be set, but is accepted with the value that every run has."""
     arguments = build_training_arguments(read(folder, LONGEST))
     expected: dict[str, Any] = {
-        "deepspeed": str(folder / "zero2.json"),
-        "fsdp_config": {"min_num_params": 0},
+        "fsdp_config": str(folder / "fsdp.json"),
         "fsdp": True,
         "lr_scheduler_kwargs": {"min_lr": 1e-6},
         "optim_args": "beta3=0.9",
@@ -401,15 +399,16 @@ def test_further_training_arguments_are_written_and_read_back(folder: Path) -> N
 
 
 def test_further_training_arguments_on_the_command_line(folder: Path) -> None:
-    overrides = ["--torch_compile", "--deepspeed=ds.json", "--lr_scheduler_kwargs", "{min_lr: 1e-6}"]
+    overrides = ["--torch_compile", "--fsdp_config=fsdp.json", "--lr_scheduler_kwargs", "{min_lr: 1e-6}"]
     overrides += ["--optim_args", "3", "--training.neftune_noise_alpha", "5"]
-    recipe = read(folder, SHORTEST, *overrides, "--fsdp_config", "{layers: [a]}", "--run_name", "words")
+    overrides += ["--accelerator_config", "{non_blocking: true}", "--run_name", "words"]
+    recipe = read(folder, SHORTEST, *overrides)
     write_recipe(recipe, folder.parent / "elsewhere" / "written.yaml")
     assert read_recipe(folder.parent / "elsewhere" / "written.yaml") == recipe
     assert recipe.training.extra_arguments == {
-        "fsdp_config": {"layers": ["a"]},
+        "fsdp_config": str(Path.cwd() / "fsdp.json"),
         "torch_compile": True,
-        "deepspeed": str(Path.cwd() / "ds.json"),
+        "accelerator_config": {"non_blocking": True},
         "lr_scheduler_kwargs": {"min_lr": 1e-6},
         "optim_args": "3",
         "neftune_noise_alpha": 5,

@@ -37,6 +37,7 @@ SITUATIONS = {
     "new_language",
     "zero_shot_cloning",
     "full_fine_tuning",
+    "full_fine_tuning_sharded",
 }
 
 
@@ -44,7 +45,7 @@ def test_every_recipe_for_the_released_checkpoint_says_what_it_needs_and_that_it
     for name in SITUATIONS:
         text = (ROOT / "recipes" / f"{name}.yaml").read_text()
         title = text.splitlines()[0]
-        assert "GPU with" in title, name
+        assert "GPU with" in title or "GPUs with" in title, name
         assert "GB are predicted" in title, name
         assert "NOT RUN AT FULL SIZE" in text, name
         assert f"init my_voice --recipe {name} " in text, name

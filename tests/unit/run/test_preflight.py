@@ -129,7 +129,6 @@ MISTAKES = {
     "a metric that is never logged": (["--metric_for_best_model", "los"], "is never logged"),
     "a schedule without its argument": (["--lr_scheduler_type", "cosine_with_min_lr"], "lr_scheduler_kwargs"),
     "an argument that the schedule does not take": (["--lr_scheduler_kwargs", "{{rate: 1}}"], "rate"),
-    "deepspeed without its package": (["--deepspeed", '{{"a": 1}}'], "deepspeed is not installed"),
     "float16 on a CPU": (["--fp16"], "training.fp16: mixed precision with float16 needs a GPU"),
     "bfloat16 without a GPU": (["--bf16", "--use_cpu", "false"], "training.bf16: this machine has no GPU"),
     "an unknown compiler": (

@@ -216,7 +216,7 @@ def test_samples_are_drawn_as_the_recipe_says(tmp_path):
     section = SamplesRecipe(texts=("one",), temperature=0.7, top_k=5, top_p=0.8, max_seconds=3)
     used = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(samples, "generate_codes", lambda *_, sampling: used.append(sampling) or ())
+        patch.setattr(samples, "generate_codes", lambda *_, sampling, is_sharded: used.append(sampling) or ())
         for one in (section, SamplesRecipe(texts=("one",), greedy=True)):
             samples.Samples(one, None, ToneCodec(), None, seed=2, folder=tmp_path).generate(
                 tmp_path / f"step-{len(used)}"
