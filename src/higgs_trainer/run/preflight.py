@@ -31,10 +31,11 @@ from higgs_trainer.recipe.arguments import build_training_arguments
 from higgs_trainer.recipe.new_recipe import HELD_OUT
 from higgs_trainer.recipe.schema import AdapterRecipe, LossRecipe, Recipe, WeightedFolder
 from higgs_trainer.run.arguments import build_arguments, check_optimizer, check_schedule
+from higgs_trainer.run.disk_space import check_disk_space, estimate_sizes
 from higgs_trainer.run.launch import check_sharding
 from higgs_trainer.run.samples import check_held_out, check_recogniser, list_spoken_metrics, load_scores
 from higgs_trainer.run.trainable import choose_trainable
-from higgs_trainer.terminal import format_command
+from higgs_trainer.terminal import echo, format_command
 from higgs_trainer.training.datasets import LoadedSets, load_sets, plan_training
 from higgs_trainer.training.losses import LossWeights
 from higgs_trainer.training.metrics import list_held_out_metrics
@@ -105,7 +106,7 @@ def run_preflight(recipe: Recipe, *, builds_optimizer: bool = False) -> Prefligh
     if samples.ref_audio is not None:
         attempts.call(read_audio, samples.ref_audio)
 
-    codec = None
+    codec = chosen = None
     attempts.call(check_quantization, recipe.model.quantization)
     outline = attempts.call(
         load_outline, recipe.model.name_or_path, attn_implementation=recipe.model.attn_implementation
@@ -117,7 +118,9 @@ def run_preflight(recipe: Recipe, *, builds_optimizer: bool = False) -> Prefligh
         attempts.call(check_packing, outline.family, packing=data.packing)
         metric = recipe.training.metric_for_best_model
         attempts.call(check_best_metric, metric, num_codebooks, list_spoken_metrics(samples, languages))
-        attempts.call(choose_trainable, outline, without_weights(recipe.adapter), recipe.model.freeze)
+        chosen = attempts.call(
+            choose_trainable, outline, without_weights(recipe.adapter), recipe.model.freeze
+        )
     elif recipe.model.codec is not None:
         codec = attempts.call(load_codec, recipe.model.codec)
     if codec is not None:
@@ -131,6 +134,7 @@ def run_preflight(recipe: Recipe, *, builds_optimizer: bool = False) -> Prefligh
     assert arguments is not None
     assert outline is not None
     assert codec is not None
+    assert chosen is not None
 
     train_set = load_sets(list(filter(None, train_sets)), outline, codec)
     held_out = load_sets(list(filter(None, held_out_sets)), outline, codec) if held_out_sets else None
@@ -142,6 +146,10 @@ def run_preflight(recipe: Recipe, *, builds_optimizer: bool = False) -> Prefligh
         tokens_per_pack=data.tokens_per_pack if data.packing else None,
         code_noise=data.code_noise,
     )
+    if recipe.training.save_strategy != "no" and arguments.process_index == 0:
+        sizes = estimate_sizes(recipe, arguments, chosen.model, len(plan))
+        if (line := check_disk_space(recipe, sizes)) is not None:
+            echo(line)
     scores = None
     if samples.judged and held_out is not None and arguments.process_index == 0:
         scores = load_scores(samples, held_out.rows, codec)
