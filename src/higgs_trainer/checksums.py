@@ -11,16 +11,15 @@ cache folder, for as long as size, times and inode of a file stay the same (`for
 import json
 import os
 import stat
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import xxhash
 
-from higgs_trainer.errors import DamageError, SaveError, list_first
+from higgs_trainer.errors import DamageError, list_first
+from higgs_trainer.file_memory import describe_state, forget, is_settled, recall, remember
 from higgs_trainer.files import write_json
 from higgs_trainer.input_files import check_ends
 from higgs_trainer.run_folder import CHECKSUMS_FILE, CHECKSUMS_SCHEMA, Checksums, FileChecksum
@@ -29,8 +28,8 @@ BLOCK_BYTES = 2**20
 MAX_THREADS = 8
 REMEMBER_FROM_BYTES = 2**30
 """The hashes of a folder with fewer bytes are computed each time, which takes less than a second."""
-SETTLED_SECONDS = 2.0
-"""A file that was changed more recently is not remembered: a second change might leave its times as they are."""
+KIND = "hashes"
+"""The name of the remembered hashes."""
 
 
 def list_files(folder: Path) -> list[str]:
@@ -118,22 +117,20 @@ def hash_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
     found = {name: (folder / name).stat() for name in names}
     if sum(file.st_size for file in found.values()) < REMEMBER_FROM_BYTES:
         return _hash_all(folder, names)
-    signatures = {name: _describe_state(file) for name, file in found.items()}
+    signatures = {name: describe_state(file) for name, file in found.items()}
     remembered = _recall(folder)
     hashes = {
         name: remembered[name][1] for name in names if remembered.get(name, [None])[0] == signatures[name]
     }
-    settled_before = time.time() - SETTLED_SECONDS
+    settled = [name for name in names if is_settled(found[name])]
     hashes |= _hash_all(folder, [name for name in names if name not in hashes])
-    settled = [name for name in names if max(found[name].st_mtime, found[name].st_ctime) < settled_before]
-    _remember(folder, remembered | {name: [signatures[name], hashes[name]] for name in settled})
+    remember(KIND, folder, remembered | {name: [signatures[name], hashes[name]] for name in settled})
     return hashes
 
 
 def forget_hashes(folder: Path) -> None:
     """Forget the hashes of a folder, so that its files are read again when it is opened next."""
-    with suppress(OSError, RuntimeError):
-        _find_memory(folder).unlink(missing_ok=True)
+    forget(KIND, folder)
 
 
 def _hash_all(folder: Path, names: Sequence[str]) -> dict[str, str]:
@@ -201,30 +198,9 @@ def _check_names(names: Iterable[str]) -> None:
             raise ValueError(f"it names {name!r}, which is outside the folder")
 
 
-# The memory of hashes: a file for each folder, in the user's cache folder.
-
-
-def _describe_state(file: os.stat_result) -> list[int]:
-    """Return what changes whenever a file is written, replaced or given another time."""
-    return [file.st_size, file.st_mtime_ns, file.st_ctime_ns, file.st_ino]
-
-
-def _find_memory(folder: Path) -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    name = xxhash.xxh3_128_hexdigest(os.fsencode(folder.resolve()))
-    return Path(cache, "higgs-trainer", "hashes", f"{name}.json")
-
-
 def _recall(folder: Path) -> dict[str, list[Any]]:
     """Return the remembered hashes of a folder: [state, hash] by name. A memory that cannot be read is empty."""
     try:
-        memory = json.loads(_find_memory(folder).read_text(encoding="utf-8"))
-        return {str(name): [state, str(digest)] for name, (state, digest) in memory.items()}
-    except (OSError, RuntimeError, ValueError, TypeError, AttributeError):
+        return {str(name): [state, str(digest)] for name, (state, digest) in recall(KIND, folder).items()}
+    except (ValueError, TypeError):
         return {}
-
-
-def _remember(folder: Path, hashes: Mapping[str, list[Any]]) -> None:
-    # Without a place for the memory, the files are read again each time.
-    with suppress(SaveError, OSError, RuntimeError):
-        write_json(_find_memory(folder), dict(hashes))

@@ -6,7 +6,7 @@ import os
 import pytest
 import xxhash
 
-from higgs_trainer import checksums
+from higgs_trainer import checksums, file_memory
 from higgs_trainer.errors import DamageError
 from higgs_trainer.run_folder import CHECKSUMS_FILE, CHECKSUMS_SCHEMA
 
@@ -29,7 +29,7 @@ def large(folder, tmp_path, monkeypatch):
     """The hashes of this folder are remembered: it counts as large, and as long unchanged."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(checksums, "REMEMBER_FROM_BYTES", 100)
-    monkeypatch.setattr(checksums, "SETTLED_SECONDS", -1)
+    monkeypatch.setattr(file_memory, "SETTLED_SECONDS", -1)
     return folder
 
 
@@ -173,7 +173,7 @@ def test_a_change_that_keeps_size_and_modification_time_is_found_in_a_large_fold
 
 
 def test_a_file_that_was_just_written_is_not_remembered(large, monkeypatch):
-    monkeypatch.setattr(checksums, "SETTLED_SECONDS", 60)
+    monkeypatch.setattr(file_memory, "SETTLED_SECONDS", 60)
     assert verify(large)
     assert checksums._recall(large) == {}
 
@@ -181,7 +181,7 @@ def test_a_file_that_was_just_written_is_not_remembered(large, monkeypatch):
 @pytest.mark.parametrize("content", ["", "[]", '{"weights": 3}', "\udcff"])
 def test_a_damaged_memory_is_ignored(large, content):
     assert verify(large)
-    checksums._find_memory(large).write_text(content, encoding="utf-8", errors="surrogateescape")
+    file_memory.find_memory("hashes", large).write_text(content, encoding="utf-8", errors="surrogateescape")
     assert verify(large)
 
 

@@ -20,6 +20,7 @@ from transformers.integrations import is_fsdp_enabled
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from higgs_trainer.audio.codec import Codec, load_codec
+from higgs_trainer.audio.lazy_codec import open_codec
 from higgs_trainer.distributed import is_first_of_machine
 from higgs_trainer.errors import CheckpointError, DamageError, UserError, list_first
 from higgs_trainer.limits import MOST_WEIGHTS
@@ -325,11 +326,14 @@ def load_trained(folder: str | Path, *, dtype: str = AUTO) -> Checkpoint:
     return Checkpoint(str(folder), load_adapter(base.model, Path(folder)), base.tokenizer)
 
 
-def load_codec_of(checkpoint: Checkpoint, codec: Codec | str | Path | None = None) -> Codec:
+def load_codec_of(
+    checkpoint: Checkpoint, codec: Codec | str | Path | None = None, *, is_lazy: bool = False
+) -> Codec:
     """Load a codec, by default the one that `find_codec` finds for the model, and check that it fits the model.
 
     Args:
         codec: a name for `load_codec`, or a codec that is loaded already.
+        is_lazy: read large weights only when they are needed (`open_codec`). Every process must call this.
 
     Raises:
         CheckpointError: there is no codec, or it does not have the codebooks of the model.
@@ -337,7 +341,7 @@ def load_codec_of(checkpoint: Checkpoint, codec: Codec | str | Path | None = Non
     if codec is None:
         codec = find_codec(checkpoint.name_or_path)
     if isinstance(codec, str | Path):
-        codec = load_codec(codec)
+        codec = open_codec(codec) if is_lazy else load_codec(codec)
     model_shape = (checkpoint.stream_ids.num_codebooks, checkpoint.num_codes)
     if (codec.num_codebooks, codec.codebook_size) != model_shape:
         raise CheckpointError(

@@ -12,8 +12,9 @@ from typing import ParamSpec, TypeVar
 
 from transformers import TrainingArguments
 
-from higgs_trainer.audio.codec import Codec, load_codec
+from higgs_trainer.audio.codec import Codec
 from higgs_trainer.audio.files import read_audio
+from higgs_trainer.audio.lazy_codec import open_codec
 from higgs_trainer.dataset.packing import PlannedExamples
 from higgs_trainer.dataset.prepared import (
     HELD_OUT_NAME,
@@ -112,7 +113,7 @@ def run_preflight(recipe: Recipe, *, builds_optimizer: bool = False) -> Prefligh
         load_outline, recipe.model.name_or_path, attn_implementation=recipe.model.attn_implementation
     )
     if outline is not None:
-        codec = attempts.call(load_codec_of, outline, recipe.model.codec)
+        codec = attempts.call(load_codec_of, outline, recipe.model.codec, is_lazy=True)
         num_codebooks = outline.stream_ids.num_codebooks
         attempts.call(build_weights, recipe.loss, num_codebooks)
         attempts.call(check_packing, outline.family, packing=data.packing)
@@ -122,7 +123,7 @@ def run_preflight(recipe: Recipe, *, builds_optimizer: bool = False) -> Prefligh
             choose_trainable, outline, without_weights(recipe.adapter), recipe.model.freeze
         )
     elif recipe.model.codec is not None:
-        codec = attempts.call(load_codec, recipe.model.codec)
+        codec = attempts.call(open_codec, recipe.model.codec)
     if codec is not None:
         attempts.call(_check_codecs, [*train_sets, *held_out_sets], codec)
     if arguments is not None:

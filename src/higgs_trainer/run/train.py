@@ -12,6 +12,7 @@ from pathlib import Path
 
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from higgs_trainer.distributed import find_processes
 from higgs_trainer.errors import UserError
 from higgs_trainer.evaluation.languages import DEFAULT_LANGUAGE
 from higgs_trainer.files import explain_failed_write
@@ -128,7 +129,8 @@ def _train_held(
 ) -> TrainingSummary:
     """Build the run, compare it with that of the checkpoint, and train."""
     run = build_run(recipe, build_optimizer=build_optimizer)
-    record = describe_run(recipe, run)
+    # The files of the model are read for it.
+    record = find_processes().share(lambda: describe_run(recipe, run))
     changes = [] if start is None else compare_run(start, record, allowed)
     run.trainer.resume_record = record
     run.trainer.verified_start = start
