@@ -43,7 +43,8 @@ from higgs_trainer.model.weight_writing import write_weights
 from higgs_trainer.outputs import Input, check_apart
 
 CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
-COPIED = ("codec", "generation_config.json", "preprocessor_config.json", "special_tokens_map.json", TOKENIZER)
+GENERATION_CONFIG = "generation_config.json"
+COPIED = ("codec", GENERATION_CONFIG, "preprocessor_config.json", "special_tokens_map.json", TOKENIZER)
 PROCESSOR = {
     "processor_class": "HiggsAudioV2Processor",
     "audio_tokenizer": {
@@ -62,6 +63,9 @@ PROCESSOR = {
 }
 RELEASED_CODEBOOKS = (8, 1026)
 """Number and size of the codebooks of models whose codec is the audio tokenizer above."""
+RELEASED_SAMPLING = {"ras_win_len": 7, "ras_win_max_num_repeat": 2}
+"""Repetition-aware sampling, which is on by default in Boson's engine, and in the released files in transformers'
+layout."""
 
 
 @dataclass(frozen=True)
@@ -241,13 +245,16 @@ def _for_either_version(config: dict[str, Any], to_native: bool) -> dict[str, An
 
 
 def _write_native_companions(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write the files that only transformers' layout has: chat template, ids for generation, processor."""
+    """Write the files that only transformers' layout has: chat template, settings of generation, processor."""
     template = resources.files("higgs_trainer.model").joinpath("chat_template.jinja")
     write_text(folder / "chat_template.jinja", template.read_text(encoding="utf-8"))
-    ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    write_json(folder / "generation_config.json", ids)
+    generation = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    if (folder / GENERATION_CONFIG).is_file():
+        generation = _read_json(folder / GENERATION_CONFIG) | generation
     if (config["num_codebooks"], config["codebook_size"]) == RELEASED_CODEBOOKS:
+        generation = RELEASED_SAMPLING | generation
         write_json(folder / "processor_config.json", PROCESSOR)
+    write_json(folder / GENERATION_CONFIG, generation)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -20,7 +20,9 @@ from higgs_trainer.errors import CheckpointError, UserError
 from higgs_trainer.model.families.layouts import list_native_weights, rename_to_boson
 from higgs_trainer.model.loading import load_checkpoint
 from higgs_trainer.model.prompt import encode_prompt
+from higgs_trainer.sharing import checkpoint_conversion
 from higgs_trainer.sharing.checkpoint_conversion import convert_checkpoint
+from reading import count_bytes_in_use
 from tiny import tiny_checkpoint
 
 BOSON, NATIVE = FOLDER / "boson", FOLDER / "native"
@@ -130,9 +132,32 @@ def test_with_the_released_codebooks_the_processor_names_the_released_tokenizer(
     checkpoint.tokenizer.save_pretrained(tmp_path / "source")
     convert_checkpoint(tmp_path / "source", tmp_path / "boson")
     convert_checkpoint(tmp_path / "boson", tmp_path / "native")
+    sampling = json.loads((tmp_path / "native" / "generation_config.json").read_text())
+    assert (sampling["ras_win_len"], sampling["ras_win_max_num_repeat"]) == (7, 2)
     processor = json.loads((tmp_path / "native" / "processor_config.json").read_text())
     assert processor["audio_tokenizer"]["audio_tokenizer_name_or_path"] == "bosonai/higgs-audio-v2-tokenizer"
     assert not (tmp_path / "boson" / "processor_config.json").exists()
+
+
+def test_settings_of_generation_are_kept(tmp_path):
+    source = shutil.copytree(NATIVE, tmp_path / "source")
+    settings = {"temperature": 0.3, "ras_win_len": 5, "eos_token_id": 1}
+    (source / "generation_config.json").write_text(json.dumps(settings))
+    convert_checkpoint(source, tmp_path / "boson")
+    convert_checkpoint(tmp_path / "boson", tmp_path / "native")
+    written = json.loads((tmp_path / "native" / "generation_config.json").read_text())
+    assert written == settings | {
+        "bos_token_id": ID["<|begin_of_text|>"],
+        "eos_token_id": ID["<|eot_id|>"],
+        "pad_token_id": ID["<|end_of_text|>"],
+    }
+
+
+def test_no_more_than_one_weight_is_in_memory(tmp_path, monkeypatch):
+    bytes_in_use = count_bytes_in_use(monkeypatch, checkpoint_conversion)
+    convert_checkpoint(BOSON, tmp_path / "native")
+    sizes = [weight.nbytes for weight in weights_of(BOSON).values()]
+    assert bytes_in_use.most == max(sizes) < sum(sizes) / 10
 
 
 def test_a_split_matrix_is_joined(tmp_path):
@@ -187,6 +212,16 @@ SPOILT = {
         BOSON,
         lambda f: edit_weights(f, lambda w: w.update({"audio_tower.conv1.weight": torch.ones(2)})),
         r"1 left over: audio_tower\.conv1\.weight$",
+    ),
+    "not finite": (
+        BOSON,
+        lambda f: edit_weights(f, lambda w: w[AUDIO_MLP][2].fill_(float("inf"))),
+        rf"not finite: {AUDIO_MLP}\.",
+    ),
+    "not a float": (
+        BOSON,
+        lambda f: edit_weights(f, lambda w: w.update({AUDIO_MLP: w[AUDIO_MLP].to(torch.int8)})),
+        rf"not floats: {AUDIO_MLP} I8\.",
     ),
     "both": (
         BOSON,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, PromptTuningConfig
 from safetensors.torch import load_file, save_file
 from transformers import HiggsAudioV2ForConditionalGeneration
 
@@ -24,8 +24,10 @@ from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
 from higgs_trainer.model.loading import load_checkpoint, load_codec_of, load_trained
 from higgs_trainer.model.model_folder import copy_companions
+from higgs_trainer.sharing import module_merging
 from higgs_trainer.sharing.merging import merge_adapter
 from higgs_trainer.speech.sampling import Sampling
+from reading import count_bytes_in_use
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_layers": 2, "num_heads": 2}
 HEADS = ("audio_lm_head", "embed_audio_tokens.embed_audio_tokens")
@@ -73,6 +75,49 @@ def logits_of(model: torch.nn.Module) -> torch.Tensor:
     mask = torch.ones(2, 9, dtype=torch.bool)
     with torch.no_grad():
         return model.eval()(input_ids=input_ids, audio_input_ids=codes, audio_input_ids_mask=mask).logits
+
+
+EVERY_KIND = {
+    **KINDS,
+    "olora": {"init_lora_weights": "olora"},
+    "alpha_pattern": {"alpha_pattern": {r"layers\.1\..*v_proj": 7}, "layers_to_transform": [1]},
+    "a layer in full": {"layers_to_transform": [0], "modules_to_save": ("layers.1", "embed_tokens")},
+    "some tokens": {
+        "trainable_token_indices": {"embed_tokens": [1, 5], "embed_audio_tokens.embed_audio_tokens": [2]}
+    },
+}
+
+
+def merge_in_memory(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
+    """Merge by PEFT alone, with the whole model in float32 in memory."""
+    model = HiggsAudioV2ForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
+    return PeftModel.from_pretrained(model, adapter).merge_and_unload().state_dict()
+
+
+@pytest.mark.parametrize("base_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_merged_weights_are_bit_for_bit_those_of_peft(base, tmp_path, kind, base_dtype):
+    adapter, source = write_adapter(base, tmp_path / "adapter", **EVERY_KIND[kind]), tmp_path / "base"
+    checkpoint = load_checkpoint(base, dtype=base_dtype)
+    checkpoint.model.save_pretrained(source, max_shard_size="50KB")
+    checkpoint.tokenizer.save_pretrained(source)
+    expected = merge_in_memory(source, adapter)
+    for dtype in (torch.float32, torch.bfloat16):
+        folder = tmp_path / str(dtype)
+        merge_adapter(adapter, folder, base=source, dtype=str(dtype).removeprefix("torch."))
+        merged = load_file(folder / "model.safetensors")
+        assert merged.keys() == expected.keys()
+        different = [
+            name for name, weight in merged.items() if not torch.equal(weight, expected[name].to(dtype))
+        ]
+        assert different == []
+
+
+def test_no_more_than_one_module_is_in_memory(base, adapter, tmp_path, monkeypatch):
+    bytes_in_use = count_bytes_in_use(monkeypatch, module_merging)
+    merge_adapter(adapter, tmp_path / "merged", dtype="bfloat16")
+    sizes = [weight.nbytes for weight in load_file(base / "model.safetensors").values()]
+    assert max(sizes) <= bytes_in_use.most < 1.5 * max(sizes) < sum(sizes) / 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -344,6 +389,51 @@ def test_an_incomplete_adapter_is_an_error_and_nothing_is_written(adapter, tmp_p
     with pytest.raises(CheckpointError, match=message):
         merge_adapter(adapter, tmp_path / "merged")
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.1.self_attn.q_proj.weight"])
+def test_a_weight_of_the_base_that_is_not_finite_is_named_and_nothing_is_written(
+    base, adapter, tmp_path, name
+):
+    spoilt = shutil.copytree(base, tmp_path / "spoilt")
+    weights = load_file(spoilt / "model.safetensors")
+    weights[name].view(-1)[3] = float("inf")
+    save_file(weights, spoilt / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match=rf"spoilt has weights that are not finite in float32: {name}\."
+    ):
+        merge_adapter(adapter, tmp_path / "merged", base=spoilt)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "spoilt"]
+
+
+def test_merged_weights_that_do_not_fit_into_the_dtype_are_named_and_nothing_is_written(base, tmp_path):
+    adapter = write_adapter(base, tmp_path / "adapter", noise=1e3)
+    with pytest.raises(CheckpointError, match=r"not finite in float16: .*audio_mlp.* and \d+ more"):
+        merge_adapter(adapter, tmp_path / "merged", dtype="float16")
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_an_adapter_without_a_change_of_weights_is_refused(base, tmp_path):
+    """A virtual token in front of each prompt is no change of a weight."""
+    config = PromptTuningConfig(
+        peft_type="PROMPT_TUNING",
+        num_virtual_tokens=3,
+        token_dim=SIZES["hidden_size"],
+        num_layers=2,
+        num_attention_heads=2,
+        num_transformer_submodules=1,
+    )
+    PeftModel(load_checkpoint(base).model, config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(CheckpointError, match=r"cannot be merged .* Use it unmerged"):
+        merge_adapter(tmp_path / "adapter", tmp_path / "merged", base=base)
+
+
+def test_an_adapter_that_repeats_layers_is_refused(base, tmp_path):
+    adapter = write_adapter(base, tmp_path / "adapter", layer_replication=[[0, 2], [1, 2]])
+    with pytest.raises(
+        CheckpointError, match=r"merging changed names or shapes of weights: model\.layers\.2\."
+    ):
+        merge_adapter(adapter, tmp_path / "merged")
 
 
 def test_a_base_that_lacks_a_weight_is_refused(base, adapter, tmp_path):
