@@ -105,7 +105,7 @@ class MergedWeights:
             try:
                 adapted = PeftModel(_put_at(path, module), self._configure(path))
                 set_peft_model_state_dict(adapted, of_module)
-                merged = adapted.merge_and_unload(safe_merge=True).get_submodule(path)
+                merged = adapted.merge_and_unload().get_submodule(path)
             except (ValueError, RuntimeError) as error:
                 raise CheckpointError(_describe_refusal(self._adapter, error)) from error
         return {f"{path}.{name}": weight for name, weight in merged.state_dict().items()}

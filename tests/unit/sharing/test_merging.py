@@ -94,6 +94,10 @@ def merge_in_memory(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
     return PeftModel.from_pretrained(model, adapter).merge_and_unload().state_dict()
 
 
+def list_bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.mark.parametrize("base_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", EVERY_KIND)
 def test_merged_weights_are_bit_for_bit_those_of_peft(base, tmp_path, kind, base_dtype):
@@ -101,7 +105,7 @@ def test_merged_weights_are_bit_for_bit_those_of_peft(base, tmp_path, kind, base
     checkpoint = load_checkpoint(base, dtype=base_dtype)
     checkpoint.model.save_pretrained(source, max_shard_size="50KB")
     checkpoint.tokenizer.save_pretrained(source)
-    expected = merge_in_memory(source, adapter)
+    expected, before = merge_in_memory(source, adapter), list_bytes(source)
     for dtype in (torch.float32, torch.bfloat16):
         folder = tmp_path / str(dtype)
         merge_adapter(adapter, folder, base=source, dtype=str(dtype).removeprefix("torch."))
@@ -111,6 +115,8 @@ def test_merged_weights_are_bit_for_bit_those_of_peft(base, tmp_path, kind, base
             name for name, weight in merged.items() if not torch.equal(weight, expected[name].to(dtype))
         ]
         assert different == []
+    # The files are mapped while PEFT adds to the weights in place.
+    assert list_bytes(source) == before
 
 
 def test_no_more_than_one_module_is_in_memory(base, adapter, tmp_path, monkeypatch):
