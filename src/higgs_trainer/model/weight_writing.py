@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
+from huggingface_hub import split_state_dict_into_shards_factory
 from torch import Tensor
 
 from higgs_trainer.files import write_json
@@ -17,6 +17,7 @@ from higgs_trainer.model.weight_files import FLOATS, MODEL_WEIGHTS_INDEX
 from higgs_trainer.progress import track
 from higgs_trainer.tensors import list_not_finite
 
+FILE_PATTERN = "model{suffix}.safetensors"
 METADATA = {"format": "pt"}
 """Without this entry in a file, transformers refuses it."""
 NAMES = {dtype: name for name, dtype in FLOATS.items()}
@@ -39,7 +40,12 @@ def write_weights(
     Returns:
         The names of weights that are not finite in the planned dtype.
     """
-    split = split_torch_state_dict_into_shards(dict(planned), max_shard_size=max_shard_size)
+    split = split_state_dict_into_shards_factory(
+        dict(planned),
+        get_storage_size=lambda weight: weight.nbytes,
+        filename_pattern=FILE_PATTERN,
+        max_shard_size=max_shard_size,
+    )
     order = {
         file: sorted(names, key=lambda name: (-planned[name].itemsize, name))
         for file, names in split.filename_to_tensors.items()
