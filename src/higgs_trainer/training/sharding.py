@@ -14,7 +14,9 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from peft import PeftModel
 from torch import Tensor, nn
 
+from higgs_trainer.errors import UserError
 from higgs_trainer.model.precision import round_weights
+from higgs_trainer.recipe.training_fields import DEEPSPEED, SHARDED_LAUNCH
 from higgs_trainer.training.trainer_base import TrainerBase
 
 SHARDS = "SHARDED_STATE_DICT"
@@ -30,8 +32,14 @@ class ShardedTraining(TrainerBase):
     _result_dtype: torch.dtype | None = None
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Create the accelerator, then decide how gradients are added up and how checkpoints are written."""
+        """Create the accelerator, then decide how gradients are added up and how checkpoints are written.
+
+        Raises:
+            UserError: the launcher asks for DeepSpeed.
+        """
         super().create_accelerator_and_postprocess()
+        if self.is_deepspeed_enabled:
+            raise UserError(f"{DEEPSPEED}. Spread the model with FSDP2: {SHARDED_LAUNCH}")
         if self.is_fsdp_enabled:
             set_up_plugin(self.accelerator.state.fsdp_plugin)
 
