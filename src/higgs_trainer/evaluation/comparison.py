@@ -35,8 +35,8 @@ from higgs_trainer.evaluation.languages import (
 from higgs_trainer.evaluation.sentences import EvaluationSentence, build_sentences, read_sentences
 from higgs_trainer.evaluation.voices import embed_voices
 from higgs_trainer.manifest.utterance import Utterance, Voice
+from higgs_trainer.model.loaded_dtype import AUTO
 from higgs_trainer.model.model_folder import list_inputs
-from higgs_trainer.model.precision import AUTO
 from higgs_trainer.outputs import Input, check_apart, check_can_fill, fill_folder
 from higgs_trainer.recipe.yaml_file import read_yaml
 from higgs_trainer.run_folder import (

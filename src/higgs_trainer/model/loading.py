@@ -29,9 +29,9 @@ from higgs_trainer.model.attention import check_attention
 from higgs_trainer.model.config_values import check_ids, check_numbers
 from higgs_trainer.model.families import Family, SequenceFormat, StreamIds, family_of, find_family
 from higgs_trainer.model.families.layouts import COMPUTED
+from higgs_trainer.model.loaded_dtype import AUTO, choose_dtype
 from higgs_trainer.model.model_files import SETTINGS, list_model_files, verify_model
 from higgs_trainer.model.model_folder import find_codec, find_folder
-from higgs_trainer.model.precision import AUTO, choose_dtype
 from higgs_trainer.model.quantization import build_quantization
 from higgs_trainer.model.weight_files import COPY_AGAIN, FLOATS, StoredTensor, find_weight_files, read_headers
 from higgs_trainer.printable import join_lines

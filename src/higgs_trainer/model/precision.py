@@ -1,40 +1,14 @@
-"""Choose the dtype in which the weights of a model are loaded, and keep the trained ones in float32.
+"""Keep the trained weights of a model in float32, and round those of a result.
 
 In bfloat16, an update of less than 0.4% of a weight is lost in rounding, and with the learning rates that fine-tuning
 uses most updates are smaller. So frozen weights may be bfloat16, but trained weights are float32.
 """
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from higgs_trainer.files import read_json_object
-from higgs_trainer.model.model_files import SETTINGS
-from higgs_trainer.model.model_folder import find_folder
-from higgs_trainer.run_folder import MODEL_CONFIG
-
-AUTO = "auto"
-"""The dtype of the model's own files if that is bfloat16, else float32."""
-
-
-def choose_dtype(name_or_path: str | Path, dtype: str = AUTO) -> str:
-    """Return the dtype in which a model is loaded: the given one or, for "auto", bfloat16 if its config.json says so.
-
-    A model that is stored in float16 is loaded in float32: float16 saves space in a file, but its largest value,
-    65,504, is too small for the activations of a model that was trained in another dtype.
-
-    Raises:
-        CheckpointError: there is no such model.
-        UserError: its config.json is damaged.
-    """
-    if dtype != AUTO:
-        return dtype
-    values = read_json_object(find_folder(name_or_path, SETTINGS) / MODEL_CONFIG)
-    # transformers before version 5 wrote torch_dtype.
-    return "bfloat16" if "bfloat16" in (values.get("dtype"), values.get("torch_dtype")) else "float32"
 
 
 def keep_trained_in_float32(model: nn.Module) -> None:

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from higgs_trainer.errors import UserError
 from higgs_trainer.model.adapters import add_lora
+from higgs_trainer.model.loaded_dtype import AUTO, choose_dtype
 from higgs_trainer.model.loading import Checkpoint
 from higgs_trainer.model.parameters import freeze, freeze_text_head
-from higgs_trainer.model.precision import AUTO, choose_dtype
 from higgs_trainer.recipe.schema import AdapterRecipe, Recipe
 
 

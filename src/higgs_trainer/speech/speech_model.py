@@ -15,8 +15,8 @@ from higgs_trainer.dataset.context import Context, PromptClip
 from higgs_trainer.errors import UserError
 from higgs_trainer.limits import LONGEST_SPEECH_SECONDS
 from higgs_trainer.manifest.utterance import Clip, Utterance, Voice
+from higgs_trainer.model.loaded_dtype import AUTO
 from higgs_trainer.model.loading import Checkpoint, load_codec_of, load_trained
-from higgs_trainer.model.precision import AUTO
 from higgs_trainer.outputs import fill_folder
 from higgs_trainer.page.sound import encode_audio
 from higgs_trainer.progress import ProgressBar

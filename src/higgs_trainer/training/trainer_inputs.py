@@ -19,6 +19,7 @@ from higgs_trainer.dataset.prepared import PreparedDataset
 from higgs_trainer.errors import RecipeError, UserError
 from higgs_trainer.model.families import Family, family_of
 from higgs_trainer.model.indexed_layers import index_layers
+from higgs_trainer.model.loaded_dtype import AUTO
 from higgs_trainer.model.loading import (
     Checkpoint,
     load_checkpoint,
@@ -30,7 +31,6 @@ from higgs_trainer.model.model_files import write_model_checksums
 from higgs_trainer.model.model_folder import copy_companions
 from higgs_trainer.model.parameters import freeze_text_head
 from higgs_trainer.model.peft_config import add_configured_lora
-from higgs_trainer.model.precision import AUTO
 from higgs_trainer.recipe.training_fields import REFUSED
 from higgs_trainer.training.datasets import LoadedSets, load_sets, plan_evaluation, plan_training
 

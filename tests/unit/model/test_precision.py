@@ -10,7 +10,8 @@ from torch import nn
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import family_of
 from higgs_trainer.model.indexed_layers import index_layers
-from higgs_trainer.model.precision import choose_dtype, keep_trained_in_float32, round_weights
+from higgs_trainer.model.loaded_dtype import choose_dtype
+from higgs_trainer.model.precision import keep_trained_in_float32, round_weights
 from tiny import tiny_checkpoint
 
 WHOLE = ["audio_lm_head", "embed_audio_tokens.embed_audio_tokens", "layers.1.audio_post_attention_layernorm"]
