@@ -152,5 +152,6 @@ def read_tensor(file: Path, name: str) -> Tensor:
 def read_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a safetensors file with their names, one at a time."""
     with safe_open(file, framework="pt") as opened:
-        for name in opened.keys():  # noqa: SIM118
-            yield name, opened.get_tensor(name)
+        names = list(opened.keys())
+    for name in names:
+        yield name, read_tensor(file, name)
