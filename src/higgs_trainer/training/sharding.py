@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from higgs_trainer.errors import UserError
 from higgs_trainer.model.precision import round_weights
-from higgs_trainer.recipe.training_fields import DEEPSPEED, SHARDED_LAUNCH
 from higgs_trainer.training.trainer_base import TrainerBase
 
 SHARDS = "SHARDED_STATE_DICT"
@@ -39,6 +38,9 @@ class ShardedTraining(TrainerBase):
         """
         super().create_accelerator_and_postprocess()
         if self.is_deepspeed_enabled:
+            # Not at the top: Boson's environment has no pydantic.
+            from higgs_trainer.recipe.training_fields import DEEPSPEED, SHARDED_LAUNCH
+
             raise UserError(f"{DEEPSPEED}. Spread the model with FSDP2: {SHARDED_LAUNCH}")
         if self.is_fsdp_enabled:
             set_up_plugin(self.accelerator.state.fsdp_plugin)
