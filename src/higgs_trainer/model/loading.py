@@ -129,10 +129,15 @@ def load_checkpoint(
     return checkpoint
 
 
-def load_outline(name_or_path: str | Path, *, attn_implementation: str = "sdpa") -> Checkpoint:
+def load_outline(
+    name_or_path: str | Path, *, attn_implementation: str = "sdpa", compares_weights: bool = True
+) -> Checkpoint:
     """Load everything of a model but its weights: its configuration, its tokenizer, and its modules on the meta device.
 
     With it, whatever needs no weights can be checked in a second, before gigabytes are downloaded and read.
+
+    Args:
+        compares_weights: compare the configuration with the weights of a folder, which must be there then.
 
     Raises:
         CheckpointError: as `load_checkpoint`, except for values of weights.
@@ -142,7 +147,7 @@ def load_outline(name_or_path: str | Path, *, attn_implementation: str = "sdpa")
     folder = find_folder(name, SETTINGS)
     _check_is_model(name, folder)
     # Of a model on the hub, the weights may not be here yet.
-    planned = _plan_model(name, folder, has_weights=Path(name).is_dir())
+    planned = _plan_model(name, folder, has_weights=compares_weights and Path(name).is_dir())
     check_attention(planned, attn_implementation)
     outline = Checkpoint(name, planned, load_tokenizer(name))
     check_ids(name, planned.config, outline.stream_ids)
