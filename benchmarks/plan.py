@@ -144,7 +144,7 @@ def predict(recipe: Path) -> dict[str, Any]:
     from higgs_trainer.recipe.reading import read_recipe
 
     forecast = Forecast(read_recipe(recipe))
-    memory = forecast.compute_memory(forecast.recipe, forecast.work.shape.tokens)
+    memory = forecast.compute_process_memory()
     return {"total": memory.total, "parts": memory.parts, "region": memory.region}
 
 
@@ -154,9 +154,8 @@ def measure(recipe: Path) -> dict[str, Any]:
     from higgs_trainer.recipe.reading import read_recipe
     from higgs_trainer.run.train import train
 
-    before = read_peak_bytes()
     train(read_recipe(recipe), overwrite=True)
-    return {"total": read_peak_bytes(), "libraries": before}
+    return {"total": read_peak_bytes()}
 
 
 def call(step: str, recipe: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ The model has few layers, because all layers are alike: `layer_scaling.py` deriv
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -76,20 +76,15 @@ def count_step(run: FakeRun, shape: BatchShape, num_layers: int) -> StepCounts:
 
     The state of the optimizer counts in every region, because it exists from the second step on.
     """
-    model = build_fake_model(run, num_layers)
-    counter = StepCounter()
-    for tensor in (*model.parameters(), *model.buffers()):
-        counter.add(tensor, TRAINED if tensor.requires_grad else WEIGHTS)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model, counter, trained = _prepare(run, num_layers)
     if run.arguments.gradient_accumulation_steps > 1:
         for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
             counter.add(parameter.grad, GRADIENTS)
     with counter, counting_gradients(counter, model), _watching_layers(counter, model, num_layers):
         _run_batch(run, model, shape, counter)
-        counter.enter("clipping")
-        torch.nn.utils.clip_grad_norm_(trained, run.arguments.max_grad_norm or 1.0)
-        state_bytes = _update(run, model, trained, counter)
+        optimizer = _build_optimizer(run, model, trained)
+        state_bytes = _update(run, trained, optimizer, counter)
     counts = counter.get_counts()
     counts.peaks.pop(FIRST_UPDATE, None)
     for parts in counts.peaks.values():
@@ -99,6 +94,39 @@ def count_step(run: FakeRun, shape: BatchShape, num_layers: int) -> StepCounts:
     counts.layer_values = sum(map(_count_values, layers[0].parameters()))
     counts.other_values = every - num_layers * counts.layer_values
     return counts
+
+
+def list_allocations(run: FakeRun, shapes: Sequence[BatchShape], *, stored_dtype: str) -> list[int]:
+    """List the allocations of a few steps of the whole model, one for each batch, as `heap.py` takes them.
+
+    Args:
+        stored_dtype: weights that keep the dtype of their file are mapped, not allocated.
+    """
+    model, counter, trained = _prepare(run, run.num_layers)
+    counter.events = []
+    for parameter in model.parameters():
+        if parameter.requires_grad or str(parameter.dtype) != f"torch.{stored_dtype}":
+            counter.record(parameter)
+    optimizer = None
+    with counter:
+        for shape in shapes:
+            counter.region = "forward"
+            _run_batch(run, model, shape, counter)
+            optimizer = optimizer or _build_optimizer(run, model, trained)
+            torch.nn.utils.clip_grad_norm_(trained, run.arguments.max_grad_norm or 1.0)
+            if optimizer is not None:
+                optimizer.step()
+            model.zero_grad()
+    return list(counter.events)
+
+
+def _prepare(run: FakeRun, num_layers: int) -> tuple[PreTrainedModel, StepCounter, list[Tensor]]:
+    """Return the fake model, a counter that knows its tensors, and the trained parameters."""
+    model = build_fake_model(run, num_layers)
+    counter = StepCounter()
+    for tensor in (*model.parameters(), *model.buffers()):
+        counter.add(tensor, TRAINED if tensor.requires_grad else WEIGHTS)
+    return model, counter, [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def build_fake_model(run: FakeRun, num_layers: int) -> PreTrainedModel:
@@ -165,13 +193,24 @@ def _run_batch(run: FakeRun, model: PreTrainedModel, shape: BatchShape, counter:
     loss.backward()
 
 
-def _update(run: FakeRun, model: nn.Module, trained: list[Tensor], counter: StepCounter) -> float:
-    """Update the parameters, once the state of the optimizer exists. Return the bytes of the state."""
-    name = str(getattr(run.arguments.optim, "value", run.arguments.optim))
+def _build_optimizer(run: FakeRun, model: nn.Module, trained: list[Tensor]) -> torch.optim.Optimizer | None:
+    """Build the optimizer, or return None if it is not torch's own."""
+    name = get_optimizer_name(run.arguments)
     if name not in RUNNABLE:
-        return count_state_bytes(name, trained)
+        return None
     optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(run.arguments, model)
-    optimizer = optimizer_class(trained, **options)
+    optimizer: torch.optim.Optimizer = optimizer_class(trained, **options)
+    return optimizer
+
+
+def _update(
+    run: FakeRun, trained: list[Tensor], optimizer: torch.optim.Optimizer | None, counter: StepCounter
+) -> float:
+    """Update the parameters, once the state of the optimizer exists. Return the bytes of the state."""
+    counter.enter("clipping")
+    torch.nn.utils.clip_grad_norm_(trained, run.arguments.max_grad_norm or 1.0)
+    if optimizer is None:
+        return count_state_bytes(get_optimizer_name(run.arguments), trained)
     counter.enter(FIRST_UPDATE)
     optimizer.step()
     states = [value for state in optimizer.state.values() for value in state.values()]
@@ -181,6 +220,11 @@ def _update(run: FakeRun, model: nn.Module, trained: list[Tensor], counter: Step
     counter.enter("optimizer")
     optimizer.step()
     return float(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
+
+
+def get_optimizer_name(arguments: TrainingArguments) -> str:
+    """Return the name of the optimizer, as a recipe has it."""
+    return str(getattr(arguments.optim, "value", arguments.optim))
 
 
 @contextmanager

@@ -9,11 +9,13 @@ from transformers import TrainingArguments
 from higgs_trainer.errors import UserError
 from higgs_trainer.model.loading import TEXT_HEAD, Checkpoint, load_outline
 from higgs_trainer.model.model_folder import find_codec
+from higgs_trainer.model.precision import choose_dtype
 from higgs_trainer.model.weight_files import find_weight_files, read_headers
 from higgs_trainer.planning.dataset_shape import Work, measure_work
-from higgs_trainer.planning.fake_step import FakeRun
+from higgs_trainer.planning.fake_step import FakeRun, count_step, list_allocations
+from higgs_trainer.planning.heap import count_most_live, measure_heap
 from higgs_trainer.planning.layer_scaling import ScalableCounts, count_scalable
-from higgs_trainer.planning.process_memory import measure_libraries
+from higgs_trainer.planning.process_memory import measure_start
 from higgs_trainer.planning.sharding import DDP, FSDP, replicate, shard
 from higgs_trainer.planning.step_counter import OPTIMIZER, PARTS, StepCounts
 from higgs_trainer.recipe.arguments import build_training_arguments
@@ -23,7 +25,11 @@ from higgs_trainer.run.trainable import resolve_dtype
 
 CODEC = "codec"
 CONTEXT = "CUDA context"
-LIBRARIES = "Python and libraries"
+LIBRARIES = "Python, libraries and data"
+GAPS = "gaps in the heap"
+
+COUNTED_STEPS = 3
+"""The heap is larger in later steps, because the state of the optimizer is between what the first step freed."""
 
 CONTEXT_BYTES = 0.6e9
 """CUDA, its kernels and the workspaces of cuBLAS. Assumed."""
@@ -64,6 +70,7 @@ class Forecast:
     """
 
     def __init__(self, recipe: Recipe) -> None:
+        self._as_given = recipe
         self.recipe = resolve_dtype(recipe)
         self.on_cpu = recipe.training.use_cpu
         model = self.recipe.model
@@ -82,10 +89,7 @@ class Forecast:
         alike = recipe.model_copy(update={"data": data, "training": as_counted})
         key = alike.model_dump_json()
         if key not in self._counted:
-            arguments = build_planned_arguments(alike)
-            keeps_head = alike.adapter is None and has_text_head(self.outline)
-            run = FakeRun(alike, self.outline, arguments, keeps_head, self.on_cpu)
-            self._counted[key] = count_scalable(run, self.work.shape)
+            self._counted[key] = count_scalable(self._build_run(alike), self.work.shape)
         counts = self._counted[key].at(tokens)
         if is_8bit(optim):
             for parts in counts.peaks.values():
@@ -108,10 +112,26 @@ class Forecast:
                 region: shard(counts, parts, num_gpus, value_bytes=value_bytes) for region, parts in peaks.items()
             }
         region = max(peaks, key=lambda name: sum(peaks[name].values()))
-        fixed = {CODEC: self._count_codec()}
-        fixed |= {LIBRARIES: float(measure_libraries())} if self.on_cpu else {CONTEXT: CONTEXT_BYTES}
         parts = {part: peaks[region].get(part, 0.0) for part in PARTS}
-        return Memory(parts | fixed, region, strategy if num_gpus > 1 else None)
+        parts |= {CODEC: self._count_codec(), CONTEXT: CONTEXT_BYTES}
+        return Memory(parts, region, strategy if num_gpus > 1 else None)
+
+    def compute_process_memory(self) -> Memory:
+        """Return the peak of a process that trains on this CPU. The whole model is counted, which takes a minute.
+
+        The C library's gaps are those that it has after the same allocations (`heap.py`).
+        """
+        recipe, shape = self.recipe, self.work.shape
+        run = self._build_run(recipe)
+        counts = count_step(run, shape, run.num_layers)
+        stored = choose_dtype(recipe.model.name_or_path)
+        events = list_allocations(run, [shape] * COUNTED_STEPS, stored_dtype=stored)
+        region = max(counts.peaks, key=lambda name: sum(counts.peaks[name].values()))
+        parts = {part: counts.peaks[region].get(part, 0.0) for part in PARTS}
+        if (taken := measure_heap(events)) is not None:
+            parts[GAPS] = max(0.0, taken - count_most_live(events))
+        parts[LIBRARIES] = float(measure_start(self._as_given))
+        return Memory(parts, region)
 
     def find_largest_batch(
         self, recipe: Recipe, limit_bytes: float, num_gpus: int = 1, strategy: str = FSDP
@@ -125,6 +145,10 @@ class Forecast:
             fits = self.compute_memory(recipe, middle, num_gpus, strategy).total <= limit_bytes
             low, high = (middle, high) if fits else (low, middle)
         return max(self.work.longest, round_down(low))
+
+    def _build_run(self, recipe: Recipe) -> FakeRun:
+        keeps_head = recipe.adapter is None and has_text_head(self.outline)
+        return FakeRun(recipe, self.outline, build_planned_arguments(recipe), keeps_head, self.on_cpu)
 
     def _count_codec(self) -> float:
         """Return the bytes of the weights of the codec, which the main process holds."""

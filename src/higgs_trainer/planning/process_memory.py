@@ -1,13 +1,17 @@
-"""Read the memory of a process, and measure what Python and the libraries take before a model is loaded."""
+"""Read the memory of a process, and measure what a run takes before its model is loaded."""
 
 import subprocess
 import sys
-from functools import cache
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from higgs_trainer.errors import UserError
+from higgs_trainer.recipe.reading import read_recipe, write_recipe
+from higgs_trainer.recipe.schema import Recipe
+from higgs_trainer.run_folder import RECIPE_FILE
 
 STATUS = Path("/proc/self/status")
-
-MEASURE = "from higgs_trainer.planning.process_memory import read_peak_bytes; import higgs_trainer.run.train; "
 
 
 def read_peak_bytes() -> int | None:
@@ -20,16 +24,29 @@ def read_peak_bytes() -> int | None:
     return int(found[0]) * 1024 if found else None
 
 
-@cache
-def measure_libraries() -> int:
-    """Return the memory of a process that has imported what `train` needs and loaded nothing.
+def measure_start(recipe: Recipe) -> int:
+    """Return the memory of a process that does all that `train` does before it loads the model.
 
-    It takes some seconds, because that process is started. 0: the system does not say it.
+    That is Python, the libraries, the tokenizer, the codec and the data. It takes some seconds, because the process is
+    started. 0: the system does not say it.
     """
-    result = subprocess.run(
-        [sys.executable, "-c", MEASURE + "print(read_peak_bytes() or 0)"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    with TemporaryDirectory() as folder:
+        write_recipe(recipe, path := Path(folder) / RECIPE_FILE)
+        command = [sys.executable, "-m", "higgs_trainer.planning.process_memory", str(path)]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(result.stdout.split()[-1])
+
+
+def _start(path: str) -> None:
+    """Do what `train` does before it loads the model, as far as the files of the recipe are here."""
+    import higgs_trainer.run.train  # noqa: F401
+    from higgs_trainer.run.preflight import run_preflight
+
+    with suppress(UserError):
+        ready = run_preflight(read_recipe(path))
+        print(len(ready.plan))
+    print(read_peak_bytes() or 0)
+
+
+if __name__ == "__main__":
+    _start(sys.argv[1])

@@ -67,6 +67,7 @@ class StepCounter(TorchDispatchMode):
     Attributes:
         part: what a tensor that is made now is for.
         region: where in the step the work is now. Each region has a peak of its own.
+        events: every allocation and every release, as `heap.py` takes them. None: they are not recorded.
     """
 
     def __init__(self) -> None:
@@ -74,7 +75,9 @@ class StepCounter(TorchDispatchMode):
         self.part = WORKSPACE
         self.region = "forward"
         self.live_bytes: Counter[str] = Counter()
-        self._storages: dict[int, tuple[str, int]] = {}
+        self.events: list[int] | None = None
+        self._num_allocations = 0
+        self._storages: dict[int, tuple[str, int, int]] = {}
         self._peaks: dict[str, dict[str, float]] = {}
         self._flops: defaultdict[str, float] = defaultdict(float)
         self._traffic_bytes = 0
@@ -91,19 +94,31 @@ class StepCounter(TorchDispatchMode):
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._storages:
-            known, num_bytes = self._storages[key]
+            known, num_bytes, number = self._storages[key]
             self.live_bytes[known] -= num_bytes
         else:
-            num_bytes = storage.nbytes()
+            num_bytes, number = storage.nbytes(), -1
             weakref.finalize(storage, self._forget, key)
-        self._storages[key] = (part, num_bytes)
+            if self.events is not None:
+                number = self._num_allocations
+                self._num_allocations += 1
+                self.events.append(num_bytes)
+        self._storages[key] = (part, num_bytes, number)
         self.live_bytes[part] += num_bytes
+
+    def record(self, tensor: Tensor) -> None:
+        """Record the allocation of a tensor that is counted already."""
+        assert self.events is not None
+        part, num_bytes, _ = self._storages[key := tensor.untyped_storage()._cdata]
+        self._storages[key] = (part, num_bytes, self._num_allocations)
+        self._num_allocations += 1
+        self.events.append(num_bytes)
 
     def change_part(self, old: str, new: str) -> None:
         """Change what all tensors of a part are for."""
-        for key, (part, num_bytes) in self._storages.items():
+        for key, (part, num_bytes, number) in self._storages.items():
             if part == old:
-                self._storages[key] = (new, num_bytes)
+                self._storages[key] = (new, num_bytes, number)
         self.live_bytes[new] += self.live_bytes.pop(old, 0)
 
     def enter(self, region: str) -> None:
@@ -112,8 +127,10 @@ class StepCounter(TorchDispatchMode):
         self._measure()
 
     def _forget(self, key: int) -> None:
-        part, num_bytes = self._storages.pop(key)
+        part, num_bytes, number = self._storages.pop(key)
         self.live_bytes[part] -= num_bytes
+        if self.events is not None and number >= 0:
+            self.events.append(-1 - number)
 
     def _measure(self) -> None:
         peak = self._peaks.get(self.region)
