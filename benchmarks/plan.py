@@ -6,7 +6,7 @@
 
 Each configuration is a random checkpoint with the vocabulary and the codebooks of the released one, and clips of random
 codes. It is planned from its files without reading a weight, then trained for three steps by the real command, in a
-process of its own. The measured figure is the largest resident memory of that process (VmHWM, as in `measure_command.py`).
+process of its own. The measured figure is the largest resident memory of that process (VmHWM, as measure_command.py).
 It contains Python and the libraries, which a process that only imports them measures, and the pages of mapped files:
 weights in the dtype of their file are read straight from the page cache, and the system may take those pages back.
 The predicted figure is that of the plan, which contains both too.
@@ -68,6 +68,7 @@ MIDDLE = {
     "head_dim": 128,
 }
 NARROW = MIDDLE | {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 4}
+SMALL = TINY | {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "num_attention_heads": 8}
 
 LORA: dict[str, Any] = {"adapter": {}, "training": {"bf16": True}}
 CHECKPOINTED: dict[str, Any] = {"adapter": {}, "training": {"bf16": True, "gradient_checkpointing": True}}
@@ -81,10 +82,16 @@ REPORTED = {
     "released_lora": Configuration({}, CHECKPOINTED | {"data": {"tokens_per_pack": 300}}),
 }
 OTHER = {
+    "small_lora": Configuration(SMALL, LORA | {"data": {"tokens_per_pack": 700}}),
     "narrow_full": Configuration(NARROW, FULL | {"data": {"tokens_per_pack": 1536}}),
     "narrow_lora_float32": Configuration(
         NARROW,
-        {"adapter": {"r": 32}, "model": {"dtype": "float32"}, "data": {"tokens_per_pack": 3000}, "training": {}},
+        {
+            "adapter": {"r": 32},
+            "model": {"dtype": "float32"},
+            "data": {"tokens_per_pack": 3000},
+            "training": {},
+        },
     ),
     "narrow_lora": Configuration(NARROW, LORA | {"data": {"tokens_per_pack": 3000}}),
 }
@@ -103,7 +110,12 @@ def write_configuration(name: str, configuration: Configuration, folder: Path) -
     recipe: dict[str, Any] = {
         "model": {"name_or_path": str(model), "codec": str(codec)},
         "data": {"train": str(prepared)},
-        "training": {"output_dir": str(folder / "run"), "max_steps": STEPS, "use_cpu": True, "save_strategy": "no"},
+        "training": {
+            "output_dir": str(folder / "run"),
+            "max_steps": STEPS,
+            "use_cpu": True,
+            "save_strategy": "no",
+        },
     }
     for section, values in configuration.recipe.items():
         recipe[section] = recipe.get(section, {}) | (values or {})
@@ -143,7 +155,7 @@ def predict(recipe: Path) -> dict[str, Any]:
     from higgs_trainer.planning.forecast import Forecast
     from higgs_trainer.recipe.reading import read_recipe
 
-    forecast = Forecast(read_recipe(recipe))
+    forecast = Forecast(read_recipe(recipe), on_cpu=True)
     memory = forecast.compute_process_memory()
     return {"total": memory.total, "parts": memory.parts, "region": memory.region}
 

@@ -143,7 +143,7 @@ def build_fake_model(run: FakeRun, num_layers: int) -> PreTrainedModel:
     if adapter is not None:
         # Other initial values are computed from the weights.
         adapter = adapter.model_copy(update={"init_lora_weights": True})
-    if getattr(recipe.model, "quantization", None):
+    if recipe.model.quantization:
         quantize_layers(model, dtype)
     trained = choose_trainable(replace(outline, model=model), adapter, recipe.model.freeze).model
     keep_trained_in_float32(trained)

@@ -36,7 +36,14 @@ CONTEXT_BYTES = 0.6e9
 RELEASED_CODEC_BYTES = 0.81e9
 """The weights of the released codec in float32."""
 
-NOT_PLANNED = ("deepspeed", "fsdp", "fsdp_config", "torch_compile", "torch_compile_backend", "torch_compile_mode")
+NOT_PLANNED = (
+    "deepspeed",
+    "fsdp",
+    "fsdp_config",
+    "torch_compile",
+    "torch_compile_backend",
+    "torch_compile_mode",
+)
 """Arguments that need a GPU or a launcher, and so cannot be built here."""
 
 
@@ -66,26 +73,35 @@ class Forecast:
     Attributes:
         recipe: with a dtype that is not "auto".
         work: what the data of the recipe asks for.
-        on_cpu: whether the recipe trains on a CPU.
+        on_cpu: whether to predict for this CPU, and not for a GPU.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, *, on_cpu: bool = False) -> None:
         self._as_given = recipe
         self.recipe = resolve_dtype(recipe)
-        self.on_cpu = recipe.training.use_cpu
+        self.on_cpu = on_cpu
         model = self.recipe.model
         self.outline = load_outline(
-            model.name_or_path, attn_implementation=choose_attention(model.attn_implementation), compares_weights=False
+            model.name_or_path,
+            attn_implementation=choose_attention(model.attn_implementation),
+            compares_weights=False,
         )
         self.arguments = build_planned_arguments(self.recipe)
         self.work: Work = measure_work(recipe.data, self.outline, self.arguments)
         self._counted: dict[str, ScalableCounts] = {}
 
+    @property
+    def num_layers(self) -> int:
+        """The number of decoder layers of the model."""
+        return int(self.outline.model.config.get_text_config().num_hidden_layers)
+
     def count(self, recipe: Recipe, tokens: int) -> StepCounts:
         """Count a batch of so many tokens with a variant of the recipe."""
         data = recipe.data.model_copy(update={"tokens_per_pack": 1})
         optim = recipe.training.optim
-        as_counted = recipe.training.model_copy(update={"optim": "adamw_torch_fused" if is_8bit(optim) else optim})
+        as_counted = recipe.training.model_copy(
+            update={"optim": "adamw_torch_fused" if is_8bit(optim) else optim}
+        )
         alike = recipe.model_copy(update={"data": data, "training": as_counted})
         key = alike.model_dump_json()
         if key not in self._counted:
@@ -109,7 +125,8 @@ class Forecast:
         elif num_gpus > 1:
             value_bytes = 2 if recipe.training.bf16 or recipe.model.dtype != "float32" else 4
             peaks = {
-                region: shard(counts, parts, num_gpus, value_bytes=value_bytes) for region, parts in peaks.items()
+                region: shard(counts, parts, num_gpus, value_bytes=value_bytes)
+                for region, parts in peaks.items()
             }
         region = max(peaks, key=lambda name: sum(peaks[name].values()))
         parts = {part: peaks[region].get(part, 0.0) for part in PARTS}
@@ -204,5 +221,3 @@ def vary(recipe: Recipe, section: str, **fields: Any) -> Recipe:
     """Return the recipe with other values in one section."""
     changed = getattr(recipe, section).model_copy(update=fields)
     return recipe.model_copy(update={section: changed})
-
-

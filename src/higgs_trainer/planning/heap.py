@@ -1,8 +1,8 @@
 """Find out how much memory the C library needs for a sequence of allocations, gaps included.
 
 On a CPU, glibc keeps freed memory that lies between blocks in use, and takes new memory if no gap is large enough. Its
-rules cannot be put into a formula, so a process of its own repeats the allocations of a training step. It writes nothing
-into them, so the system gives it almost no memory.
+rules cannot be put into a formula, so a process of its own repeats the allocations of a training step. It writes
+nothing into them, so the system gives it almost no memory.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ Event = int
 class MallocInfo(ctypes.Structure):
     """The answer of glibc's `mallinfo2`."""
 
-    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd a b c d e".split()]  # noqa: RUF012
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd a b c d e".split()]
 
 
 def measure_heap(events: Sequence[Event]) -> int | None:
@@ -88,4 +88,7 @@ def _count_taken(libc: ctypes.CDLL) -> int:
 def _read_own_source() -> str:
     """Return this module as a program: importing the package would fill the heap before the replay."""
     with open(__file__, encoding="utf-8") as file:
-        return file.read() + "\nvalues = array('q')\nvalues.frombytes(sys.stdin.buffer.read())\nprint(replay(values))\n"
+        return (
+            file.read()
+            + "\nvalues = array('q')\nvalues.frombytes(sys.stdin.buffer.read())\nprint(replay(values))\n"
+        )

@@ -18,7 +18,9 @@ GATHERED_LAYERS = 2
 """FSDP gathers the layer at work and, at the same time, the next one."""
 
 
-def shard(counts: StepCounts, parts: dict[str, float], num_gpus: int, *, value_bytes: int) -> dict[str, float]:
+def shard(
+    counts: StepCounts, parts: dict[str, float], num_gpus: int, *, value_bytes: int
+) -> dict[str, float]:
     """Return what each of several GPUs holds under FSDP2: a share of the model, and gathered layers in full.
 
     Args:
