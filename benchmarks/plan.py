@@ -68,7 +68,12 @@ MIDDLE = {
     "head_dim": 128,
 }
 NARROW = MIDDLE | {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 4}
-SMALL = TINY | {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "num_attention_heads": 8}
+SMALL = TINY | {
+    "hidden_size": 128,
+    "intermediate_size": 352,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+}
 
 LORA: dict[str, Any] = {"adapter": {}, "training": {"bf16": True}}
 CHECKPOINTED: dict[str, Any] = {"adapter": {}, "training": {"bf16": True, "gradient_checkpointing": True}}
@@ -93,7 +98,7 @@ OTHER = {
             "training": {},
         },
     ),
-    "narrow_lora": Configuration(NARROW, LORA | {"data": {"tokens_per_pack": 3000}}),
+    "narrow_lora": Configuration(NARROW, LORA | {"data": {"tokens_per_pack": 1200}}),
 }
 
 
@@ -162,7 +167,7 @@ def predict(recipe: Path) -> dict[str, Any]:
 
 def measure(recipe: Path) -> dict[str, Any]:
     """Train in this process, and return its largest memory."""
-    from higgs_trainer.planning.process_memory import read_peak_bytes
+    from higgs_trainer.peak_memory import read_peak_bytes
     from higgs_trainer.recipe.reading import read_recipe
     from higgs_trainer.run.train import train
 

@@ -76,6 +76,8 @@ def _print_check(report: "CheckReport") -> None:
     echo(report.trainable)
     if report.loss is not None:
         console.print(f"loss of the first batch: {report.loss:.4f}")
+    if report.peak is not None:
+        echo(report.peak)
 
 
 @app.command(cls=StrictCommand, rich_help_panel=TRAINING_PANEL, context_settings=OVERRIDES)

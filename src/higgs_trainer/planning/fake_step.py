@@ -96,11 +96,16 @@ def count_step(run: FakeRun, shape: BatchShape, num_layers: int) -> StepCounts:
     return counts
 
 
-def list_allocations(run: FakeRun, shapes: Sequence[BatchShape], *, stored_dtype: str) -> list[int]:
+def list_allocations(
+    run: FakeRun, shapes: Sequence[BatchShape], *, stored_dtype: str
+) -> tuple[list[int], int]:
     """List the allocations of a few steps of the whole model, one for each batch, as `heap.py` takes them.
 
     Args:
         stored_dtype: weights that keep the dtype of their file are mapped, not allocated.
+
+    Returns:
+        The allocations, and the number of kernels among them.
     """
     model, counter, trained = _prepare(run, run.num_layers)
     counter.events = []
@@ -117,7 +122,7 @@ def list_allocations(run: FakeRun, shapes: Sequence[BatchShape], *, stored_dtype
             if optimizer is not None:
                 optimizer.step()
             model.zero_grad()
-    return list(counter.events)
+    return list(counter.events), len(counter.product_shapes)
 
 
 def _prepare(run: FakeRun, num_layers: int) -> tuple[PreTrainedModel, StepCounter, list[Tensor]]:

@@ -15,9 +15,9 @@ from higgs_trainer.planning.dataset_shape import Work, measure_work
 from higgs_trainer.planning.fake_step import FakeRun, count_step, list_allocations
 from higgs_trainer.planning.heap import count_most_live, measure_heap
 from higgs_trainer.planning.layer_scaling import ScalableCounts, count_scalable
-from higgs_trainer.planning.process_memory import measure_start
 from higgs_trainer.planning.sharding import DDP, FSDP, replicate, shard
-from higgs_trainer.planning.step_counter import OPTIMIZER, PARTS, StepCounts
+from higgs_trainer.planning.start_memory import measure_start
+from higgs_trainer.planning.step_counter import KERNEL_BYTES, MOST_KERNELS, OPTIMIZER, PARTS, StepCounts
 from higgs_trainer.recipe.arguments import build_training_arguments
 from higgs_trainer.recipe.schema import Recipe
 from higgs_trainer.run.arguments import build_arguments
@@ -27,6 +27,11 @@ CODEC = "codec"
 CONTEXT = "CUDA context"
 LIBRARIES = "Python, libraries and data"
 GAPS = "gaps in the heap"
+KERNELS = "kernels of oneDNN"
+LOADING = "left from loading"
+
+LOADING_BYTES = 30e6
+"""What transformers keeps after it has loaded a model. Measured with another model than those of benchmarks/plan.py."""
 
 COUNTED_STEPS = 3
 """The heap is larger in later steps, because the state of the optimizer is between what the first step freed."""
@@ -95,6 +100,14 @@ class Forecast:
         """The number of decoder layers of the model."""
         return int(self.outline.model.config.get_text_config().num_hidden_layers)
 
+    @property
+    def num_batches(self) -> int:
+        """The number of batches that the run trains on, or a large number if its data is not prepared."""
+        training = self.recipe.training
+        if training.max_steps > 0:
+            return training.max_steps * training.gradient_accumulation_steps
+        return round(training.num_train_epochs * (self.work.batches_per_epoch or MOST_KERNELS)) or 1
+
     def count(self, recipe: Recipe, tokens: int) -> StepCounts:
         """Count a batch of so many tokens with a variant of the recipe."""
         data = recipe.data.model_copy(update={"tokens_per_pack": 1})
@@ -142,11 +155,18 @@ class Forecast:
         run = self._build_run(recipe)
         counts = count_step(run, shape, run.num_layers)
         stored = choose_dtype(recipe.model.name_or_path)
-        events = list_allocations(run, [shape] * COUNTED_STEPS, stored_dtype=stored)
+        # Packs are not equally long, and each length has kernels of its own.
+        shapes = [
+            shape.resize(shape.tokens - number) for number in range(min(COUNTED_STEPS, self.num_batches))
+        ]
+        events, num_kernels = list_allocations(run, shapes, stored_dtype=stored)
+        kernels = min(MOST_KERNELS, num_kernels * self.num_batches // len(shapes))
         region = max(counts.peaks, key=lambda name: sum(counts.peaks[name].values()))
         parts = {part: counts.peaks[region].get(part, 0.0) for part in PARTS}
+        parts[KERNELS] = float(kernels * KERNEL_BYTES)
         if (taken := measure_heap(events)) is not None:
             parts[GAPS] = max(0.0, taken - count_most_live(events))
+        parts[LOADING] = LOADING_BYTES
         parts[LIBRARIES] = float(measure_start(self._as_given))
         return Memory(parts, region)
 

@@ -4,8 +4,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from higgs_trainer.dataset.prepared import verify_prepared
 from higgs_trainer.model.parameters import count_trainable, describe_trainable
+from higgs_trainer.peak_memory import read_peak_bytes
 from higgs_trainer.recipe.arguments import build_training_arguments
 from higgs_trainer.recipe.schema import Recipe
 from higgs_trainer.run.arguments import build_arguments, check_schedule, join_run
@@ -36,6 +39,9 @@ DRY_RUN = {
 DROPPED_ARGUMENTS = ("eval_on_start", "lr_scheduler_kwargs")
 
 
+TRAINING_NEEDS = "Training with packs as full needs about as much."
+
+
 @dataclass(frozen=True)
 class CheckReport:
     """What `check` found.
@@ -46,6 +52,7 @@ class CheckReport:
         trainable: which parameters would be trained, in one line.
         loss: the loss of the first batch. None if a leak ended the run earlier.
         is_main: whether this is the main process. Only that one should print the report.
+        peak: the largest memory that the check needed, in one line. None: the system does not say it.
     """
 
     guard: str
@@ -53,6 +60,7 @@ class CheckReport:
     trainable: str
     loss: float | None
     is_main: bool = True
+    peak: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -115,4 +123,15 @@ def check(recipe: Recipe) -> CheckReport:
         trainable=describe_trainable(count_trainable(run.checkpoint.model)),
         loss=loss,
         is_main=trainer.is_world_process_zero(),
+        peak=describe_peak(trainer.args.device),
     )
+
+
+def describe_peak(device: torch.device) -> str | None:
+    """Describe the largest memory that this process needed on a device, and what it means for training."""
+    if device.type == "cuda":
+        allocated = torch.cuda.max_memory_allocated(device) / 1e9
+        return f"peak memory: {allocated:.1f} GB of tensors on the GPU. {TRAINING_NEEDS} The CUDA context is not in it."
+    if (resident := read_peak_bytes()) is None:
+        return None
+    return f"peak memory: {resident / 1e9:.1f} GB of this process, Python and mapped weights included. {TRAINING_NEEDS}"

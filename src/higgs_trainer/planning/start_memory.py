@@ -1,4 +1,4 @@
-"""Read the memory of a process, and measure what a run takes before its model is loaded."""
+"""Measure the memory that a run takes before its model is loaded."""
 
 import subprocess
 import sys
@@ -7,21 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from higgs_trainer.errors import UserError
+from higgs_trainer.peak_memory import read_peak_bytes
 from higgs_trainer.recipe.reading import read_recipe, write_recipe
 from higgs_trainer.recipe.schema import Recipe
 from higgs_trainer.run_folder import RECIPE_FILE
-
-STATUS = Path("/proc/self/status")
-
-
-def read_peak_bytes() -> int | None:
-    """Return the largest resident memory that this process ever had. None: the system does not say it."""
-    try:
-        status = STATUS.read_text(encoding="ascii")
-    except OSError:
-        return None
-    found = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(found[0]) * 1024 if found else None
 
 
 def measure_start(recipe: Recipe) -> int:
@@ -32,7 +21,7 @@ def measure_start(recipe: Recipe) -> int:
     """
     with TemporaryDirectory() as folder:
         write_recipe(recipe, path := Path(folder) / RECIPE_FILE)
-        command = [sys.executable, "-m", "higgs_trainer.planning.process_memory", str(path)]
+        command = [sys.executable, "-m", "higgs_trainer.planning.start_memory", str(path)]
         result = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(result.stdout.split()[-1])
 
