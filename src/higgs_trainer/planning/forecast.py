@@ -7,9 +7,9 @@ from typing import Any
 from transformers import TrainingArguments
 
 from higgs_trainer.errors import UserError
+from higgs_trainer.model.loaded_dtype import choose_dtype
 from higgs_trainer.model.loading import TEXT_HEAD, Checkpoint, load_outline
 from higgs_trainer.model.model_folder import find_codec
-from higgs_trainer.model.precision import choose_dtype
 from higgs_trainer.model.weight_files import find_weight_files, read_headers
 from higgs_trainer.planning.dataset_shape import Work, measure_work
 from higgs_trainer.planning.fake_step import FakeRun, count_step, list_allocations
