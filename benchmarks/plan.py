@@ -84,7 +84,7 @@ REPORTED = {
     "tiny_full": Configuration(TINY, FULL | {"data": {"tokens_per_pack": 1024}}),
     "middle_lora_checkpointed": Configuration(MIDDLE, CHECKPOINTED | {"data": {"tokens_per_pack": 2048}}),
     "middle_lora": Configuration(MIDDLE, LORA | {"data": {"tokens_per_pack": 2048}}),
-    "released_lora": Configuration({}, CHECKPOINTED | {"data": {"tokens_per_pack": 300}}),
+    "released_lora": Configuration({}, CHECKPOINTED | {"data": {"tokens_per_pack": 320}}),
 }
 OTHER = {
     "small_lora": Configuration(SMALL, LORA | {"data": {"tokens_per_pack": 700}}),
