@@ -60,12 +60,14 @@ def check_pack(batch: Mapping[str, Any]) -> None:
     position_ids_BT = batch.get("position_ids")
     if position_ids_BT is None:
         return
-    starts_again_BT = position_ids_BT[:, 1:] != position_ids_BT[:, :-1] + 1
     mask_BT = batch.get("attention_mask")
+    offender = "attention_mask" if mask_BT is not None else "use_cache" if batch.get("use_cache") else None
+    if offender is None:
+        return
+    starts_again_BT = position_ids_BT[:, 1:] != position_ids_BT[:, :-1] + 1
     if mask_BT is not None:
         starts_again_BT = starts_again_BT & mask_BT[:, 1:].bool() & mask_BT[:, :-1].bool()
-    offender = "attention_mask" if mask_BT is not None else "use_cache" if batch.get("use_cache") else None
-    if offender and starts_again_BT.any():
+    if starts_again_BT.any():
         raise ValueError(
             f"{offender} is given with position_ids that start again, as in a pack: the model would let the examples "
             f"of the pack attend to each other. Leave {offender} out"

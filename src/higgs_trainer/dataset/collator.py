@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from higgs_trainer.dataset.examples import Example
+from higgs_trainer.dataset.layout import build_layout
 from higgs_trainer.tensors import IGNORED, check_batch
 
 Item = Example | Sequence[Example]
@@ -33,7 +34,8 @@ class PackingCollator:
         """Return a batch of one row.
 
         Model inputs: ``input_ids``, ``position_ids``, ``logits_to_keep`` (1, T), ``audio_input_ids`` (1, P, K) and
-        ``audio_input_ids_mask`` (1, P). Target: ``audio_labels`` (1, P, K). Metadata, one entry per example:
+        ``audio_input_ids_mask`` (1, P), and ``layout`` (`build_layout`). Target: ``audio_labels`` (1, P, K). Metadata,
+        one entry per example:
         ``utterance_ids``, ``rewards`` and ``num_tokens``.
         """
         examples = _flatten(items)
@@ -47,7 +49,9 @@ class PackingCollator:
             "audio_labels": torch.cat([example.targets_PK for example in examples])[None],
         }
         check_batch(batch, num_codebooks=self.num_codebooks)
-        return batch | _list_metadata(examples)
+        lengths = [len(example.input_ids) for example in examples]
+        is_audio_1T = torch.cat([example.is_audio_T for example in examples])[None]
+        return _complete(batch, is_audio_1T, examples, lengths)
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,24 @@ class PaddingCollator:
             "audio_labels": _pad([example.targets_PK for example in examples], IGNORED),
         }
         check_batch(batch, num_codebooks=self.num_codebooks)
-        return batch | _list_metadata(examples)
+        return _complete(batch, _pad([example.is_audio_T for example in examples], False), examples)
+
+
+def _complete(
+    batch: dict[str, Any],
+    is_audio_BT: Tensor,
+    examples: Sequence[Example],
+    example_lengths: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """Add the layout and the metadata."""
+    layout = build_layout(
+        is_audio_BT,
+        batch["audio_input_ids_mask"],
+        batch["logits_to_keep"],
+        batch["audio_labels"],
+        example_lengths,
+    )
+    return batch | {"layout": layout} | _list_metadata(examples)
 
 
 def _flatten(items: Sequence[Item]) -> list[Example]:

@@ -16,6 +16,7 @@ class Example:
         input_ids: token ids (T,), with one placeholder for each column.
         columns_PK: the delayed columns of all clips, the references first.
         targets_PK: the code that the loss expects in each cell; ``IGNORED`` in every cell of a reference.
+        is_audio_T: True at the placeholders.
         keep_T: True at the positions whose logits are needed, because the next position's column is supervised.
         utterance_id: the row's name, for messages.
         reward: the reward of the row, passed on to the batch.
@@ -24,6 +25,7 @@ class Example:
     input_ids: Tensor
     columns_PK: Tensor
     targets_PK: Tensor
+    is_audio_T: Tensor
     keep_T: Tensor
     utterance_id: str
     reward: float | None = None

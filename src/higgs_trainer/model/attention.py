@@ -8,7 +8,7 @@ Importing this module registers it with transformers; ``attn_implementation="pac
 "flash_attention_2" has a kernel for variable lengths, and transformers finds the packs for it in the same way.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -75,9 +75,14 @@ def attend_by_example(
     value: Tensor,
     attention_mask: Tensor | None,
     position_ids: Tensor | None = None,
+    example_lengths: Sequence[int] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Compute attention (B, T, heads, head size) of query, key and value (B, heads, T, head size).
+
+    Args:
+        example_lengths: the lengths of the examples of a pack, which is one row. None: they are found by
+            ``attention_mask``, the result of `mark_example_starts`.
 
     Raises:
         ValueError: positions start again, but transformers does not recognize a pack because there is an attention mask
@@ -88,30 +93,41 @@ def attend_by_example(
         check_known(
             kwargs, _KNOWN_TO_ATTENTION, callee=f"The attention function {PACKED_SDPA}", remedy=_REMEDY
         )
+    if example_lengths is not None:
+        return _attend_row(module, query, key, value, example_lengths, kwargs), None
     starts_BT = attention_mask if attention_mask is not None and attention_mask.dim() == 2 else None
     if starts_BT is None:
         if query.shape[2] == key.shape[2] > 1 and position_ids is not None:
             _check_no_pack(attention_mask, position_ids)
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     rows = [
-        _attend_row(module, query[[b]], key[[b]], value[[b]], starts_T, kwargs)
+        _attend_row(module, query[[b]], key[[b]], value[[b]], _list_lengths(starts_T), kwargs)
         if len(starts_BT) > 1
-        else _attend_row(module, query, key, value, starts_T, kwargs)
+        else _attend_row(module, query, key, value, _list_lengths(starts_T), kwargs)
         for b, starts_T in enumerate(starts_BT)
     ]
     return (rows[0] if len(rows) == 1 else torch.cat(rows)), None
 
 
+def _list_lengths(starts_T: Tensor) -> list[int]:
+    """List the lengths of the examples of a row from a mask that is True where they start."""
+    starts = [*starts_T.nonzero().flatten().tolist(), len(starts_T)]
+    return [end - start for start, end in pairwise(starts)]
+
+
 def _attend_row(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, starts_T: Tensor, kwargs: dict[str, Any]
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Sequence[int],
+    kwargs: dict[str, Any],
 ) -> Tensor:
     """Attend within each example of one row.
 
     The row is split, not sliced: the backward of a slice fills a tensor of full length.
     """
-    starts = [*starts_T.nonzero().flatten().tolist(), len(starts_T)]
-    lengths = [end - start for start, end in pairwise(starts)]
-    parts = zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
+    parts = zip(*(states.split(list(lengths), dim=2) for states in (query, key, value)), strict=True)
     return torch.cat([sdpa_attention_forward(module, *part, None, **kwargs)[0] for part in parts], dim=1)
 
 

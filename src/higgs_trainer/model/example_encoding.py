@@ -50,6 +50,7 @@ def encode_example(
         input_ids=input_ids,
         columns_PK=torch.cat(columns),
         targets_PK=targets_PK,
+        is_audio_T=is_audio_T,
         keep_T=_find_positions_before_targets(is_audio_T, targets_PK),
         utterance_id=row["utterance_id"],
         reward=row["reward"],

@@ -10,9 +10,8 @@ checkpoints and gradient checkpointing work as before.
 These layers have not been run on a GPU yet. There, transformers' own layers are used.
 """
 
-import inspect
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,11 +21,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.higgs_audio_v2.modeling_higgs_audio_v2 import (
     HiggsAudioV2Attention,
     HiggsAudioV2DecoderLayer,
+    HiggsAudioV2ForConditionalGeneration,
     HiggsAudioV2Model,
     HiggsAudioV2RMSNorm,
     eager_attention_forward,
 )
 
+from higgs_trainer.model.indexed_model import IndexedModel, add_row_order, keep_all_rows
 from higgs_trainer.model.known_arguments import (
     CACHES,
     WITHOUT_EFFECT,
@@ -34,6 +35,7 @@ from higgs_trainer.model.known_arguments import (
     check_modules,
     has_cache,
 )
+from higgs_trainer.model.row_order import RowOrder
 
 NORMS = (
     "input_layernorm",
@@ -47,47 +49,10 @@ ATTENTION_PARTS = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
 _LAYER = "The indexed decoder layer"
 _ATTENTION = "The rotating attention"
 _REMEDY = "model.indexed_layers: false"
-_KNOWN_TO_ATTENTION = WITHOUT_EFFECT | {"is_causal"}
+_KNOWN_TO_ATTENTION = WITHOUT_EFFECT | {"example_lengths", "is_causal"}
 _KNOWN_TO_LAYER = _KNOWN_TO_ATTENTION.union(CACHES)
-_MODEL_ARGUMENTS = tuple(inspect.signature(HiggsAudioV2Model.forward).parameters)[1:]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RowOrder:
-    """The M = B * T positions of a batch in the order "columns of audio first, then text".
-
-    Attributes:
-        is_audio_M: 1 at columns of audio, 0 at text.
-        order_M: the position of each row in this order; ``inverse_M`` is its inverse.
-        num_audio: the number of columns of audio.
-    """
-
-    is_audio_M: Tensor
-    order_M: Tensor
-    inverse_M: Tensor
-    num_audio: int
-
-    @classmethod
-    def of(cls, audio_token_mask: Tensor) -> "RowOrder":
-        """Compute the order from a mask (B, T) that is True at columns of audio."""
-        is_audio_M = audio_token_mask.flatten().long()
-        order_M = is_audio_M.argsort(descending=True, stable=True)
-        inverse_M = torch.empty_like(order_M)
-        inverse_M[order_M] = torch.arange(len(order_M), device=order_M.device)
-        return cls(is_audio_M, order_M, inverse_M, int(is_audio_M.sum()))
-
-
-def add_row_order(
-    model: HiggsAudioV2Model, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Compute the row order before a forward of the model, which passes it on to its layers (a forward pre-hook)."""
-    given = dict(zip(_MODEL_ARGUMENTS, args, strict=False)) | kwargs
-    mask = model.get_placeholder_mask(
-        given.get("input_ids"), given.get("inputs_embeds"), given.get("audio_input_ids_mask")
-    )
-    return args, kwargs if mask is None else {**kwargs, "row_order": RowOrder.of(mask)}
 
 
 class IndexedDecoderLayer(HiggsAudioV2DecoderLayer):
@@ -133,10 +98,9 @@ class IndexedDecoderLayer(HiggsAudioV2DecoderLayer):
         normal_BTD = _normalize(
             hidden_BTD, self.post_attention_layernorm, self.audio_post_attention_layernorm, is_audio_M
         )
-        rows_MD = _Reorder.apply(normal_BTD.flatten(0, 1), row_order.order_M, row_order.inverse_M)
+        rows_MD = row_order.put_audio_first(normal_BTD.flatten(0, 1))
         audio_AD, text_XD = rows_MD.split([num_audio, len(rows_MD) - num_audio])
-        rows_MD = torch.cat([self.audio_mlp(audio_AD), self.mlp(text_XD)])
-        rows_MD = _Reorder.apply(rows_MD, row_order.inverse_M, row_order.order_M)
+        rows_MD = row_order.put_back(torch.cat([self.audio_mlp(audio_AD), self.mlp(text_XD)]))
         # A result in memory of its own: under FSDP2, an in-place addition to a view would drop a hook.
         return rows_MD.view_as(hidden_BTD) + hidden_BTD
 
@@ -210,8 +174,12 @@ def index_layers(model: nn.Module) -> None:
         if type(layer.self_attn) is HiggsAudioV2Attention:
             layer.self_attn.__class__ = RotatingAttention
     for module in model.modules() if indexed else ():
-        if isinstance(module, HiggsAudioV2Model) and add_row_order not in module._forward_pre_hooks.values():
-            module.register_forward_pre_hook(add_row_order, with_kwargs=True)
+        if isinstance(module, HiggsAudioV2Model):
+            _add_hook(module, add_row_order)
+            if len(indexed) == len(layers):
+                module.__class__ = IndexedModel
+        if isinstance(module, HiggsAudioV2ForConditionalGeneration) and len(indexed) == len(layers):
+            _add_hook(module, keep_all_rows)
     if len(indexed) < len(layers):
         logger.warning(
             "%d of %d layers keep transformers' forward, which is slower, because PEFT wraps their norms "
@@ -219,6 +187,11 @@ def index_layers(model: nn.Module) -> None:
             len(layers) - len(indexed),
             len(layers),
         )
+
+
+def _add_hook(module: nn.Module, hook: Callable[..., Any]) -> None:
+    if hook not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(hook, with_kwargs=True)
 
 
 def _has_plain_norms(layer: HiggsAudioV2DecoderLayer) -> bool:
@@ -238,21 +211,6 @@ def _normalize(
         hidden_BTD.flatten(0, 1), weights_2D, is_audio_M, text.variance_epsilon
     )
     return normal_MD.view_as(hidden_BTD)
-
-
-class _Reorder(torch.autograd.Function):
-    """Reorder rows (M, D). The inverse order is given, so the backward pass gathers too and fills no zeros."""
-
-    @staticmethod
-    def forward(ctx: Any, rows_MD: Tensor, order_M: Tensor, inverse_M: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse_M)
-        return rows_MD.index_select(0, order_M)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_MD: Tensor) -> tuple[Tensor, None, None]:
-        (inverse_M,) = ctx.saved_tensors
-        return grad_MD.index_select(0, inverse_M), None, None
 
 
 class _Rotate(torch.autograd.Function):

@@ -20,6 +20,7 @@ CACHES = ("past_key_values", "cache")
 # These change neither what a layer nor what an attention function computes.
 WITHOUT_EFFECT = frozenset(
     {
+        "layout",
         "num_items_in_batch",
         "output_attentions",
         "output_hidden_states",

@@ -20,9 +20,10 @@ from higgs_trainer.errors import VersionError
 from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.attention import PACKED_SDPA, attend_by_example
 from higgs_trainer.model.families import HIGGS_AUDIO_V2
-from higgs_trainer.model.indexed_layers import IndexedDecoderLayer, RotatingAttention, RowOrder, index_layers
+from higgs_trainer.model.indexed_layers import IndexedDecoderLayer, RotatingAttention, index_layers
 from higgs_trainer.model.known_arguments import CACHES, SUPPORTED_TRANSFORMERS
 from higgs_trainer.model.loading import Checkpoint
+from higgs_trainer.model.row_order import RowOrder
 from higgs_trainer.speech.sampling import Sampling
 from tiny import NUM_CODEBOOKS, encode_rows, make_row, talkative_checkpoint, tiny_checkpoint
 
@@ -70,7 +71,7 @@ def make_batch(checkpoint, kind):
 def run(model, inputs):
     """Compute the logits, and the gradients of a loss that gives each logit another weight."""
     model.zero_grad()
-    logits = model(**inputs).logits
+    logits = model(**inputs).logits.flatten(0, -2)
     generator = torch.Generator().manual_seed(2)
     weights = torch.randn(logits.shape, generator=generator, dtype=torch.float64).to(logits.dtype)
     (logits * weights).sum().backward()
@@ -91,17 +92,21 @@ def check_near(expected, found, tolerance):
     assert norm(found - expected) <= tolerance * norm(expected)
 
 
+@pytest.mark.parametrize("layout", [True, False])
 @pytest.mark.parametrize("kind", ["packed", "padded"])
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
-def test_logits_and_gradients_are_transformers_own(kind, lora, gradient_checkpointing):
+def test_logits_and_gradients_are_transformers_own(layout, kind, lora, gradient_checkpointing):
     checkpoint, theirs, ours = build_pair(lora=lora)
     assert count_indexed(ours) == 2
     assert sum(type(module) is RotatingAttention for module in ours.modules()) == 2
     if gradient_checkpointing:
         ours.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     inputs = make_batch(checkpoint, kind)
-    check_same(run(theirs, inputs), run(ours, inputs), EXACT)
+    expected = run(theirs, inputs)
+    if not layout:
+        del inputs["layout"]
+    check_same(expected, run(ours, inputs), EXACT)
 
 
 def test_in_float32_they_are_the_same_to_rounding():
@@ -155,13 +160,19 @@ class CountSorts(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
-def test_the_row_order_is_computed_once_in_a_forward_and_its_backward(gradient_checkpointing):
+def test_without_a_layout_the_row_order_is_computed_once_in_a_forward_and_its_backward(
+    gradient_checkpointing,
+):
     checkpoint, _, ours = build_pair()
     # A second time, as benchmarks do.
     index_layers(ours)
     if gradient_checkpointing:
         ours.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     inputs = make_batch(checkpoint, "packed")
+    with CountSorts() as sorts:
+        run(ours, inputs)
+    assert sorts.count == 0
+    del inputs["layout"]
     with CountSorts() as sorts:
         run(ours, inputs)
     assert sorts.count == 1
@@ -194,7 +205,8 @@ def test_attention_drops_out_what_transformers_drops_out(implementation):
 
 
 def _without_head(inputs):
-    return {name: value for name, value in inputs.items() if name != "logits_to_keep"}
+    """The inputs of the model without its head. Without a layout, it returns every position."""
+    return {name: value for name, value in inputs.items() if name not in ("layout", "logits_to_keep")}
 
 
 def test_an_attention_function_in_transformers_own_table_is_the_one_that_is_called(monkeypatch):

@@ -37,6 +37,7 @@ CONTRACT = Contract(
             "position_ids",
             "audio_input_ids",
             "audio_input_ids_mask",
+            "layout",
             "logits_to_keep",
         }
     ),
@@ -58,17 +59,25 @@ def align(outputs: Any, model_inputs: Tensors, targets: Tensors) -> Aligned:
     Raises:
         ValueError: the numbers of kept positions and of supervised columns differ.
     """
-    audio_labels_BPK = get_target(targets, "audio_labels")
-    targets_PK = audio_labels_BPK[model_inputs["audio_input_ids_mask"].bool()]
-    targets_NK = targets_PK[(targets_PK != IGNORED).any(dim=1)]
+    targets_NK = _list_targets(get_target(targets, "audio_labels"), model_inputs)
     logits = outputs.logits
-    if logits.shape[:-1] != (len(targets_NK),):
+    if logits.shape[:-1].numel() != len(targets_NK):
         raise ValueError(
-            f"logits_to_keep kept {tuple(logits.shape[:-1])} positions, but {len(targets_NK)} columns are supervised: "
+            f"logits_to_keep kept {logits.shape[:-1].numel()} positions, but {len(targets_NK)} columns are supervised: "
             "the collator's logits_to_keep and audio_labels disagree"
         )
     K = targets_NK.shape[1]
     return Aligned(logits.reshape(len(targets_NK), K, logits.shape[-1] // K), targets_NK)
+
+
+def _list_targets(audio_labels_BPK: Tensor, model_inputs: Tensors) -> Tensor:
+    """List the supervised columns (N, K) in order of batch and time."""
+    layout: Any = model_inputs.get("layout")
+    if layout is not None:
+        return audio_labels_BPK.flatten(0, 1).index_select(0, layout["supervised"])
+    # A batch of another collator.
+    targets_PK = audio_labels_BPK[model_inputs["audio_input_ids_mask"].bool()]
+    return targets_PK[(targets_PK != IGNORED).any(dim=1)]
 
 
 def read_ids(config: Any) -> StreamIds:
