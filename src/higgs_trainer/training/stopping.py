@@ -1,12 +1,12 @@
-"""Stop a run before its last step: on a gradient that is not finite, on SIGTERM, or on Ctrl-C."""
+"""Stop a run before its last step: on a loss or a gradient that is not finite, on SIGTERM, or on Ctrl-C."""
 
-import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,28 +21,77 @@ LAUNCHER_SECONDS = 5.0
 """The time within which torchrun and accelerate pass Ctrl-C on to their processes."""
 
 
-class FiniteGradients(TrainerCallback):
-    """Raise before the optimizer step if the gradient of a step is not finite.
+@dataclass(frozen=True)
+class BatchLoss:
+    """The loss of one micro-batch. The tensors stay on their device until the step ends.
+
+    Attributes:
+        loss: a scalar.
+        cells: the number of supervised audio cells in the whole step, a scalar.
+        text_tokens: the number of supervised text tokens in the whole step, a scalar. None without a text loss.
+        left_out: the number of supervised cells of this micro-batch that the loss does not have, a scalar.
+        utterances: the utterance ids of the micro-batch.
+    """
+
+    loss: Tensor
+    cells: Tensor
+    text_tokens: Tensor | None
+    left_out: Tensor
+    utterances: Sequence[str]
+
+    def find_fault(self) -> Tensor:
+        """Return a scalar that is 0 if the loss is finite and complete."""
+        return self.loss.double() * 0 + self.left_out
+
+    def check(self, step: int) -> None:
+        """Raise LossError if the loss is not finite, as it is if nothing is supervised, or not complete."""
+        names = ", ".join(self.utterances) or "unknown (the batch names none)"
+        if self.left_out:
+            raise LossError(
+                f"audio_labels has {int(self.left_out)} supervised cells more than the layout of its batch, for the "
+                f"utterances {names}. Change labels before the collator, or leave layout out of the batch."
+            )
+        if torch.isfinite(self.loss):
+            return
+        if not self.cells:
+            raise LossError(
+                f"no supervised audio cell in this step, for the utterances {names}. "
+                "Check the audio labels of the batch: all of them are -100."
+            )
+        if self.text_tokens is not None and not self.text_tokens:
+            raise LossError(
+                f"the weight of the text loss is not 0, but no text token of this step is supervised, for the "
+                f"utterances {names}. Set the weight to 0, or put label_ids into the batch."
+            )
+        raise LossError(
+            f"the loss is {self.loss.item()} at step {step}, for the utterances {names}. "
+            "Listen to them, or lower training.learning_rate."
+        )
+
+
+class FiniteSteps(TrainerCallback):
+    """Raise before the optimizer step if a loss or the gradient of a step is not finite.
+
+    The losses of a step and the norm of its gradient are read together, once, so that the forward and backward passes
+    never wait for a GPU.
 
     With fp16, gradients overflow now and then: the gradient scaler skips the step and lowers its scale. In that case
     the gradient is not checked; a loss that is not finite still stops the run.
 
-    Args:
-        utterances: the trainer's list of the utterance ids of a step; cleared here when a step begins.
-
     Attributes:
+        losses: the losses of this step's micro-batches.
         norm: the gradient norm of this step, if clipping has computed it.
     """
 
-    def __init__(self, accelerator: Accelerator, utterances: list[str]) -> None:
+    def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        self.utterances = utterances
+        self.losses: list[BatchLoss] = []
         self.norm: Tensor | float | None = None
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.utterances.clear()
+        self.losses.clear()
 
     def on_pre_optimizer_step(
         self,
@@ -52,23 +101,35 @@ class FiniteGradients(TrainerCallback):
         model: nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
-        if self.accelerator.scaler is not None or model is None:
+        norm = self._take_norm(model)
+        faults = [batch.find_fault() for batch in self.losses]
+        if norm is not None:
+            faults.append(torch.as_tensor(norm, dtype=torch.float64, device=self.accelerator.device) * 0)
+        # The only number that the host waits for in a step.
+        if not faults or torch.stack(faults).eq(0).all():
             return
+        for batch in self.losses:
+            batch.check(state.global_step)
+        # Every rank has the same gradient, so every rank reaches this collective call.
+        utterances: Sequence[str] = gather_object(
+            [name for batch in self.losses for name in batch.utterances]
+        )
+        raise LossError(
+            f"the gradient's norm is {float(norm or 0)} at step {state.global_step}, before the optimizer step, "
+            f"because of one of the utterances {', '.join(utterances)}. "
+            "Listen to them, or lower training.learning_rate."
+        )
+
+    def _take_norm(self, model: nn.Module | None) -> Tensor | float | None:
+        """Return the norm of this step's gradient, or None if it is not checked."""
+        if self.accelerator.scaler is not None or model is None:
+            return None
         norm, self.norm = self.norm, None
         if norm is None:
             gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
         # Under FSDP2 the norm of sharded gradients is a DTensor.
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        if math.isfinite(norm):
-            return
-        # Every rank has the same gradient, so every rank reaches this collective call.
-        utterances: Sequence[str] = gather_object(list(self.utterances))
-        raise LossError(
-            f"the gradient's norm is {float(norm)} at step {state.global_step}, before the optimizer step, "
-            f"because of one of the utterances {', '.join(utterances)}. "
-            "Listen to them, or lower training.learning_rate."
-        )
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
 
 class StopOnRequest(TrainerCallback):

@@ -15,7 +15,7 @@ One optimizer step, in order:
       totals        training/metrics.py         sums for the next log
     backward        Trainer
     clipping        Trainer                     `_clip_grad_norm` keeps the norm
-    finiteness      training/stopping.py        a gradient that is not finite stops the run here
+    finiteness      training/stopping.py        a loss or a gradient that is not finite stops the run here
     optimizer       Trainer                     and the learning-rate schedule
     log             `log`                       totals become metrics; training/callbacks.py shows and stores them
 
@@ -54,7 +54,7 @@ from higgs_trainer.training.losses import (
 from higgs_trainer.training.metrics import LossTotals
 from higgs_trainer.training.run_record import RunRecord
 from higgs_trainer.training.sharding import ShardedTraining
-from higgs_trainer.training.stopping import FiniteGradients
+from higgs_trainer.training.stopping import BatchLoss, FiniteSteps
 from higgs_trainer.training.usable_folder import UsableFolder
 from label_guard import LabelGuardMixin, ModelInputs
 
@@ -196,11 +196,10 @@ class HiggsAudioTrainer(
         self.guard_policy = guard_policy
         self.training_totals = LossTotals()
         self.evaluation_totals = LossTotals()
-        self.step_utterances: list[str] = []
         super().__init__(**inputs, **kwargs)
         self.model_accepts_loss_kwargs = False
-        self.finite_gradients = FiniteGradients(self.accelerator, self.step_utterances)
-        self.add_callback(self.finite_gradients)
+        self.finite_steps = FiniteSteps(self.accelerator)
+        self.add_callback(self.finite_steps)
         self.add_callback(KeepSpecialTokens(self.model))
         if keeps_record and self.built is not None:
             base = self.built.outline.name_or_path
@@ -279,8 +278,10 @@ class HiggsAudioTrainer(
 
         In training the outputs are None, because the gradient overwrites their logits.
 
+        A loss that is not finite raises LossError: in training before the optimizer step, in evaluation here.
+
         Raises:
-            LossError: the step has no target, or the loss is not finite.
+            LossError: the loss has a text term, but the batch has no labels of text.
         """
         if model.training:
             self._record_batch(model_inputs, metadata)
@@ -291,13 +292,16 @@ class HiggsAudioTrainer(
         if counts is None:
             counts = self.family.count(model_inputs, targets)
         overwrite = model.training and torch.is_grad_enabled()
-        loss = self._sum_terms(aligned, counts, metadata, is_training=model.training, overwrite=overwrite)
-        if not torch.isfinite(loss):
-            raise LossError(
-                f"the loss is {loss.item()} at step {self.state.global_step}, for the utterances "
-                f"{_list_ids(metadata)}. Listen to them, or lower training.learning_rate."
-            )
-        if model.training:
+        loss = self._sum_terms(aligned, counts, is_training=model.training, overwrite=overwrite)
+        text_tokens = counts[-1] if self.weights.text else None
+        names = list(map(str, metadata.get("utterance_ids", [])))
+        own_cells_K = self.family.count(model_inputs, targets)[:-1]
+        left_out = (own_cells_K - count_cells(aligned.audio_targets_NK)).sum()
+        batch_loss = BatchLoss(loss.detach(), counts[:-1].sum(), text_tokens, left_out, names)
+        if not model.training:
+            batch_loss.check(self.state.global_step)
+        else:
+            self.finite_steps.losses.append(batch_loss)
             # DDP averages gradients over ranks, but the loss of each rank is already its share of the step.
             loss = loss * self.accelerator.num_processes
         return loss, None if overwrite else outputs
@@ -306,7 +310,6 @@ class HiggsAudioTrainer(
         self,
         aligned: Aligned,
         counts: Tensor,
-        metadata: Mapping[str, Any],
         *,
         is_training: bool,
         overwrite: bool,
@@ -314,11 +317,6 @@ class HiggsAudioTrainer(
         """Compute the weighted sum of audio loss and text loss, and add both to the totals."""
         logits_NKC, targets_NK = aligned.audio_logits_NKC, aligned.audio_targets_NK
         cells_K, text_tokens = counts[:-1], counts[-1]
-        if not int(cells_K.sum()):
-            raise LossError(
-                f"no supervised audio cell in this step, for the utterances {_list_ids(metadata)}. "
-                "Check the audio labels of the batch: all of them are -100."
-            )
         smoothing = self.args.label_smoothing_factor if is_training else 0.0
         totals = self.training_totals if is_training else self.evaluation_totals
         # Before the sums, which may overwrite the logits.
@@ -331,10 +329,10 @@ class HiggsAudioTrainer(
         loss = self.weights.audio * compute_audio_loss(sums_K, cells_K, weights)
         if not self.weights.text:
             return loss
-        if aligned.text is None or not int(text_tokens):
+        if aligned.text is None:
             raise LossError(
-                f"the weight of the text loss is {self.weights.text}, but no text token of this step is supervised, "
-                f"for the utterances {_list_ids(metadata)}. Set the weight to 0, or put label_ids into the batch."
+                f"the weight of the text loss is {self.weights.text}, but the batch has no label_ids. Set the weight "
+                "to 0, or put label_ids into the batch."
             )
         text_sum = compute_text_cross_entropy_sum(
             *aligned.text, label_smoothing=smoothing, overwrite=overwrite
@@ -343,8 +341,7 @@ class HiggsAudioTrainer(
         return loss + self.weights.text * text_sum / text_tokens
 
     def _record_batch(self, model_inputs: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-        """Record which utterances are in this step, and how full its batches are."""
-        self.step_utterances += metadata.get("utterance_ids", [])
+        """Record how full the batches of this step are."""
         if "num_tokens" in metadata:
             capacity = self.tokens_per_pack or model_inputs["input_ids"].numel()
             self.training_totals.add_tokens(sum(metadata["num_tokens"]), capacity)
@@ -354,8 +351,8 @@ class HiggsAudioTrainer(
 
         Trainer has had this method since version 5; with older versions the check computes the norm.
         """
-        self.finite_gradients.norm = super()._clip_grad_norm(model)
-        return self.finite_gradients.norm
+        self.finite_steps.norm = super()._clip_grad_norm(model)
+        return self.finite_steps.norm
 
     def log(self, logs: dict[str, float], *start_time: float) -> None:
         """Log the terms of the loss since the last log: codebook losses, accuracy, speed."""
@@ -367,7 +364,3 @@ class HiggsAudioTrainer(
     def build_batch(self, examples: Sequence[Example]) -> ModelInputs:
         """Collate examples, move the batch to the model's device, and split it, as `evaluate` and `predict` do."""
         return self._prepare_inputs(self.data_collator(examples))
-
-
-def _list_ids(metadata: Mapping[str, Any]) -> str:
-    return ", ".join(map(str, metadata.get("utterance_ids", []))) or "unknown (the batch names none)"

@@ -75,7 +75,7 @@ def test_the_norm_that_clipping_computes_is_not_computed_again(tmp_path, monkeyp
         trainer.train()
         assert len(asked) == times
         # The norm of one step is not used for the next one.
-        assert trainer.finite_gradients.norm is None
+        assert trainer.finite_steps.norm is None
 
 
 def callback_state(step, *, epoch=0.5):

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -228,11 +229,32 @@ def test_evaluation_is_over_cells_not_batches(tmp_path):
 
 def test_a_step_without_a_supervised_cell_raises(tmp_path):
     trainer = build_trainer(tiny_checkpoint(), [make_row(1)], tmp_path)
-    batch = trainer.data_collator([trainer.train_dataset[0]])
-    batch["audio_labels"] = torch.full_like(batch["audio_labels"], -100)
-    batch["logits_to_keep"] = torch.zeros_like(batch["logits_to_keep"])
-    with pytest.raises(LossError, match="clip-1"):
-        trainer.compute_loss(trainer.model, batch)
+    example = trainer.train_dataset[0]
+    silent = {
+        "targets_PK": torch.full_like(example.targets_PK, -100),
+        "keep_T": torch.zeros_like(example.keep_T),
+    }
+    trainer.train_dataset = [replace(example, **silent)]
+    before = trainer.model.model.embed_tokens.weight.clone()
+    with pytest.raises(LossError, match=r"no supervised audio cell in this step.*clip-1"):
+        trainer.train()
+    assert torch.equal(before, trainer.model.model.embed_tokens.weight)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_labels_that_are_added_after_the_collator_are_not_left_out_in_silence(tmp_path, training):
+    trainer = build_trainer(tiny_checkpoint(), [make_row(1, ref_frames=3)], tmp_path)
+    collate = trainer.data_collator
+
+    def supervise_all(examples):
+        batch = collate(examples)
+        return batch | {"audio_labels": batch["audio_input_ids"].clone()}
+
+    trainer.data_collator = supervise_all
+    with pytest.raises(
+        LossError, match=r"has \d+ supervised cells more than the layout of its batch.*clip-1"
+    ):
+        trainer.train() if training else trainer.evaluate(trainer.train_dataset)
 
 
 def test_a_loss_that_is_not_finite_raises_before_the_optimizer_step(tmp_path):
