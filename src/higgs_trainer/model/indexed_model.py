@@ -58,7 +58,6 @@ class IndexedModel(HiggsAudioV2Model):
             hidden_BTD = layer(
                 hidden_BTD,
                 position_embeddings=position_embeddings,
-                position_ids=position_ids,
                 row_order=row_order,
                 example_lengths=layout["example_lengths"],
                 **kwargs,
