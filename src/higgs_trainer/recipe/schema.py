@@ -56,7 +56,7 @@ class ModelRecipe(Section):
     """Attention function. "packed_sdpa" attends within each example of a pack with PyTorch's SDPA;
     "flash_attention_2" does so in one kernel on a GPU."""
     indexed_layers: bool = True
-    """On a CPU, use decoder layers with a faster forward, which compute the same numbers. false: transformers' own."""
+    """Use decoder layers with a faster forward, which compute the same numbers. false: transformers' own."""
     codec: Annotated[Literal["embedded"] | FolderOrName | None, Field(union_mode="left_to_right")] = None
     """Audio codec: "embedded" (the small codec in this package), a folder, or a name on the hub. null: the folder
     "codec" inside the model's folder."""

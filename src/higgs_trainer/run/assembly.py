@@ -64,8 +64,7 @@ def build_run(recipe: Recipe, *, build_optimizer: BuildOptimizer | None = None) 
     is_empty = base.model.device.type == "meta"
     adapter = without_weights(recipe.adapter) if is_empty else recipe.adapter
     checkpoint = choose_trainable(base, adapter, recipe.model.freeze)
-    if recipe.model.indexed_layers and arguments.device.type == "cpu":
-        # Not measured on a GPU yet.
+    if recipe.model.indexed_layers:
         index_layers(checkpoint.model)
 
     samples = None

@@ -1,5 +1,6 @@
 """Stop a run before its last step: on a loss or a gradient that is not finite, on SIGTERM, or on Ctrl-C."""
 
+import math
 import os
 import signal
 import threading
@@ -69,11 +70,58 @@ class BatchLoss:
         )
 
 
+@dataclass(frozen=True)
+class UnreadStep:
+    """A step whose result is on its way to the host.
+
+    Attributes:
+        is_bad: whether a loss or the gradient is not finite, in the host's memory once ``arrived`` has happened.
+    """
+
+    number: int
+    losses: list[BatchLoss]
+    norm: Tensor | None
+    is_bad: Tensor
+    arrived: "torch.cuda.Event | None"
+
+    @classmethod
+    def begin(cls, number: int, losses: list[BatchLoss], norm: Tensor | None, is_bad: Tensor) -> "UnreadStep":
+        """Start the copy of the result to the host, and return at once."""
+        if is_bad.device.type != "cuda":
+            return cls(number, losses, norm, is_bad, None)
+        on_host = torch.empty((), dtype=torch.bool, pin_memory=True)
+        on_host.copy_(is_bad, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        return cls(number, losses, norm, on_host, arrived)
+
+    def check(self) -> None:
+        """Wait for the result. Raise LossError if a loss or the gradient is not finite."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        if not self.is_bad:
+            return
+        for batch in self.losses:
+            batch.check(self.number)
+        # Every rank has the same gradient, so every rank reaches this collective call.
+        utterances: Sequence[str] = gather_object(
+            [name for batch in self.losses for name in batch.utterances]
+        )
+        norm = math.nan if self.norm is None else float(self.norm)
+        raise LossError(
+            f"the gradient's norm is {norm} at step {self.number}, before the optimizer step, "
+            f"because of one of the utterances {', '.join(utterances)}. "
+            "Listen to them, or lower training.learning_rate."
+        )
+
+
 class FiniteSteps(TrainerCallback):
     """Raise before the optimizer step if a loss or the gradient of a step is not finite.
 
     The losses of a step and the norm of its gradient are read together, once, so that the forward and backward passes
-    never wait for a GPU.
+    never wait for a GPU. On a GPU they are read one step late, when they have long been computed. Until then, a fused
+    optimizer is told on the GPU to leave the weights as they are; before any other optimizer, the host waits. Nothing
+    is logged, evaluated or saved before they are read (`settle`).
 
     With fp16, gradients overflow now and then: the gradient scaler skips the step and lowers its scale. In that case
     the gradient is not checked; a loss that is not finite still stops the run.
@@ -81,17 +129,20 @@ class FiniteSteps(TrainerCallback):
     Attributes:
         losses: the losses of this step's micro-batches.
         norm: the gradient norm of this step, if clipping has computed it.
+        reads_late: whether a step is read when the next one has been computed.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
         self.losses: list[BatchLoss] = []
         self.norm: Tensor | float | None = None
+        self.reads_late = accelerator.device.type == "cuda"
+        self._unread: UnreadStep | None = None
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.losses.clear()
+        self.losses = []
 
     def on_pre_optimizer_step(
         self,
@@ -99,26 +150,39 @@ class FiniteSteps(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         model: nn.Module | None = None,
+        optimizer: Any = None,
         **kwargs: Any,
     ) -> None:
+        self.settle()
         norm = self._take_norm(model)
         faults = [batch.find_fault() for batch in self.losses]
         if norm is not None:
-            faults.append(torch.as_tensor(norm, dtype=torch.float64, device=self.accelerator.device) * 0)
-        # The only number that the host waits for in a step.
-        if not faults or torch.stack(faults).eq(0).all():
+            norm = torch.as_tensor(norm, dtype=torch.float64, device=self.accelerator.device)
+            faults.append(norm * 0)
+        if not faults:
             return
-        for batch in self.losses:
-            batch.check(state.global_step)
-        # Every rank has the same gradient, so every rank reaches this collective call.
-        utterances: Sequence[str] = gather_object(
-            [name for batch in self.losses for name in batch.utterances]
-        )
-        raise LossError(
-            f"the gradient's norm is {float(norm or 0)} at step {state.global_step}, before the optimizer step, "
-            f"because of one of the utterances {', '.join(utterances)}. "
-            "Listen to them, or lower training.learning_rate."
-        )
+        is_bad = torch.stack(faults).ne(0).any()
+        self._unread = UnreadStep.begin(state.global_step, self.losses, norm, is_bad)
+        fused = getattr(optimizer, "optimizer", optimizer)
+        if self.reads_late and getattr(fused, "_step_supports_amp_scaling", False):
+            fused.found_inf = is_bad.float()
+        else:
+            self.settle()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.settle()
+
+    def settle(self) -> None:
+        """Read the last step that was not read.
+
+        Raises:
+            LossError: a loss or the gradient of that step was not finite. Its update was not applied.
+        """
+        unread, self._unread = self._unread, None
+        if unread is not None:
+            unread.check()
 
     def _take_norm(self, model: nn.Module | None) -> Tensor | float | None:
         """Return the norm of this step's gradient, or None if it is not checked."""
@@ -149,6 +213,7 @@ class StopOnRequest(TrainerCallback):
         self._requested_at = 0.0
         self._agreed: signal.Signals | None = None
         self._is_epoch_over = False
+        self._received: Tensor | None = None
 
     @contextmanager
     def listen(self) -> Iterator[None]:
@@ -221,14 +286,19 @@ class StopOnRequest(TrainerCallback):
             raise Terminated(f"ended by {self._agreed.name} after step {step}; saved. {self.remedy}")
 
     def _agree(self) -> signal.Signals | None:
-        """Return the signal that any rank received. It reaches ranks at different steps; all must save together."""
+        """Return the signal that any rank received. It reaches ranks at different steps; all must save together.
+
+        With several ranks, the answer is that of the step before.
+        """
         if self.accelerator.num_processes == 1:
             return self._requested
         numbers = (signal.SIGTERM, signal.SIGINT)
         received = torch.tensor(
             [float(self._requested == number) for number in numbers], device=self.accelerator.device
         )
-        counts = self.accelerator.reduce(received, reduction="sum").tolist()
+        # The sum of the step before has been computed by now, so that reading it does not wait for this step.
+        unread, self._received = self._received, self.accelerator.reduce(received, reduction="sum")
+        counts = [0.0, 0.0] if unread is None else unread.tolist()
         return next((number for number, count in zip(numbers, counts, strict=True) if count), None)
 
 

@@ -354,6 +354,12 @@ class HiggsAudioTrainer(
         self.finite_steps.norm = super()._clip_grad_norm(model)
         return self.finite_steps.norm
 
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Log, save and evaluate as Trainer does, but not after a step that was not finite."""
+        if self.control.should_log or self.control.should_evaluate or self.control.should_save:
+            self.finite_steps.settle()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
     def log(self, logs: dict[str, float], *start_time: float) -> None:
         """Log the terms of the loss since the last log: codebook losses, accuracy, speed."""
         if "loss" in logs:

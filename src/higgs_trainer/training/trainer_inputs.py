@@ -222,7 +222,7 @@ def _build_model(given: GivenInputs) -> nn.Module:
     if given.peft_config is not None:
         model = add_configured_lora(model, family, given.peft_config)
     freeze_text_head(model, family)
-    if name is not None and given.args.device.type == "cpu":
+    if name is not None:
         index_layers(model)
     return model
 

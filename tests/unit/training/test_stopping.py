@@ -66,6 +66,25 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_optimizer_step(t
         assert torch.equal(now, then)
 
 
+@pytest.mark.parametrize("logging_steps", [1, 9])
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch"])
+def test_a_step_that_is_read_late_is_not_applied_either(tmp_path, optim, logging_steps):
+    """As on a GPU: before the next update, log or save, and before its own with an optimizer that is not fused."""
+    trainer = build_trainer(tmp_path, trainer_class=PoisonedTrainer, optim=optim, logging_steps=logging_steps)
+    trainer.finite_steps.reads_late = True
+    trainer.create_optimizer()
+    after_steps = []
+    trainer.optimizer.register_step_post_hook(
+        lambda *_: after_steps.append([p.detach().clone() for p in trainer.model.parameters()])
+    )
+    # Batch 4 of 0 to 5 is bad.
+    with pytest.raises(LossError, match=r"norm is nan at step 4, .* utterances clip-4\. "):
+        trainer.train()
+    assert len(after_steps) == {"adamw_torch_fused": 5, "adamw_torch": 4}[optim]
+    for now, then in zip(trainer.model.parameters(), after_steps[3], strict=True):
+        assert torch.equal(now, then)
+
+
 def test_the_norm_that_clipping_computes_is_not_computed_again(tmp_path, monkeypatch):
     asked = []
     total_norm = torch.nn.utils.get_total_norm
@@ -222,11 +241,14 @@ def test_all_ranks_stop_for_the_signal_that_one_of_them_received(tmp_path):
             return received_2 + torch.tensor([0.0, 1.0])
 
     stopping = StopOnRequest(TwoRanks(), "go on")
-    middle = callback_state(3)
+    middle, next_one = callback_state(3), callback_state(4)
+    # The sum over the ranks is read one step later, when it has been computed.
     stopping.on_step_end(*middle)
-    assert middle[2].should_save
-    with pytest.raises(Interrupted):
-        stopping.on_save(*middle)
+    assert not middle[2].should_save
+    stopping.on_step_end(*next_one)
+    assert next_one[2].should_save
+    with pytest.raises(Interrupted, match="after step 4"):
+        stopping.on_save(*next_one)
 
 
 def test_time_before_the_first_step_does_not_count_for_the_speed(tmp_path):
