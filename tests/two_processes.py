@@ -21,7 +21,6 @@ from higgs_trainer.model.adapters import add_lora
 from higgs_trainer.model.families import family_of
 from higgs_trainer.model.indexed_layers import IndexedDecoderLayer, index_layers
 from higgs_trainer.training.checkpoints import share_start
-from higgs_trainer.training.stopping import FiniteGradients
 from higgs_trainer.training.trainer import HiggsAudioTrainer
 from tiny import NUM_CODEBOOKS, encode_rows, make_row, tiny_checkpoint
 
@@ -130,7 +129,7 @@ def shard_one_step(kind, folder):
         trainer.compute_loss(model, batch, num_items_in_batch=counts).backward()
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
     gradients = {name: gradient.full_tensor() for name, gradient in gradients_of(model).items()}
-    check_gradient = FiniteGradients(trainer.accelerator, trainer.step_utterances).on_pre_optimizer_step
+    check_gradient = trainer.finite_steps.on_pre_optimizer_step
     check_gradient(None, trainer.state, None, model=model)
     # In the shard of one rank only: every rank must stop, and name the utterances of all ranks.
     if torch.distributed.get_rank() == 0:
