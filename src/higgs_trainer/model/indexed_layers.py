@@ -1,13 +1,13 @@
-"""A faster ``forward`` for transformers' decoder layers, for training on a CPU. The numbers are the same.
+"""A faster ``forward`` for transformers' decoder layers. The numbers are the same.
 
 A layer has two norms before attention, two after it, and two FFNs: one of each for text and one for columns of audio.
 transformers separates the positions and joins them again by a boolean mask, six times per layer, and each backward pass
-first fills zeros for all positions. Here the order "columns first" is computed once per forward of the model; a layer
+first fills zeros for all positions. Here the order "columns first" comes with the batch (`build_layout`); a layer
 moves rows by index and normalizes text and audio in one pass, and its attention rotates queries and keys without
 copying their halves. Weights, their names and every call of a linear layer stay as in transformers, so PEFT,
 checkpoints and gradient checkpointing work as before.
 
-These layers have not been run on a GPU yet. There, transformers' own layers are used.
+These layers have not been run on a GPU yet.
 """
 
 import logging
