@@ -13,6 +13,7 @@ WHAT_IS_KEPT = {
     "prepare": "Nothing was written yet, but what was checked and encoded is kept: the same command continues.",
     "convert-manifest": NOTHING_WRITTEN,
     "check": "A check writes nothing.",
+    "plan": "A plan writes nothing.",
     "train": "What was trained since the last checkpoint is lost. If there is a checkpoint, the same command with "
     "--resume_from_checkpoint true continues from it.",
     "generate": STARTS_AGAIN,

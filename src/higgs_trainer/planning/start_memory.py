@@ -11,6 +11,7 @@ from higgs_trainer.peak_memory import read_peak_bytes
 from higgs_trainer.recipe.reading import read_recipe, write_recipe
 from higgs_trainer.recipe.schema import Recipe
 from higgs_trainer.run_folder import RECIPE_FILE
+from higgs_trainer.terminal import echo
 
 
 def measure_start(recipe: Recipe) -> int:
@@ -33,8 +34,8 @@ def _start(path: str) -> None:
 
     with suppress(UserError):
         ready = run_preflight(read_recipe(path))
-        print(len(ready.plan))
-    print(read_peak_bytes() or 0)
+        echo(str(len(ready.plan)), is_prose=False)
+    echo(str(read_peak_bytes() or 0), is_prose=False)
 
 
 if __name__ == "__main__":

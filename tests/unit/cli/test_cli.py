@@ -259,13 +259,23 @@ def test_check_prints_its_results(
         results=(result,),
         trainable="q_proj 1,234 5,678",
         loss=6.5,
+        peak="peak memory: 1.5 GB",
         passed=passed,
         is_main=True,
     )
     stub(monkeypatch, "run.check", check=lambda settings: report)
     assert run("check", recipe) == (0 if passed else 1)
     out = capsys.readouterr().out
-    for expected in ("Layer [1]", "end of stream", "7 of 7 [cells]", "1,234", "5,678", "6.5", shown):
+    for expected in (
+        "Layer [1]",
+        "end of stream",
+        "7 of 7 [cells]",
+        "1,234",
+        "5,678",
+        "6.5",
+        "1.5 GB",
+        shown,
+    ):
         assert expected in out
     assert ("look there" in out) == (shown != "passed")
     report.is_main = False
