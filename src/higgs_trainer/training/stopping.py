@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -136,7 +136,10 @@ class FiniteSteps(TrainerCallback):
         self.accelerator = accelerator
         self.losses: list[BatchLoss] = []
         self.norm: Tensor | float | None = None
-        self.reads_late = accelerator.device.type == "cuda"
+        # A fused step of sharded weights was never run with a flag that is not sharded.
+        self.reads_late = (
+            accelerator.device.type == "cuda" and accelerator.distributed_type != DistributedType.FSDP
+        )
         self._unread: UnreadStep | None = None
 
     def on_step_begin(

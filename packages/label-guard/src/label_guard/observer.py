@@ -31,7 +31,7 @@ class Observer:
         self.step = Step()
         self.drops_count = False
         records = guard.ledger.layers
-        # A layer that is off counts into a record that nobody reads.
+        # A layer that is off counts into a record that is never read.
         self.counts = {
             layer: records[layer].batches if records[layer].on else Counter() for layer in (1, 2, 3)
         }
