@@ -40,9 +40,7 @@ def build_layout(
         example_lengths: as given, as a list.
     """
     is_audio_M = is_audio_BT.flatten().long()
-    order_M = is_audio_M.argsort(descending=True, stable=True)
-    inverse_M = torch.empty_like(order_M)
-    inverse_M[order_M] = torch.arange(len(order_M))
+    order_M, inverse_M = order_rows(is_audio_M)
     is_supervised_BP = (labels_BPK != IGNORED).any(dim=-1) & is_column_BP
     return {
         "is_audio": is_audio_M,
@@ -54,6 +52,14 @@ def build_layout(
         "supervised": _list_true(is_supervised_BP),
         "example_lengths": None if example_lengths is None else list(example_lengths),
     }
+
+
+def order_rows(is_audio_M: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the order "columns of audio first" of rows (M,), and its inverse (M,)."""
+    order_M = is_audio_M.argsort(descending=True, stable=True)
+    inverse_M = torch.empty_like(order_M)
+    inverse_M[order_M] = torch.arange(len(order_M), device=order_M.device)
+    return order_M, inverse_M
 
 
 def _list_true(mask: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from higgs_trainer.dataset.layout import order_rows
+
 
 @dataclass(frozen=True)
 class RowOrder:
@@ -28,9 +30,7 @@ class RowOrder:
     def of(cls, audio_token_mask: Tensor) -> "RowOrder":
         """Compute the order from a mask (B, T) that is True at columns of audio. On a GPU, this waits for it."""
         is_audio_M = audio_token_mask.flatten().long()
-        order_M = is_audio_M.argsort(descending=True, stable=True)
-        inverse_M = torch.empty_like(order_M)
-        inverse_M[order_M] = torch.arange(len(order_M), device=order_M.device)
+        order_M, inverse_M = order_rows(is_audio_M)
         return cls(is_audio_M, order_M, inverse_M, int(is_audio_M.sum()))
 
     @classmethod
